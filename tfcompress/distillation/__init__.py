@@ -1,0 +1,1 @@
+"""Knowledge distillation: a model wrapper and its losses."""

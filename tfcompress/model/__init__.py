@@ -1,0 +1,1 @@
+"""What we know of Keras models, and the one mechanism that every technique shares."""

@@ -1,0 +1,1 @@
+"""Sparsity during an ordinary `fit`: criteria, patterns, schedules, masks, regularization."""

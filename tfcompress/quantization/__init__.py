@@ -1,0 +1,1 @@
+"""Quantization-aware training: schemes, observers, quantizers, and what LiteRT does at each op."""
