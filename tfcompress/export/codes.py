@@ -32,6 +32,11 @@ class TensorInfo:
         """Whether it holds integer codes of real values."""
         return self.scale > 0.0
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: without the batch of 1, if it has one."""
+        return self.shape[1:] if self.shape[:1] == (1,) else self.shape
+
 
 def quantize(x: np.ndarray, scale: float, zero_point: int, dtype: np.dtype) -> np.ndarray:
     """Returns `clip(round(x / scale) + zero_point)`, halves rounded to even, in float32.

@@ -122,10 +122,10 @@ class Runner:
         Raises:
             ValueError: If names, shapes or batch sizes do not fit.
         """
-        batch = self._prepare(inputs)
+        batch = {name: self.quantize(name, x) for name, x in self.by_name(inputs).items()}
         size = len(next(iter(batch.values())))
         results = {
-            name: np.empty((size, *_sample_shape(info)), info.dtype)
+            name: np.empty((size, *info.sample_shape), info.dtype)
             for name, info in self.outputs.items()
         }
         for i in range(size):
@@ -172,15 +172,12 @@ class Runner:
         self._run(sample)
         return self._interpreter.invoke
 
-    def _run(self, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self._call is not None:
-            return self._call(**sample)
-        for name, value in sample.items():
-            self._interpreter.set_tensor(self.inputs[name].index, value)
-        self._interpreter.invoke()
-        return {n: self._interpreter.get_tensor(info.index) for n, info in self.outputs.items()}
+    def by_name(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Returns `inputs`, however they were passed, by name and with shapes checked.
 
-    def _prepare(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        Raises:
+            ValueError: If names, shapes or batch sizes do not fit.
+        """
         if not isinstance(inputs, Mapping):
             arrays = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
             if len(arrays) != len(self.inputs):
@@ -195,16 +192,24 @@ class Runner:
             )
         batch = {name: np.asarray(inputs[name]) for name in self.inputs}
         for name, array in batch.items():
-            expected = self.inputs[name].shape[1:]
+            expected = self.inputs[name].sample_shape
             if array.ndim == 0 or array.shape[1:] != expected:
                 raise ValueError(
-                    f"Expected the input {name!r} in shape (batch, {', '.join(map(str, expected))})"
-                    f". Received: shape {array.shape}. One sample needs a batch axis too: x[None]"
+                    f"Expected the input {name!r} in shape {('batch', *expected)}. "
+                    f"Received: shape {array.shape}. One sample needs a batch axis too: x[None]"
                 )
         sizes = {name: len(array) for name, array in batch.items()}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"Expected inputs of one batch size. Received: {sizes}")
-        return {name: self.quantize(name, array) for name, array in batch.items()}
+        return batch
+
+    def _run(self, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._call is not None:
+            return self._call(**sample)
+        for name, value in sample.items():
+            self._interpreter.set_tensor(self.inputs[name].index, value)
+        self._interpreter.invoke()
+        return {n: self._interpreter.get_tensor(info.index) for n, info in self.outputs.items()}
 
 
 def _choose_signature(data: bytes, key: str | None) -> tuple[str | None, int]:
@@ -229,10 +234,6 @@ def _info(name: str, detail: dict) -> TensorInfo:
     shape = tuple(int(d) for d in detail["shape"])
     dtype = np.dtype(detail["dtype"])
     return TensorInfo(name, int(detail["index"]), shape, dtype, float(scale), int(zero_point))
-
-
-def _sample_shape(info: TensorInfo) -> tuple[int, ...]:
-    return info.shape[1:] if info.shape[:1] == (1,) else info.shape
 
 
 def _lookup(infos: Mapping[str, TensorInfo], name: str, kind: str) -> TensorInfo:
