@@ -1,0 +1,162 @@
+"""Layers that run their own `call` with the transformed kernels.
+
+For every layer class of the kernel table a subclass `Compressed<Name>` is generated and
+registered when this module is imported, so that a saved model loads in a fresh process. Being a
+subclass it keeps `isinstance`, attributes, weight names and a place inside `Bidirectional` or
+`TimeDistributed`. The substitution is public API: `keras.StatelessScope`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.model.kernels import KERNELS, kernel_specs
+from tfcompress.model.transforms import TransformedWeights, WeightTransform
+
+_PACKAGE = "tfcompress"
+
+
+class Compressed:
+    """Mixin that marks a generated class; `transformed` holds the chains of its variables."""
+
+    transformed: TransformedWeights
+
+    @property
+    def transforms(self) -> dict[str, list[WeightTransform]]:
+        return {name: list(chain) for name, chain in self.transformed.chains.items()}
+
+    def effective_weights(self, call_index: int = 0) -> dict[str, Any]:
+        """What a forward pass in inference reads: `{variable name: float32 tensor}`."""
+        return self.transformed(call_index=call_index, training=False)
+
+
+def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
+    """The variables of `layer` that a chain may stand before: its kernels and its bias."""
+    names = {spec.name for spec in kernel_specs(layer)} | {"bias"}
+    owner = getattr(layer, "cell", layer)
+    return {v.name: v for v in owner.weights if v.name in names and "transformed" not in v.path}
+
+
+def _generate(cls: type) -> type:
+    def __init__(self, *args, transforms=None, **kwargs):
+        cls.__init__(self, *args, **kwargs)
+        restore = keras.saving.deserialize_keras_object
+        chains = {
+            name: [t if isinstance(t, WeightTransform) else restore(t) for t in chain]
+            for name, chain in (transforms or {}).items()
+        }
+        self.transformed = TransformedWeights(chains)
+
+    @functools.wraps(cls.build)
+    def build(self, *args, **kwargs):
+        cls.build(self, *args, **kwargs)
+        self.transformed.attach(self, compressed_variables(self))
+        self.built = True
+
+    @functools.wraps(cls.call)
+    def call(self, *args, call_index=0, **kwargs):
+        values = self.transformed(call_index=call_index)
+        variables = compressed_variables(self)
+        mapping = [(variables[name], value) for name, value in values.items()]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = cls.call(self, *args, **kwargs)
+        _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
+        return outputs
+
+    call.__signature__ = _with_call_index(cls.call)
+
+    @functools.wraps(cls.__call__)
+    def __call__(self, *args, **kwargs):
+        outputs = cls.__call__(self, *args, **kwargs)
+        if args and isinstance(args[0], keras.KerasTensor):
+            self.transformed.link(self, args[0], kwargs.get("call_index", 0))
+        return outputs
+
+    def get_config(self):
+        save = keras.saving.serialize_keras_object
+        chains = self.transformed.chains
+        saved = {name: [save(t) for t in chain] for name, chain in chains.items()}
+        return {**cls.get_config(self), "transforms": saved}
+
+    members = {
+        "__init__": __init__,
+        "build": build,
+        "call": call,
+        "__call__": __call__,
+        "get_config": get_config,
+        "__module__": __name__,
+        "keras_class": cls,
+        "__doc__": f"`{cls.__name__}` that reads its kernels through weight transforms.",
+    }
+    name = f"Compressed{cls.__name__}"
+    generated = type(name, (Compressed, cls), members)
+    globals()[name] = generated
+    return keras.saving.register_keras_serializable(_PACKAGE)(generated)
+
+
+def _with_call_index(call) -> inspect.Signature:
+    """The signature of `call` with the keyword `call_index`, which Keras binds arguments by."""
+    signature = inspect.signature(call)
+    extra = inspect.Parameter("call_index", inspect.Parameter.KEYWORD_ONLY, default=0)
+    parameters = list(signature.parameters.values())
+    at = len(parameters)
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        at -= 1
+    return signature.replace(parameters=[*parameters[:at], extra, *parameters[at:]])
+
+
+def _apply_updates(layer: keras.Layer, scope: keras.StatelessScope, skip: list) -> None:
+    """Does for real what the scope only recorded: new states (dropout seeds) and losses."""
+    skipped = {id(variable) for variable in skip}
+    for variable in layer.variables:
+        if id(variable) not in skipped:
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
+    for loss in scope.losses:
+        layer.add_loss(loss)
+
+
+#: Layer class → its generated compressed subclass.
+COMPRESSED: dict[type, type] = {cls: _generate(cls) for cls in (*KERNELS, layers.EinsumDense)}
+
+
+def is_compressed(layer: Any) -> bool:
+    return isinstance(layer, Compressed)
+
+
+def compressed_class(layer: keras.Layer) -> type | None:
+    """The compressed class for exactly this kind of layer; `None` for a user's own subclass.
+
+    A subclass may do anything with its kernel, so it is never replaced by its base class.
+    """
+    if is_compressed(layer):
+        return type(layer)
+    return COMPRESSED.get(type(layer))
+
+
+def compress(layer: keras.Layer, transforms: dict[str, list[WeightTransform]]) -> keras.Layer:
+    """Returns a new, unbuilt compressed layer of the same configuration with `transforms` added.
+
+    An already compressed layer keeps its transforms; the new ones join its chains in their order.
+
+    Raises:
+        TypeError: `layer` is of a class that the kernel table does not know.
+    """
+    cls = compressed_class(layer)
+    if cls is None:
+        raise TypeError(
+            f"Expected a layer of the kernel table. Received: {layer.name!r} of type "
+            f"{type(layer).__name__}. Leave it out of the configuration (scheme None)."
+        )
+    config = layer.get_config()
+    save = keras.saving.serialize_keras_object
+    chains = config.pop("transforms", {})
+    for name, added in transforms.items():
+        chains[name] = [*chains.get(name, []), *(save(t) for t in added)]
+    return cls.from_config({**config, "transforms": chains})

@@ -1,0 +1,276 @@
+"""A functional Keras model as an editable graph of calls.
+
+`Graph.from_model` reads a Sequential or Functional model (nested ones are inlined: a fused group
+may cross their borders), techniques edit it, `Graph.to_model` calls the operations anew and gives
+a Keras model. Keras has no public way to read the calls of a functional model; the private
+attributes that this needs are touched in `_functional`, `_calls` and `producer` alone, and `tests/model/
+test_graph.py` fails loudly when they move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import tree
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """One tensor of the graph: output `index` of `node` (`None` for an input of the graph)."""
+
+    spec: keras.KerasTensor
+    node: Node | None = None
+    index: int = 0
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        return tuple(self.spec.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return keras.backend.is_float_dtype(self.spec.dtype)
+
+    @property
+    def name(self) -> str:
+        return self.node.name if self.node is not None else self.spec.name
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One call of one operation (a layer or a `keras.ops` operation).
+
+    Attributes:
+        operation: What is called; the same object in several nodes is a shared layer.
+        args: Positional arguments, any nested structure with `Value` leaves.
+        kwargs: Keyword arguments, likewise.
+        path: Names of the nested models around the call, outermost first.
+        outputs: What the call returns, flattened.
+        output_structure: The structure of the returned value, with `Value` leaves.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    path: tuple[str, ...] = ()
+    outputs: list[Value] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+    @property
+    def inputs(self) -> list[Value]:
+        leaves = tree.flatten((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Value)]
+
+    @property
+    def output(self) -> Value:
+        return self.outputs[0]
+
+    def replace_input(self, old: Value, new: Value) -> None:
+        """Reads `new` wherever this call read `old`."""
+
+        def swap(leaf):
+            return new if leaf is old else leaf
+
+        self.args = tree.map_structure(swap, self.args)
+        self.kwargs = tree.map_structure(swap, self.kwargs)
+
+
+class Graph:
+    """The calls of a functional model in an order in which they can run.
+
+    Attributes:
+        inputs: Nested structure of `Value`, as the model takes it.
+        outputs: Nested structure of `Value`, as the model returns it.
+        nodes: The calls, topologically sorted.
+        name: Name of the model.
+    """
+
+    def __init__(self, inputs, outputs, nodes: list[Node], name: str):
+        self.inputs = inputs
+        self.outputs = outputs
+        self.nodes = nodes
+        self.name = name
+
+    @classmethod
+    def from_model(cls, model: keras.Model) -> Graph:
+        """Reads `model`; raises `ValueError` where it has no graph of calls (see `check`)."""
+        check_functional(model)
+        inner = _functional(model)
+        values: dict[int, Value] = {}
+        inputs = tree.map_structure(lambda t: values.setdefault(id(t), Value(t)), inner.input)
+        nodes: list[Node] = []
+        _read(inner, values, nodes, ())
+        outputs = tree.map_structure(lambda t: values[id(t)], inner.output)
+        return cls(inputs, outputs, nodes, model.name)
+
+    @property
+    def flat_inputs(self) -> list[Value]:
+        return tree.flatten(self.inputs)
+
+    @property
+    def flat_outputs(self) -> list[Value]:
+        return tree.flatten(self.outputs)
+
+    def consumers(self, value: Value) -> list[Node]:
+        return [node for node in self.nodes if any(v is value for v in node.inputs)]
+
+    def is_output(self, value: Value) -> bool:
+        return any(v is value for v in self.flat_outputs)
+
+    def sole_consumer(self, value: Value) -> Node | None:
+        """The one call that reads `value`, where nothing else does and it is no output."""
+        nodes = self.consumers(value)
+        return nodes[0] if len(nodes) == 1 and not self.is_output(value) else None
+
+    def calls(self, operation) -> list[Node]:
+        """Every call of `operation`; more than one means that the layer is shared."""
+        return [node for node in self.nodes if node.operation is operation]
+
+    def operations(self) -> Iterator[Any]:
+        """Every operation once, in the order of its first call."""
+        return iter({id(node.operation): node.operation for node in self.nodes}.values())
+
+    def insert_after(self, value: Value, operation, *, only: list[Node] | None = None) -> Value:
+        """Calls `operation` on `value`; whatever read `value` (or only `only`) reads the result."""
+        readers = self.consumers(value) if only is None else only
+        node = Node(operation, (value,), {}, value.node.path if value.node else ())
+        node.outputs = [Value(value.spec, node)]
+        position = self.nodes.index(value.node) + 1 if value.node is not None else 0
+        self.nodes.insert(position, node)
+        for reader in readers:
+            reader.replace_input(value, node.output)
+        if only is None:
+            self.outputs = tree.map_structure(
+                lambda v: node.output if v is value else v, self.outputs
+            )
+        return node.output
+
+    def insert_call(self, before: Node, operation, args: tuple, spec: keras.KerasTensor) -> Value:
+        """Calls `operation(*args)` just before the call `before`, and returns what it gives."""
+        node = Node(operation, args, {}, before.path)
+        node.outputs = [Value(spec, node)]
+        self.nodes.insert(self.nodes.index(before), node)
+        return node.output
+
+    def remove(self, node: Node) -> None:
+        """Takes a call with one input and one output out; its readers read its input."""
+        source, result = node.inputs[0], node.output
+        for reader in self.consumers(result):
+            reader.replace_input(result, source)
+        self.outputs = tree.map_structure(lambda v: source if v is result else v, self.outputs)
+        self.nodes.remove(node)
+
+    def run(self, feed: dict[Value, Any], call: Callable[[Node, tuple, dict], Any]) -> Any:
+        """Evaluates the graph: `call(node, args, kwargs)` returns what the node gives.
+
+        Args:
+            feed: Every input of the graph → what stands for it.
+            call: Called once per node with the arguments already evaluated.
+
+        Returns:
+            The structure of the outputs, evaluated.
+        """
+        known = dict(feed)
+
+        def fill(leaf):
+            return known[leaf] if isinstance(leaf, Value) else leaf
+
+        for node in self.nodes:
+            args = tree.map_structure(fill, node.args)
+            kwargs = tree.map_structure(fill, node.kwargs)
+            results = tree.flatten(call(node, args, kwargs))
+            known.update(zip(node.outputs, results, strict=True))
+        return tree.map_structure(fill, self.outputs)
+
+    def to_model(self, model_class: type = keras.Model, **kwargs) -> keras.Model:
+        """Calls every operation on fresh symbolic inputs and returns the model of the outputs."""
+        feed = {
+            value: keras.Input(
+                batch_shape=value.shape, dtype=value.spec.dtype, name=value.spec.name
+            )
+            for value in self.flat_inputs
+        }
+        outputs = self.run(feed, lambda node, a, k: node.operation(*a, **k))
+        inputs = tree.map_structure(lambda v: feed[v], self.inputs)
+        return model_class(inputs, outputs, name=self.name, **kwargs)
+
+
+def check_functional(model: keras.Model) -> None:
+    """Raises `ValueError` or `TypeError`, naming the way out, unless `model` has a graph of calls."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: {model!r} of type {type(model)}.")
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(
+                f"Expected a built model. Received: Sequential {model.name!r} without an input "
+                "shape. Start it with keras.Input(shape) or call model.build(input_shape) first."
+            )
+    elif not _is_functional(model):
+        raise ValueError(
+            "Expected a Sequential or Functional model, whose layers and connections can be read. "
+            f"Received: the subclassed model {model.name!r} of type {type(model).__name__}. "
+            "Express it with the functional API (call its parts on a keras.Input and build "
+            "keras.Model(inputs, outputs)); parts of it that are functional can be passed alone."
+        )
+
+
+def producer(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict] | None:
+    """Returns `(operation, args, kwargs)` of the call that gave a symbolic tensor.
+
+    `None` for an input and for a tensor without history.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    if node.is_input:
+        return None
+    return history.operation, node.arguments.args, node.arguments.kwargs
+
+
+def _is_functional(model: keras.Model) -> bool:
+    return isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """The model that holds the calls: a Sequential keeps it in `_functional`."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict, list]]:
+    """Yields `(operation, args, kwargs, outputs)` of a functional model, in running order."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
+
+
+def _read(model, values: dict[int, Value], nodes: list[Node], path: tuple[str, ...]) -> None:
+    """Appends the calls of `model` to `nodes`; `values` maps its symbolic tensors, by id."""
+    for operation, args, kwargs, outputs in _calls(model):
+        args, kwargs = tree.map_structure(lambda x: values.get(id(x), x), (args, kwargs))
+        if isinstance(operation, keras.Model) and _is_functional(operation):
+            _inline(operation, args, outputs, values, nodes, path)
+            continue
+        node = Node(operation, tuple(args), dict(kwargs), path)
+        node.outputs = [Value(t, node, i) for i, t in enumerate(outputs)]
+        nodes.append(node)
+        values.update({id(t): v for t, v in zip(outputs, node.outputs, strict=True)})
+
+
+def _inline(model, args, outputs, values, nodes, path) -> None:
+    arguments = args[0]
+    inner = _functional(model)
+    inner_inputs = inner.input
+    if isinstance(arguments, dict) and not isinstance(inner_inputs, dict):
+        arguments = [arguments[t.name] for t in tree.flatten(inner_inputs)]
+    flat = [leaf for leaf in tree.flatten(arguments) if isinstance(leaf, Value)]
+    scope = {id(t): v for t, v in zip(tree.flatten(inner_inputs), flat, strict=True)}
+    _read(inner, scope, nodes, (*path, model.name))
+    for symbol, inside in zip(outputs, tree.flatten(inner.output), strict=True):
+        values[id(symbol)] = scope[id(inside)]

@@ -1,0 +1,91 @@
+"""Rebuilding a model with layers replaced, inserted or removed, and carrying its weights over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.model.graph import Graph
+
+
+def fresh(operation: Any) -> Any:
+    """Returns an unbuilt copy of a layer or operation: same configuration, no weights, no calls.
+
+    Raises:
+        ValueError: A custom layer that cannot be made again from its configuration.
+    """
+    try:
+        return type(operation).from_config(operation.get_config())
+    except Exception as error:
+        raise ValueError(
+            f"Expected layers that can be copied by from_config(get_config()). Received: "
+            f"{operation.name!r} of type {type(operation).__name__}, which raises "
+            f"{type(error).__name__}: {error}. Give the class a get_config() that returns every "
+            "argument of its constructor."
+        ) from error
+
+
+def rebuild(
+    graph: Graph,
+    replacements: dict[Any, Any] | None = None,
+    *,
+    model_class: type = keras.Model,
+    **kwargs,
+) -> keras.Model:
+    """Makes a model from `graph` out of copies, with the weights of the originals.
+
+    Args:
+        graph: The graph; its nodes are left pointing at the operations of the new model.
+        replacements: Original operation → what takes its place (unbuilt). A layer that is not
+            mentioned is copied; an operation that was inserted unbuilt is used as it is.
+        model_class: Class of the new model.
+
+    Returns:
+        The new model. The originals are untouched.
+    """
+    replacements = dict(replacements or {})
+    sources = {}
+    for operation in list(graph.operations()):
+        target = replacements.get(operation)
+        if target is None:
+            has_history = not isinstance(operation, keras.Layer) or operation.built
+            target = fresh(operation) if has_history else operation
+        if target is not operation:
+            sources[operation] = target
+    for node in graph.nodes:
+        node.operation = sources.get(node.operation, node.operation)
+    model = graph.to_model(model_class, **kwargs)
+    for source, target in sources.items():
+        if isinstance(source, keras.Layer) and isinstance(target, keras.Layer):
+            copy_variables(source, target)
+            target.trainable = source.trainable
+    return model
+
+
+def copy_variables(source: keras.Layer, target: keras.Layer) -> None:
+    """Assigns every variable of `source` to the one of the same relative path in `target`.
+
+    Variables that only the target has (states of transforms and quantizers) keep their values.
+
+    Raises:
+        ValueError: A variable of the source has no counterpart of its shape.
+    """
+    counterparts = {_relative_path(target, v): v for v in target.variables}
+    for variable in source.variables:
+        path = _relative_path(source, variable)
+        other = counterparts.get(path)
+        if other is None or other.shape != variable.shape:
+            raise ValueError(
+                f"Expected a variable {path!r} of shape {tuple(variable.shape)} in the layer "
+                f"that replaces {source.name!r}. Received: {sorted(counterparts)}."
+            )
+        other.assign(variable)
+
+
+def _relative_path(layer: keras.Layer, variable: keras.Variable) -> str:
+    """The variable's path below its layer: `"kernel"`, `"lstm_cell/kernel"`."""
+    parts = variable.path.split("/")
+    if layer.name in parts:
+        return "/".join(parts[parts.index(layer.name) + 1 :])
+    return variable.path

@@ -1,0 +1,125 @@
+"""Weight transforms: what stands between the latent float variable and the layer that reads it.
+
+The latent variable trains; a forward pass reads it through the chain keep-mask → cluster →
+fake-quant. The order is a property of the transforms (`order`), not of who called which technique
+first, and gradients go straight through. A technique brings its own subclass; this room knows
+only the chain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+#: Places in the chain. Rounding what belongs to a kernel (its bias) comes after the kernel.
+KEEP_MASK, CLUSTER, FAKE_QUANT = 0, 10, 20
+
+
+class WeightTransform(keras.Layer):
+    """One link of the chain of one variable. Variables of a transform are never cast.
+
+    Subclasses set `order` and implement `apply`.
+    """
+
+    order: int = 0
+
+    def __init__(self, **kwargs):
+        kwargs.pop("dtype", None)
+        super().__init__(dtype="float32", **kwargs)
+
+    def attach(self, layer: keras.Layer, variable: keras.Variable) -> None:
+        """Called once when the layer is built: create state, read axes from the kernel table."""
+        if not self.built:
+            self.build(tuple(variable.shape))
+            self.built = True
+
+    def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
+        """Called whenever the layer is called on a symbolic tensor: look upstream if need be."""
+
+    def apply(self, value: tf.Tensor, state: dict[str, Any]) -> tf.Tensor:
+        """Returns the transformed float32 value.
+
+        Args:
+            value: The value so far, float32, of the variable's shape.
+            state: Notes for the transforms that follow in this one call of the layer; it starts
+                with `"training"` (bool or None) and `"call_index"` (which call of a shared layer).
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("dtype")
+        return config
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class KeepMask(WeightTransform):
+    """Multiplies by a saved mask of zeros and ones, so that pruned weights stay zero.
+
+    The mask is state: it is saved with the layer, never inferred from zeros later on.
+    """
+
+    order = KEEP_MASK
+
+    def build(self, shape):
+        self.mask = self.add_weight(
+            name="mask", shape=shape, initializer="ones", trainable=False, autocast=False
+        )
+
+    def apply(self, value, state):
+        return value * self.mask.value
+
+
+class TransformedWeights(keras.Layer):
+    """The chains of one layer. Calling it gives `{variable name: transformed tensor}`.
+
+    It is a float32 layer of its own because under mixed precision a variable read in the layer's
+    `call` is already rounded to 16 bit.
+    """
+
+    def __init__(self, transforms: dict[str, list[WeightTransform]], **kwargs):
+        super().__init__(dtype="float32", name="transformed", **kwargs)
+        self.chains = {name: sorted(c, key=lambda t: t.order) for name, c in transforms.items()}
+        # A function, because Keras would track variables held here a second time.
+        self._read = None
+        self.built = True
+
+    def attach(self, layer: keras.Layer, variables: dict[str, keras.Variable]) -> None:
+        for name, chain in self.chains.items():
+            for transform in chain:
+                transform.attach(layer, variables[name])
+        self._read = lambda name: variables[name]
+
+    def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
+        for chain in self.chains.values():
+            for transform in chain:
+                transform.link(layer, inputs, call_index)
+
+    def call(self, call_index: int = 0, training: bool | None = None) -> dict[str, tf.Tensor]:
+        return self.evaluate({"call_index": call_index, "training": training})
+
+    def evaluate(self, state: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """Runs every chain, kernels before what depends on them; `state` is left filled in."""
+        values = {}
+        for name in sorted(self.chains, key=_first_order):
+            value = tf.convert_to_tensor(self._read(name).value)
+            for transform in self.chains[name]:
+                value = transform.apply(value, state)
+            values[name] = value
+        return values
+
+    def of_type(self, cls: type) -> dict[str, WeightTransform]:
+        """Returns `{variable name: transform}` of the transforms that are a `cls`."""
+        return {
+            name: transform
+            for name, chain in self.chains.items()
+            for transform in chain
+            if isinstance(transform, cls)
+        }
+
+
+def _first_order(name: str) -> tuple[bool, str]:
+    # A bias is put on the grid that its kernel's scale gives, so it goes last.
+    return name == "bias", name

@@ -1,0 +1,135 @@
+"""The maths of uniform quantization, as pure functions on TensorFlow tensors.
+
+A code q stands for the real value scale · (q − zero_point). Codes are signed, as LiteRT's int8.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+#: Smallest scale. A constant or all-zero tensor would otherwise divide by zero; anything that
+#: small is below float32 noise beside values of ordinary size.
+MIN_SCALE = 1e-9
+
+
+def code_range(num_bits: int, narrow_range: bool = False) -> tuple[int, int]:
+    """Smallest and largest code: (−128, 127) for 8 bits, (−127, 127) in the narrow range."""
+    low = -(2 ** (num_bits - 1))
+    return (low + 1 if narrow_range else low), 2 ** (num_bits - 1) - 1
+
+
+def affine_parameters(
+    low: tf.Tensor,
+    high: tf.Tensor,
+    *,
+    num_bits: int = 8,
+    symmetric: bool = False,
+    narrow_range: bool = False,
+    power_of_two: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scale and zero point of a range, chosen so that real 0 has an exact code.
+
+    scale = (high − low) / (qmax − qmin) and zero_point = round(qmin − low / scale) after widening
+    the range to hold 0; symmetric: scale = max(|low|, |high|) / qmax and zero_point = 0
+    (Jacob et al. 2018, eq. 1). A power-of-two scale is rounded up, so that nothing is clipped.
+
+    Args:
+        low: Smallest value(s) to represent, any shape.
+        high: Largest value(s), same shape.
+        num_bits: 2 to 8.
+        symmetric: Zero point 0.
+        narrow_range: Without the lowest code.
+        power_of_two: Round the scale up to a power of two.
+
+    Returns:
+        `(scale, zero_point)`, float32 of the shape of `low`; the zero point is a whole number.
+    """
+    qmin, qmax = code_range(num_bits, narrow_range)
+    low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    if symmetric:
+        scale = tf.maximum(-low, high) / qmax
+    else:
+        scale = (high - low) / (qmax - qmin)
+    scale = tf.maximum(scale, MIN_SCALE)
+    if power_of_two:
+        # The small constant keeps an exact power of two where rounding in log2 would double it.
+        scale = tf.pow(2.0, tf.math.ceil(tf.math.log(scale) / np.float32(np.log(2.0)) - 1e-5))
+    if symmetric:
+        return scale, tf.zeros_like(scale)
+    return scale, tf.clip_by_value(tf.round(qmin - low / scale), qmin, qmax)
+
+
+def round_through(x: tf.Tensor, rounding: str = "nearest", training: bool | None = None):
+    """Rounds to whole numbers; the gradient goes straight through (Bengio et al. 2013).
+
+    `"stochastic"` rounds up with the probability of the fraction in training, else to nearest.
+    """
+    if rounding == "truncate":
+        rounded = tf.floor(x)
+    elif rounding == "stochastic" and training:
+        rounded = tf.floor(x + tf.random.uniform(tf.shape(x)))
+    else:
+        rounded = tf.round(x)
+    return x + tf.stop_gradient(rounded - x)
+
+
+def fake_quantize(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor | float = 0.0,
+    *,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    rounding: str = "nearest",
+    training: bool | None = None,
+) -> tf.Tensor:
+    """Rounds `x` to its codes and back: scale · (clip(round(x / scale) + zero_point) − zero_point).
+
+    Gradient: 1 inside the representable range, 0 where `x` is clipped.
+
+    Args:
+        x: float32 of any shape.
+        scale: float32, broadcasts against `x`.
+        zero_point: Whole number(s), broadcasts against `x`.
+        num_bits: 2 to 8.
+        narrow_range: Without the lowest code.
+        rounding: `"nearest"`, `"truncate"` or `"stochastic"`.
+        training: Whether stochastic rounding is on.
+    """
+    qmin, qmax = code_range(num_bits, narrow_range)
+    # Clipping comes first: clip's gradient is what stops it, and rounding is monotone.
+    clipped = tf.clip_by_value(x / scale, qmin - zero_point, qmax - zero_point)
+    return round_through(clipped, rounding, training) * scale
+
+
+def fake_quantize_tensor(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    *,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+) -> tf.Tensor:
+    """`fake_quantize` with one scalar scale, as TensorFlow's fused op: one pass over `x`.
+
+    The op is handed the range of its codes, which it therefore does not nudge any further.
+    """
+    qmin, qmax = code_range(num_bits, narrow_range)
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x,
+        (qmin - zero_point) * scale,
+        (qmax - zero_point) * scale,
+        num_bits=num_bits,
+        narrow_range=narrow_range,
+    )
+
+
+def round_to_grid(x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """Rounds `x` to the nearest multiple of `step` within int32, as LiteRT stores a bias.
+
+    Where `step` is 0 (no range is known yet) `x` passes unchanged.
+    """
+    safe = tf.where(step > 0, step, 1.0)
+    codes = tf.clip_by_value(tf.round(x / safe), -(2.0**31), 2.0**31 - 128)
+    return tf.where(step > 0, codes * safe, x)

@@ -1,0 +1,223 @@
+"""The quantizer of a tensor: a layer in the graph that rounds an activation to its codes.
+
+It belongs to a tensor, not to the layer that produces it. A range that is used in several places
+(the inputs and the output of a concatenation) is one such layer called several times, which
+Keras keeps shared on load and on clone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.quantization.affine import (
+    affine_parameters,
+    code_range,
+    fake_quantize,
+    fake_quantize_tensor,
+)
+from tfcompress.quantization.observers import MinMax, MovingAverage
+from tfcompress.quantization.schemes import (
+    ActivationScheme,
+    scheme_config,
+    scheme_from_config,
+)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class FakeQuantize(keras.layers.Layer):
+    """Rounds a tensor to the codes that LiteRT will store for it.
+
+    Its range comes from calibration or from the first training batch, then moves as the
+    scheme's observer says until it is frozen. Until a range is known, and until the schedule
+    starts it, the tensor passes unchanged.
+
+    Args:
+        scheme: Bits, symmetry, rounding and observer.
+        fixed_range: `(low, high)` that LiteRT prescribes for an op, such as (0, 255/256) for a
+            sigmoid; it neither calibrates nor moves.
+        source: Name of the layer whose tensor this is, for reports.
+    """
+
+    def __init__(
+        self,
+        scheme: ActivationScheme | dict[str, Any] | None = None,
+        *,
+        fixed_range: tuple[float, float] | None = None,
+        source: str | None = None,
+        **kwargs,
+    ):
+        kwargs.pop("dtype", None)
+        # float32 under any policy: 16 bits cannot hold 256 codes over a range exactly.
+        super().__init__(dtype="float32", **kwargs)
+        self.scheme = scheme_from_config(ActivationScheme, scheme or ActivationScheme())
+        self.fixed_range = None if fixed_range is None else tuple(fixed_range)
+        self.source = source
+        self.supports_masking = True
+        self._observe = None
+
+    def build(self, input_shape):
+        def scalar(name, value, aggregation="mean"):
+            return self.add_weight(
+                name=name,
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                autocast=False,
+                aggregation=aggregation,
+            )
+
+        scale, zero_point = 0.0, 0.0
+        if self.fixed_range is not None:
+            scale, zero_point = self.parameters_of(*self.fixed_range)
+        self.scale = scalar("scale", scale)
+        self.zero_point = scalar("zero_point", zero_point)
+        self.enabled = scalar("enabled", 1.0, "only_first_replica")
+        if self.fixed_range is None:
+            self.frozen = scalar("frozen", 0.0, "only_first_replica")
+            # Running low, high and the sum of their weights, which debiases the average.
+            self.statistics = self.add_weight(
+                name="statistics",
+                shape=(3,),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                aggregation="mean",
+            )
+        self.built = True
+
+    # --- the range ---------------------------------------------------------------------------
+
+    @property
+    def moves(self) -> bool:
+        """Whether training moves the range once it is known."""
+        return self.fixed_range is None and self.scheme.observer.every_batch
+
+    def parameters_of(self, low: float, high: float) -> tuple[float, float]:
+        """`(scale, zero_point)` that the scheme gives to a range."""
+        scale, zero_point = self._parameters(np.float32(low), np.float32(high))
+        return float(scale), float(zero_point)
+
+    def _parameters(self, low, high):
+        return affine_parameters(
+            tf.convert_to_tensor(low),
+            tf.convert_to_tensor(high),
+            num_bits=self.scheme.num_bits,
+            symmetric=self.scheme.symmetric,
+            narrow_range=self.scheme.narrow_range,
+            power_of_two=self.scheme.power_of_two,
+        )
+
+    def set_range(self, low: float, high: float) -> None:
+        """Sets the range; a moving average goes on from here.
+
+        Raises:
+            ValueError: The quantizer has a fixed range, or the bounds are no finite interval.
+        """
+        if self.fixed_range is not None:
+            raise ValueError(f"Expected a quantizer whose range can be set. Received: {self.name}.")
+        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+            raise ValueError(f"Expected finite low ≤ high. Received: low={low}, high={high}.")
+        self.statistics.assign([low, high, 1.0])
+        scale, zero_point = self.parameters_of(low, high)
+        self.scale.assign(scale)
+        self.zero_point.assign(zero_point)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The real values of the smallest and the largest code."""
+        qmin, qmax = code_range(self.scheme.num_bits, self.scheme.narrow_range)
+        scale, zero_point = float(self.scale.value), float(self.zero_point.value)
+        return (qmin - zero_point) * scale, (qmax - zero_point) * scale
+
+    def active_scale(self) -> tf.Tensor:
+        """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""
+        return self.scale.value * self.enabled.value
+
+    def observe(self, callback) -> None:
+        """Hands every tensor to `callback(values)` and passes it on in float; `None` ends it."""
+        self._observe = callback
+
+    def _update(self, x) -> None:
+        """Moves the range by one batch. The branch holds no assignment: replicas could not run it."""
+        old = self.statistics.value
+        moving = self.frozen.value < 0.5
+        if not self.scheme.observer.every_batch:
+            # Without calibration data the first batch gives the range, which then stays.
+            moving = moving & (old[2] <= 0)
+        batch = tf.cond(
+            moving,
+            lambda: tf.stack([tf.reduce_min(x), tf.reduce_max(x), 1.0]),
+            lambda: tf.zeros(3),
+        )
+        observer = self.scheme.observer
+        if isinstance(observer, MovingAverage):
+            new = observer.momentum * old + (1.0 - observer.momentum) * batch
+        else:
+            seen = old[2] > 0
+            low = tf.where(seen, tf.minimum(old[0], batch[0]), batch[0])
+            high = tf.where(seen, tf.maximum(old[1], batch[1]), batch[1])
+            new = tf.stack([low, high, 1.0])
+        # An empty or non-finite batch (the last one of a replica) must not spoil the range.
+        new = tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
+        self.statistics.assign(new)
+        new = self.statistics.value
+        known = moving & (new[2] > 0)
+        weight = tf.where(new[2] > 0, new[2], 1.0)
+        scale, zero_point = self._parameters(new[0] / weight, new[1] / weight)
+        self.scale.assign(tf.where(known, scale, self.scale.value))
+        self.zero_point.assign(tf.where(known, zero_point, self.zero_point.value))
+
+    # --- the tensor --------------------------------------------------------------------------
+
+    def call(self, inputs, training=None):
+        if self._observe is not None:
+            self._observe(inputs)
+            return inputs
+        if training and self.trainable and self.fixed_range is None:
+            self._update(tf.stop_gradient(inputs))
+        scale, zero_point = self.scale.value, self.zero_point.value
+        active = (scale > 0) & (self.enabled.value > 0.5)
+        return tf.cond(
+            active,
+            lambda: self._quantize(inputs, scale, zero_point, training),
+            lambda: tf.identity(inputs),
+        )
+
+    def _quantize(self, x, scale, zero_point, training):
+        bits, narrow = self.scheme.num_bits, self.scheme.narrow_range
+        if self.scheme.rounding == "nearest":
+            return fake_quantize_tensor(x, scale, zero_point, num_bits=bits, narrow_range=narrow)
+        return fake_quantize(
+            x,
+            scale,
+            zero_point,
+            num_bits=bits,
+            narrow_range=narrow,
+            rounding=self.scheme.rounding,
+            training=training,
+        )
+
+    def compute_output_spec(self, inputs, training=None):
+        return keras.KerasTensor(inputs.shape, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("dtype")
+        return {
+            **config,
+            "scheme": scheme_config(self.scheme),
+            "fixed_range": self.fixed_range,
+            "source": self.source,
+        }
+
+
+def input_scheme(scheme: ActivationScheme) -> ActivationScheme:
+    """The scheme of a model's input: all values ever seen, so that no pixel is ever clipped."""
+    if isinstance(scheme.observer, MovingAverage):
+        return dataclasses.replace(scheme, observer=MinMax())
+    return scheme

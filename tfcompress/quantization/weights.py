@@ -1,0 +1,181 @@
+"""Weight transforms of quantization: kernels on their grid, biases on the grid of the int32 sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.model.kernels import kernel_specs
+from tfcompress.model.transforms import FAKE_QUANT, WeightTransform
+from tfcompress.quantization.affine import (
+    affine_parameters,
+    code_range,
+    fake_quantize,
+    round_to_grid,
+)
+from tfcompress.quantization.observers import MinMax
+from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
+from tfcompress.quantization.upstream import upstream_quantizer
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class FakeQuantizeWeights(WeightTransform):
+    """Rounds a kernel to its codes, per output channel or as a whole.
+
+    With the `MinMax` observer the scale follows the kernel in every step and nothing is clipped;
+    any other estimates it when the model is quantized (`fit_range`) and keeps it. A kernel with
+    one scale is rounded as the runtime will see it: with the batch norm after it folded in.
+    """
+
+    order = FAKE_QUANT
+
+    def __init__(self, scheme: WeightScheme | dict[str, Any] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.scheme = scheme_from_config(WeightScheme, scheme or WeightScheme())
+        # Call index → the batch norm that the runtime folds into the kernel in that call.
+        self._folded: dict[int, Any] = {}
+
+    @property
+    def follows(self) -> bool:
+        """Whether the scale is computed anew from the kernel in every step."""
+        return type(self.scheme.observer) is MinMax
+
+    def attach(self, layer, variable):
+        spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
+        rank = len(variable.shape)
+        self._output_axes = tuple(axis % rank for axis in spec.output_axes)
+        self._variable_name = variable.name
+        super().attach(layer, variable)
+
+    def build(self, shape):
+        self._reduced = tuple(
+            axis
+            for axis in range(len(shape))
+            if not (self.scheme.per_channel and axis in self._output_axes)
+        )
+        self.scale_shape = tuple(1 if a in self._reduced else n for a, n in enumerate(shape))
+        self.channel_shape = tuple(
+            n if a in self._output_axes else 1 for a, n in enumerate(shape)
+        )
+        if not self.follows:
+            for name in ("scale", "zero_point"):
+                weight = self.add_weight(
+                    name=name,
+                    shape=self.scale_shape,
+                    initializer="zeros",
+                    trainable=False,
+                    autocast=False,
+                )
+                setattr(self, name, weight)
+
+    def fold(self, batch_norm, call_index: int) -> None:
+        """Tells that `batch_norm` follows the layer in its call `call_index`."""
+        self._folded[call_index] = batch_norm
+
+    def fit_range(self, kernel: np.ndarray) -> None:
+        """Estimates the fixed scale of `kernel` (already folded where a batch norm follows)."""
+        if self.follows:
+            return
+        moved = np.moveaxis(kernel, self._reduced, range(-len(self._reduced), 0))
+        flat = moved.reshape(-1, math.prod(kernel.shape[a] for a in self._reduced))
+        qmin, qmax = code_range(self.scheme.num_bits, self.scheme.narrow_range)
+        observer, symmetric = self.scheme.observer, self.scheme.symmetric
+        bounds = [observer.estimate(row, qmax - qmin, symmetric) for row in flat]
+        low, high = (np.float32(b).reshape(self.scale_shape) for b in zip(*bounds, strict=True))
+        scale, zero_point = self._parameters(tf.constant(low), tf.constant(high))
+        self.scale.assign(scale)
+        self.zero_point.assign(zero_point)
+
+    def _parameters(self, low, high):
+        return affine_parameters(
+            low,
+            high,
+            num_bits=self.scheme.num_bits,
+            symmetric=self.scheme.symmetric,
+            narrow_range=self.scheme.narrow_range,
+            power_of_two=self.scheme.power_of_two,
+        )
+
+    def _range(self, value):
+        if not self.follows:
+            return self.scale.value, self.zero_point.value
+        value = tf.stop_gradient(value)
+        if self.scheme.symmetric:
+            high = tf.reduce_max(tf.abs(value), self._reduced, keepdims=True)
+            return self._parameters(-high, high)
+        low = tf.reduce_min(value, self._reduced, keepdims=True)
+        return self._parameters(low, tf.reduce_max(value, self._reduced, keepdims=True))
+
+    def fold_factor(self, call_index: int) -> tf.Tensor | None:
+        """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
+        batch_norm = self._folded.get(call_index)
+        if batch_norm is None or self.scheme.per_channel:
+            return None
+        factor = tf.reshape(tf.stop_gradient(batch_norm.factor()), self.channel_shape)
+        # A channel that batch norm switches off has nothing to round.
+        return tf.where(factor == 0, 1.0, factor)
+
+    def apply(self, value, state):
+        factor = self.fold_factor(state["call_index"])
+        folded = value if factor is None else value * factor
+        scale, zero_point = self._range(folded)
+        known = scale > 0
+        rounded = fake_quantize(
+            folded,
+            tf.where(known, scale, 1.0),
+            zero_point,
+            num_bits=self.scheme.num_bits,
+            narrow_range=self.scheme.narrow_range,
+            rounding=self.scheme.rounding,
+            training=state["training"],
+        )
+        rounded = rounded if self.follows else tf.where(known, rounded, folded)
+        if factor is not None:
+            rounded, scale = rounded / factor, scale / tf.abs(factor)
+        state[f"{self._variable_name}_scale"] = tf.reshape(
+            tf.broadcast_to(scale, self.channel_shape), [-1]
+        )
+        return rounded
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scheme": scheme_config(self.scheme)}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class RoundBias(WeightTransform):
+    """Rounds a bias, in inference, to the grid of the int32 sum: input scale × kernel scale.
+
+    That is what the runtime adds. In training the bias stays as it is: its grid is thousands of
+    times finer than an output step, so it matters for parity and not for learning.
+
+    Args:
+        kernel: Name of the kernel variable that the bias belongs to.
+    """
+
+    order = FAKE_QUANT
+
+    def __init__(self, kernel: str = "kernel", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel = kernel
+        self._inputs: dict[int, Any] = {}
+
+    def link(self, layer, inputs, call_index):
+        self._inputs[call_index] = upstream_quantizer(inputs)
+
+    def input_scale(self, call_index: int) -> tf.Tensor:
+        """Scale of what the layer reads in that call; 0 where it is not quantized."""
+        quantizer = self._inputs.get(call_index)
+        return tf.constant(0.0) if quantizer is None else quantizer.active_scale()
+
+    def apply(self, value, state):
+        if state["training"]:
+            return value
+        step = self.input_scale(state["call_index"]) * state[f"{self.kernel}_scale"]
+        return round_to_grid(value, tf.reshape(step, tf.shape(value)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kernel": self.kernel}
