@@ -1,0 +1,180 @@
+"""Callbacks for `model.fit`: thin, the work is done by `Pruner`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcompress.pruning import masks as constraints
+from tfcompress.pruning.criteria import get_criterion
+from tfcompress.pruning.methods import get_method
+from tfcompress.pruning.patterns import get_pattern
+from tfcompress.pruning.pruner import Pruner
+from tfcompress.pruning.report import PruningReport
+
+
+class Pruning(keras.callbacks.Callback):
+    """Makes the kernels of any model sparse during an ordinary `model.fit`.
+
+    ```python
+    model.fit(x, y, callbacks=[
+        tfc.callbacks.Pruning(tfc.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=5000)),
+    ])
+    ```
+
+    The step is `optimizer.iterations`. Masks are held by constraints on the kernels' variables,
+    which Keras applies in the training step; they are taken off when training ends, so that a
+    later `fit` without this callback is free to change every weight.
+
+    What is needed to continue is saved with the model's weights: `BackupAndRestore` brings it
+    back by itself (put this callback before it), a file is named by `restore_from`. The sparsity
+    goes to the epoch's logs as `"sparsity"`.
+
+    Args:
+        schedule: A schedule, a dynamic method, a schedule of tfmot or a callable; see `Pruner`.
+        criterion: Name or function of what a weight is worth.
+        pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
+        scope: `"layer"` or `"global"`.
+        layers: Names, regular expressions, classes, predicates, or a list of them.
+        skip_first_last: Leave the first and the last kernel dense.
+        data: Batches for criteria that need gradients or activations.
+        restore_from: A `.keras` or `.weights.h5` file, saved while this callback was training the
+            model, whose masks and state are taken up.
+        log_dir: Folder for TensorBoard summaries of the sparsity per kernel and overall.
+        verbose: 0 is silent; 1 prints what is left out, and a line after each epoch.
+        **options: `num_batches`, `batch_size`, `loss`, `seed`, `preserve_zeros`; see `Pruner`.
+
+    Attributes:
+        pruner: The `Pruner` of the current or the last `fit`.
+
+    Raises:
+        ValueError: If data is missing; and before training starts, if no layer is matched or a
+            pattern does not fit a kernel.
+    """
+
+    def __init__(
+        self,
+        schedule: Any,
+        *,
+        criterion: Any = "magnitude",
+        pattern: Any = "unstructured",
+        scope: str = "layer",
+        layers: Any = None,
+        skip_first_last: bool = False,
+        data: Any = None,
+        restore_from: str | None = None,
+        log_dir: str | None = None,
+        verbose: int = 1,
+        **options: Any,
+    ):
+        super().__init__()
+        self.method = get_method(schedule)
+        self.options = {
+            "criterion": get_criterion(criterion),
+            "pattern": get_pattern(pattern),
+            "scope": scope,
+            "layers": layers,
+            "skip_first_last": skip_first_last,
+            "data": data,
+            **options,
+        }
+        if data is None and (self.method.needs_data or self.options["criterion"].needs_data):
+            needing = schedule if self.method.needs_data else repr(criterion)
+            raise ValueError(
+                f"{needing} needs gradients or activations, so `data` must be batches to compute "
+                "them from: a tuple of arrays (x, y) or a tf.data.Dataset. Received: data=None"
+            )
+        self.restore_from = restore_from
+        self.log_dir = log_dir
+        self.verbose = verbose
+        self.pruner: Pruner | None = None
+        self._writer = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self.pruner = None
+        self._checked = False
+        # A model that builds itself in its first step has no kernels yet.
+        if model.built:
+            self._make_pruner()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.pruner is None or self.pruner.begun:
+            return
+        # Not earlier: in between, `BackupAndRestore` loads weights and steps.
+        self._check_constraints()
+        step = self.pruner.clock()
+        self.pruner.begin(step, self.restore_from)
+        self.pruner.update(step)
+        if self.log_dir is not None and self._writer is None:
+            self._writer = tf.summary.create_file_writer(self.log_dir)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.pruner is None:
+            self._make_pruner()
+            self.model.make_train_function(force=True)
+            self.on_train_batch_begin(batch)
+        step = self.pruner.clock()
+        if self.pruner.is_due(step):
+            self.pruner.update(step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        step = self.pruner.clock()
+        self.pruner.update(step, metrics=logs or {})
+        report = self.pruner.report()
+        if logs is not None:
+            logs["sparsity"] = report.overall
+        self._summarize(report, step)
+        if self.verbose:
+            print(f"Pruning, step {step}: {report.line()}")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.pruner is None:
+            return
+        if self.pruner.begun:
+            self.pruner.update(self.pruner.clock())
+        self.pruner.finish()
+        self.model.train_function = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def report(self) -> PruningReport:
+        """What was pruned, how far, and what was left out and why."""
+        if self.pruner is None:
+            raise ValueError("There is nothing to report before `fit` has seen this callback.")
+        return self.pruner.report()
+
+    def _make_pruner(self) -> None:
+        self.pruner = Pruner(self.model, self.method, **self.options)
+        # The step was traced without the constraint if the model was fitted before.
+        self.model.train_function = None
+        if self.verbose and self.pruner.skipped:
+            left_out = ", ".join(f"{n} ({why})" for n, why in self.pruner.skipped.items())
+            print(f"Pruning leaves out: {left_out}")
+
+    def _check_constraints(self) -> None:
+        pruner = self.pruner
+        taken = [
+            name
+            for name, kernel, constraint in zip(
+                pruner.names, pruner.kernels, pruner.constraints, strict=True
+            )
+            if constraint not in constraints.attached(kernel.variable)
+        ]
+        if taken:
+            raise ValueError(
+                f"Two Pruning callbacks act on the kernels of {taken}. Give each of them its own "
+                "`layers`."
+            )
+
+    def _summarize(self, report: PruningReport, step: int) -> None:
+        if self._writer is None:
+            return
+        with self._writer.as_default(step):
+            tf.summary.scalar("sparsity/overall", report.overall)
+            for name, value in report.sparsity.items():
+                tf.summary.scalar(f"sparsity/{name}", value)
+        self._writer.flush()

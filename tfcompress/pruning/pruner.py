@@ -1,0 +1,400 @@
+"""`Pruner`: holds masks on a model's kernels and updates them; the callback only calls it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.model.kernels import compressible_kernels
+from tfcompress.pruning import masks as constraints
+from tfcompress.pruning.criteria import Criterion, get_criterion
+from tfcompress.pruning.methods import Method, get_method
+from tfcompress.pruning.patterns import NOfM, Pattern, get_pattern
+from tfcompress.pruning.ranking import global_masks, layer_masks
+from tfcompress.pruning.report import PruningReport
+from tfcompress.pruning.selection import kernel_labels, select_kernels
+from tfcompress.pruning.state import PruningState, attach_state, read_state, state_key
+from tfcompress.pruning.statistics import Loss, Statistics, batches
+
+
+class Pruner:
+    """Prunes a model while a custom training loop trains it.
+
+    ```python
+    with tfc.Pruner(model, tfc.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)) as pruner:
+        pruner.update(0)
+        for step, batch in enumerate(data, start=1):
+            train_step(batch)      # traced after the pruner was made: it holds the zeros
+            pruner.update(step, batch=batch)
+    ```
+
+    While the pruner is attached, a constraint on each kernel's variable keeps removed weights at
+    exactly zero after every step of a Keras optimizer; a loop without one gets them back to zero
+    at each `update`. A new run starts from the zeros it finds, and they stay.
+
+    Args:
+        model: A built model. A model with a method `compressible_kernels()` (a distiller) says
+            itself what may be pruned.
+        schedule: A schedule (`PolynomialDecay`, ...), a dynamic method (`MetricGuided`, `RigL`,
+            `SET`, `DynamicNetworkSurgery`), a schedule of tfmot, or a callable
+            `step -> (should_prune, sparsity)`.
+        criterion: Name or function of what a weight is worth; see `tfcompress.pruning.criteria`.
+        pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
+        scope: `"layer"`: every kernel gets the same sparsity. `"global"`: one ranking over all
+            kernels.
+        layers: Which layers: names, regular expressions, classes, predicates, or a list of them.
+            By default every kernel that is known.
+        skip_first_last: Leave the first and the last kernel dense.
+        data: Batches for criteria that need gradients or activations: a tuple of arrays
+            `(x, y)`, a `tf.data.Dataset`, or an iterable of such tuples.
+        num_batches: How many of them each update uses.
+        batch_size: Batch size where `data` is a tuple of arrays.
+        loss: `loss(model, x, y, sample_weight)` for these criteria; by default the compiled loss.
+        seed: Seed of whatever is random.
+        preserve_zeros: Whether zeros found at the start stay. A kernel that is nothing but zeros
+            counts as freshly initialized, and is pruned from scratch.
+
+    Raises:
+        ValueError: If no layer is matched, a pattern does not fit a kernel, or data is missing.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        schedule: Any,
+        *,
+        criterion: str | Callable[..., Any] | Criterion = "magnitude",
+        pattern: str | Pattern = "unstructured",
+        scope: Literal["layer", "global"] = "layer",
+        layers: Any = None,
+        skip_first_last: bool = False,
+        data: Any = None,
+        num_batches: int = 4,
+        batch_size: int = 128,
+        loss: Loss | None = None,
+        seed: int = 0,
+        preserve_zeros: bool = True,
+    ):
+        self.model = model
+        self.method: Method = get_method(schedule)
+        self.criterion = get_criterion(criterion)
+        self.pattern = get_pattern(pattern)
+        self.scope = scope
+        self.data = data
+        self.num_batches = num_batches
+        self.batch_size = batch_size
+        self.seed = seed
+        self.preserve_zeros = preserve_zeros
+        self.kernels, self.skipped = select_kernels(model, layers, skip_first_last)
+        self.names = kernel_labels(self.kernels)
+        self._check()
+        self.statistics = Statistics(model, self.kernels, loss)
+        self.last_update: int | None = None
+        self.begun = False
+        self._attach()
+
+    # ---- what a training loop calls -------------------------------------------------------------
+
+    def update(
+        self, step: int, *, metrics: dict[str, Any] | None = None, batch: Any = None
+    ) -> bool:
+        """Brings the masks to where they belong at `step`, and applies them.
+
+        Args:
+            step: Number of optimizer steps taken so far.
+            metrics: The metrics of an epoch that has just ended, for `MetricGuided`.
+            batch: `(x, y)` or `(x, y, sample_weight)`, for criteria that need gradients or
+                activations; takes the place of `data`.
+
+        Returns:
+            Whether masks were computed anew.
+        """
+        step = int(step)
+        self._step = step
+        if not self.begun:
+            self.begin(step)
+        changed = False
+        if metrics is not None and self.method.needs_metrics:
+            changed = self.method.on_metrics(self, step, metrics, batch)
+        if self.method.due(self.last_update, step):
+            self.method.update(self, step, batch)
+            self.last_update = step
+            changed = True
+        if not changed:
+            self.apply_masks()
+        return changed
+
+    def is_due(self, step: int) -> bool:
+        """Whether `update(step)` would compute new masks."""
+        return not self.begun or self.method.due(self.last_update, int(step))
+
+    def begin(self, step: int, restore_from: str | None = None) -> None:
+        """Takes up the state of an interrupted run, or starts from the zeros it finds.
+
+        Called by the first `update`. The order of preference is: what Keras has loaded into the
+        model since the pruner was attached (`BackupAndRestore`), `restore_from`, what an earlier
+        run on this model left off at this very step, the zeros.
+        """
+        self.begun = True
+        arrays = self.state.restored
+        if arrays is None and restore_from is not None:
+            arrays = read_state(restore_from, self.state.key)
+        if arrays is None:
+            arrays = self._earlier(step)
+        self.state.restored = None
+        self._previous = None
+        if arrays is not None:
+            self.state.restore(arrays)
+            last = int(arrays["last_update"])
+            self.last_update = last if last >= 0 else None
+            self.found = [self.state.values[f"found_{i}"] for i in range(len(self.kernels))]
+            self.apply_masks()
+            return
+        if self.method.regrows and step > self.method.begin_step:
+            raise ValueError(
+                f"The optimizer has taken {step} steps, and {type(self.method).__name__} would "
+                f"have begun at step {self.method.begin_step}, but no state of it was found. To "
+                "continue a run pass `restore_from=` the .keras or .weights.h5 file that was saved "
+                "during it; to begin one now set `begin_step` to the current step or later."
+            )
+        self.found = [self._zeros_found(k.variable.numpy()) for k in self.kernels]
+        self.state.values.update({f"found_{i}": found for i, found in enumerate(self.found)})
+        self.method.start(self, step)
+        self.set_masks(self.found)
+
+    def apply_masks(self) -> None:
+        """Sets every removed weight to zero."""
+        self._apply()
+
+    def finish(self) -> None:
+        """Applies the masks a last time and takes the constraints off."""
+        if self.begun:
+            self.method.finish(self, self._step)
+            self.apply_masks()
+        self.detach()
+
+    def detach(self) -> None:
+        """Takes the constraints off; the kernels may change freely from here on."""
+        for kernel, constraint in zip(self.kernels, self.constraints, strict=True):
+            constraints.detach(kernel.variable, constraint)
+        final = self._live()
+        self.state.live = lambda: final
+
+    def __enter__(self) -> Pruner:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.finish()
+
+    # ---- what it tells --------------------------------------------------------------------------
+
+    def sparsity(self) -> dict[str, float]:
+        """Fraction of weights outside the mask, per kernel."""
+        return {
+            name: 1.0 - float(np.mean(mask.numpy()))
+            for name, mask in zip(self.names, self.masks, strict=True)
+        }
+
+    def overall_sparsity(self) -> float:
+        """Fraction of weights outside the masks, over all kernels that are pruned."""
+        kept = sum(int(np.sum(mask.numpy())) for mask in self.masks)
+        return 1.0 - kept / sum(int(np.prod(mask.shape)) for mask in self.masks)
+
+    def report(self) -> PruningReport:
+        """What was pruned, how far, and what was left out and why."""
+        sizes = [int(np.prod(mask.shape)) for mask in self.masks]
+        return PruningReport(
+            dict(zip(self.names, sizes, strict=True)), self.sparsity(), dict(self.skipped)
+        )
+
+    def clock(self) -> int:
+        """The current step: the optimizer's where there is one."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            return int(optimizer.iterations.numpy())
+        return self._step
+
+    # ---- what methods use -----------------------------------------------------------------------
+
+    def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
+        """Returns the criterion's scores, one array per kernel."""
+        kernels = [k.variable.numpy() for k in self.kernels]
+        seeds = [(self.seed, index) for index in self._indices]
+        if not self.criterion.needs_data:
+            scores = [
+                self.criterion(kernel=kernel, seed=seed)
+                for kernel, seed in zip(kernels, seeds, strict=True)
+            ]
+        else:
+            scores = self._scores_from_data(kernels, seeds, step, batch)
+        return [
+            _checked(score, kernel, name, self.criterion.name)
+            for score, kernel, name in zip(scores, kernels, self.names, strict=True)
+        ]
+
+    def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
+        """Returns the gradient of each kernel, averaged over the batches of an update."""
+        total: list[np.ndarray] | None = None
+        count = 0
+        for one in self.batches(step, batch):
+            gradients = self.statistics.gradients(one)
+            total = gradients if total is None else [a + b for a, b in zip(total, gradients)]  # noqa: B905
+            count += 1
+        return [g / count for g in total]
+
+    def batches(self, step: int, batch: Any) -> list[tuple[Any, ...]]:
+        """The batches that an update at `step` looks at."""
+        if batch is not None:
+            return [batch if isinstance(batch, tuple) else tuple(batch)]
+        if self.data is None:
+            raise ValueError(
+                "This update needs gradients or activations. Expected `data=` at construction or "
+                "`update(step, batch=(x, y))`. Received neither."
+            )
+        found = list(batches(self.data, self.num_batches, self.batch_size, offset=step))
+        if not found:
+            raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
+        return found
+
+    def rank(
+        self, scores: Sequence[np.ndarray], sparsity: float, current: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Turns scores into masks by the pattern and the scope; see `ranking`."""
+        rank = global_masks if self.scope == "global" else layer_masks
+        return rank(scores, [k.spec for k in self.kernels], self.pattern, sparsity, current)
+
+    def prune_to(self, sparsity: float, step: int, batch: Any = None) -> None:
+        """Removes the least of what is left, up to this sparsity."""
+        current = [mask.numpy() for mask in self.masks]
+        if sparsity == 0 and all(mask.all() for mask in current):
+            return
+        self.set_masks(self.rank(self.scores(step, batch), sparsity, current))
+
+    def set_masks(self, new: Sequence[np.ndarray]) -> None:
+        """Sets the masks (without the zeros that were there at the start), and applies them."""
+        for mask, value, found in zip(self.masks, new, self.found, strict=True):
+            mask.assign(value & found)
+        self._apply_latent()
+
+    def create_variable(self, name: str, value: np.ndarray) -> keras.Variable:
+        """Creates a variable beside the model's, saved with them under `name`."""
+        with self._scope():
+            variable = keras.Variable(
+                value,
+                dtype=str(value.dtype),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                name=name,
+            )
+        self.state.variables[name] = variable
+        return variable
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.scope not in ("layer", "global"):
+            raise ValueError(f"`scope` must be 'layer' or 'global'. Received: scope={self.scope!r}")
+        if self.scope == "global" and isinstance(self.pattern, NOfM):
+            raise ValueError(
+                "`NOfM` fixes the sparsity of every group, so there is nothing to rank globally. "
+                "Received: scope='global'; use scope='layer'."
+            )
+        misfits = {
+            name: reason
+            for name, k in zip(self.names, self.kernels, strict=True)
+            if (reason := self.pattern.fit(tuple(k.variable.shape), k.spec))
+        }
+        if misfits:
+            raise ValueError(
+                f"{self.pattern!r} does not fit these kernels: {misfits}. Choose the layers that "
+                "it fits with `layers=`, or another pattern."
+            )
+        self.method.check(self)
+
+    def _attach(self) -> None:
+        everything = [id(k.variable) for k in compressible_kernels(self.model)]
+        self._indices = [everything.index(id(k.variable)) for k in self.kernels]
+        shapes = [k.variable.shape for k in self.kernels]
+        self.state = PruningState(state_key(type(self.method).__name__, self._indices, shapes))
+        self._step = 0
+        self.masks = [
+            self.create_variable(f"mask_{i}", np.ones(shape, bool))
+            for i, shape in enumerate(shapes)
+        ]
+        self.constraints = self.method.create(self)
+        for kernel, constraint in zip(self.kernels, self.constraints, strict=True):
+            constraints.detach_all(kernel.variable, constraints.MaskConstraint)
+            constraints.attach(kernel.variable, constraint)
+        self.state.live = self._live
+        self._previous = attach_state(self.model, self.state)
+        self._apply = tf.function(lambda: self._assign_masked(latent=False))
+        self._apply_latent = tf.function(lambda: self._assign_masked(latent=True))
+
+    def _live(self) -> dict[str, int]:
+        last = -1 if self.last_update is None else self.last_update
+        return {"step": self.clock(), "last_update": last}
+
+    def _assign_masked(self, latent: bool) -> None:
+        for kernel, constraint in zip(self.kernels, self.constraints, strict=True):
+            source = getattr(constraint, "latent", None) if latent else None
+            value = tf.convert_to_tensor(kernel.variable if source is None else source)
+            mask = tf.convert_to_tensor(constraint.mask)
+            kernel.variable.assign(tf.where(mask, value, tf.zeros_like(value)))
+
+    def _earlier(self, step: int) -> dict[str, np.ndarray] | None:
+        previous = self._previous
+        if previous is None:
+            return None
+        arrays = previous.restored or previous.snapshot()
+        return arrays if int(arrays["step"]) == step and "found_0" in arrays else None
+
+    def _zeros_found(self, kernel: np.ndarray) -> np.ndarray:
+        nonzero = kernel != 0
+        if not self.preserve_zeros or not nonzero.any():
+            return np.ones(kernel.shape, bool)
+        return nonzero
+
+    def _scores_from_data(self, kernels, seeds, step, batch):
+        wants = self.criterion.parameters
+        parts = self.batches(step, batch)
+        nothing = [None] * len(kernels)
+        activations = [
+            self.statistics.activations(b) if "activations" in wants else nothing for b in parts
+        ]
+        if "gradient" not in wants:
+            joined = [np.concatenate(a) for a in zip(*activations, strict=True)]
+            return [
+                self.criterion(kernel=k, activations=a, seed=s)
+                for k, a, s in zip(kernels, joined, seeds, strict=True)
+            ]
+        total = [np.zeros(k.shape, np.float32) for k in kernels]
+        for part, outputs in zip(parts, activations, strict=True):
+            gradients = self.statistics.gradients(part)
+            for i, (k, g, a, s) in enumerate(zip(kernels, gradients, outputs, seeds, strict=True)):
+                total[i] += self.criterion(kernel=k, gradient=g, activations=a, seed=s)
+        return [t / len(parts) for t in total]
+
+    def _scope(self):
+        strategy = getattr(self.model, "distribute_strategy", None)
+        return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _checked(score: Any, kernel: np.ndarray, name: str, criterion: str) -> np.ndarray:
+    score = np.asarray(score)
+    if score.shape != kernel.shape:
+        raise ValueError(
+            f"A criterion returns one score per weight: expected shape {kernel.shape} for "
+            f"{name!r}. Received: shape {score.shape} from {criterion!r}"
+        )
+    if np.isnan(score).any():
+        raise ValueError(
+            f"The scores of {name!r} by {criterion!r} are not numbers (NaN): has the training "
+            "diverged?"
+        )
+    return score

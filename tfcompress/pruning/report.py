@@ -1,0 +1,46 @@
+"""What was pruned, how far, and what was left out and why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """The outcome of a pruning run.
+
+    Attributes:
+        weights: Number of weights of each kernel that is pruned.
+        sparsity: Fraction of them outside the mask.
+        skipped: What is not pruned, with the reason.
+    """
+
+    weights: dict[str, int]
+    sparsity: dict[str, float]
+    skipped: dict[str, str]
+
+    @property
+    def overall(self) -> float:
+        """Fraction of weights outside the masks, over all kernels that are pruned."""
+        removed = sum(self.weights[name] * self.sparsity[name] for name in self.weights)
+        return removed / sum(self.weights.values())
+
+    def line(self) -> str:
+        """One line: overall and per kernel."""
+        each = ", ".join(f"{name} {100 * value:.1f} %" for name, value in self.sparsity.items())
+        return f"sparsity {100 * self.overall:.1f} % ({each})"
+
+    def __str__(self) -> str:
+        table = Table("kernel", "weights", "sparsity", "left out because", title="Pruning")
+        for name, count in self.weights.items():
+            table.add_row(name, f"{count:,}", f"{100 * self.sparsity[name]:.2f} %", "")
+        for name, reason in self.skipped.items():
+            table.add_row(name, "", "", reason)
+        table.add_row("all", f"{sum(self.weights.values()):,}", f"{100 * self.overall:.2f} %", "")
+        console = Console(width=110)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()

@@ -1,0 +1,111 @@
+"""Which kernels a technique acts on, chosen by name, regular expression, type or predicate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layers, layer_kernels
+
+Selector = str | re.Pattern | type | Callable[[keras.Layer], bool]
+
+
+def matches(layer: keras.Layer, selector: Selector, path: str = "") -> bool:
+    """Whether one selector chooses the layer.
+
+    Args:
+        layer: The layer.
+        selector: A name (exact, or a regular expression that matches the whole name or path), a
+            compiled pattern (searched for in the name or path), a layer class, or a predicate.
+        path: The path of the layer's variable, for layers inside others.
+    """
+    if isinstance(selector, str):
+        if selector == layer.name:
+            return True
+        return any(re.fullmatch(selector, text) for text in (layer.name, path))
+    if isinstance(selector, re.Pattern):
+        return any(selector.search(text) for text in (layer.name, path))
+    if isinstance(selector, type):
+        return isinstance(layer, selector)
+    if callable(selector):
+        return bool(selector(layer))
+    raise TypeError(
+        "`layers` must hold names, regular expressions, layer classes or predicates. "
+        f"Received: {selector!r} of type {type(selector)}"
+    )
+
+
+def as_selectors(layers: Any) -> tuple[Selector, ...] | None:
+    """Returns `layers` as a tuple of selectors; `None` stays `None` and means everything."""
+    if layers is None:
+        return None
+    if isinstance(layers, (str, re.Pattern, type)) or callable(layers):
+        return (layers,)
+    return tuple(layers)
+
+
+def select_kernels(
+    model: keras.Model, layers: Any = None, skip_first_last: bool = False
+) -> tuple[tuple[Kernel, ...], dict[str, str]]:
+    """Chooses kernels, and says of every other layer with weights why it is left out.
+
+    Args:
+        model: A built model.
+        layers: Selectors (see `matches`); `None` for every kernel in the table.
+        skip_first_last: Leave the first and the last kernel of the model out.
+
+    Returns:
+        `(kernels, skipped)`, where `skipped` maps a name to its reason.
+
+    Raises:
+        ValueError: If nothing is left to act on.
+    """
+    candidates = compressible_kernels(model)
+    labels = kernel_labels(candidates)
+    selectors = as_selectors(layers)
+    ends = {0, len(candidates) - 1} if skip_first_last else set()
+    chosen: list[Kernel] = []
+    skipped: dict[str, str] = {}
+    for index, kernel in enumerate(candidates):
+        if selectors is not None and not any(
+            matches(kernel.layer, s, kernel.variable.path) for s in selectors
+        ):
+            skipped[labels[index]] = "not chosen by `layers`"
+        elif index in ends:
+            skipped[labels[index]] = "first or last (`skip_first_last`)"
+        elif not kernel.variable.trainable:
+            skipped[labels[index]] = "frozen: not trainable"
+        else:
+            chosen.append(kernel)
+    skipped.update(_unknown_matrices(model))
+    if not chosen:
+        raise ValueError(
+            "No layer with a kernel was matched. Expected `layers` to choose some of "
+            f"{[k.layer.name for k in candidates]}. Received: layers={layers!r}, "
+            f"skip_first_last={skip_first_last}. Left out: {skipped}"
+        )
+    return tuple(chosen), skipped
+
+
+def kernel_labels(kernels: Sequence[Kernel]) -> list[str]:
+    """Returns one unique name per kernel: `kernel.name`, or the variable's path if ambiguous."""
+    names = [kernel.name for kernel in kernels]
+    return [
+        kernel.variable.path if names.count(name) > 1 else name
+        for name, kernel in zip(names, kernels, strict=True)
+    ]
+
+
+def _unknown_matrices(model: keras.Model) -> dict[str, str]:
+    """Trainable matrices that belong to no layer of the table; what is smaller cannot be sparse."""
+    if callable(getattr(model, "compressible_kernels", None)):
+        return {}
+    known = {id(k.variable) for layer in iterate_layers(model) for k in layer_kernels(layer)}
+    return {
+        variable.path: "its layer is not in the table of kernels"
+        for variable in model.trainable_variables
+        if len(variable.shape) >= 2 and variable.name != "bias" and id(variable) not in known
+    }

@@ -1,0 +1,111 @@
+"""What pruning must remember to continue: saved with the weights of the model, by Keras itself.
+
+Keras writes every saveable that it finds among a model's attributes into the weights file, and
+skips what a file has beyond the model at hand. So a backup carries the masks while the callback is
+there, and the same file opens as a plain model where it is not.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+_PACKED = "packed_"
+
+
+class PruningState(keras.Operation):
+    """Named variables and arrays that travel with a model's weights file.
+
+    Args:
+        key: What identifies the run that owns the state; see `state_key`.
+
+    Attributes:
+        variables: Name → variable, saved by value.
+        values: Name → array or number on the host.
+        restored: What a file brought in, or `None`.
+        live: Returns the numbers that are read at the moment of saving, such as the step.
+    """
+
+    def __init__(self, key: str):
+        super().__init__(name=key)
+        self.key = key
+        self.variables: dict[str, keras.Variable] = {}
+        self.values: dict[str, Any] = {}
+        self.restored: dict[str, np.ndarray] | None = None
+        self.live: Callable[[], dict[str, int]] = dict
+
+    def call(self, *args):
+        raise NotImplementedError
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Returns everything as arrays."""
+        arrays = {name: variable.numpy() for name, variable in self.variables.items()}
+        arrays.update({name: np.asarray(value) for name, value in self.values.items()})
+        arrays.update({name: np.asarray(value) for name, value in self.live().items()})
+        return arrays
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes over what `snapshot` returned."""
+        for name, variable in self.variables.items():
+            if name in arrays:
+                variable.assign(arrays[name])
+        for name, value in arrays.items():
+            if name not in self.variables:
+                self.values[name] = np.array(value)
+
+    def save_own_variables(self, store: Any) -> None:
+        for name, array in self.snapshot().items():
+            if array.dtype == bool:
+                store[_PACKED + name] = np.packbits(array.reshape(-1))
+                store[_PACKED + name + ".shape"] = np.asarray(array.shape, np.int64)
+            else:
+                store[name] = array
+
+    def load_own_variables(self, store: Any) -> None:
+        arrays: dict[str, np.ndarray] = {}
+        for name in list(store.keys()):
+            value = np.asarray(store[name])
+            if not name.startswith(_PACKED):
+                arrays[name] = value
+            elif not name.endswith(".shape"):
+                shape = np.asarray(store[name + ".shape"])
+                bits = np.unpackbits(value, count=int(np.prod(shape)))
+                arrays[name.removeprefix(_PACKED)] = bits.astype(bool).reshape(shape)
+        self.restored = arrays or None
+
+
+def state_key(technique: str, indices: Sequence[int], shapes: Sequence[Any]) -> str:
+    """A name that is the same in every process for the same technique on the same kernels."""
+    text = repr((technique, list(indices), [tuple(shape) for shape in shapes]))
+    return f"pruning_state_{zlib.crc32(text.encode()):08x}"
+
+
+def attach_state(model: keras.Model, state: PruningState) -> PruningState | None:
+    """Makes the state part of what Keras saves with the model; returns the one it replaces."""
+    previous = getattr(model, state.key, None)
+    object.__setattr__(model, state.key, state)
+    return previous
+
+
+def read_state(path: str, key: str) -> dict[str, np.ndarray]:
+    """Reads a state from a `.keras` or `.weights.h5` file.
+
+    Raises:
+        ValueError: If the file does not hold it.
+    """
+    holder = keras.Sequential(name="holder")
+    holder.built = True
+    state = PruningState(key)
+    object.__setattr__(holder, key, state)
+    holder.load_weights(path)
+    if state.restored is None:
+        raise ValueError(
+            f"{path!r} does not hold the state of a pruning run with this method on these "
+            "kernels. Expected a .keras or .weights.h5 file that was saved while (or after) the "
+            "same callback was training this model."
+        )
+    return state.restored
