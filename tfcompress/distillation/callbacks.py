@@ -1,0 +1,84 @@
+"""A callback that moves the temperature and the weights of a distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfcompress.distillation.distiller import Distiller
+
+Schedule = Callable[[int], Any]
+
+
+class DistillationSchedule(keras.callbacks.Callback):
+    """Sets temperatures and weights as functions of the step.
+
+    The clock is `optimizer.iterations`, so that a resumed run goes on where it was. With
+    `steps_per_execution` of more than 1 the values change once per execution.
+
+    Args:
+        temperature: `step -> T`, for every loss that has a temperature.
+        student_loss_weight: `step -> weight` of the compiled loss.
+        loss_weights: One `step -> weight` for each distillation loss, `None` to leave one alone.
+
+    Raises:
+        TypeError: If a schedule is not callable.
+        ValueError: When training begins, if the model is no `Distiller`, if it has no loss with
+            a temperature, or if the number of `loss_weights` is not that of the losses.
+
+    Example: from the teacher to the labels in 1000 steps.
+
+    ```python
+    tfc.callbacks.DistillationSchedule(loss_weights=[lambda step: max(0.0, 1 - step / 1000)])
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: Schedule | None = None,
+        student_loss_weight: Schedule | None = None,
+        loss_weights: Sequence[Schedule | None] | None = None,
+    ):
+        super().__init__()
+        self.temperature = temperature
+        self.student_loss_weight = student_loss_weight
+        self.loss_weights = list(loss_weights or [])
+        for schedule in (temperature, student_loss_weight, *self.loss_weights):
+            if schedule is not None and not callable(schedule):
+                raise TypeError(
+                    "Expected a schedule: a function of the step such as `lambda step: 4.0`. "
+                    f"Received: {schedule!r}"
+                )
+        self._pairs: list[tuple[keras.Variable, Schedule]] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        model = self.model
+        if not isinstance(model, Distiller):
+            raise ValueError(
+                "Expected DistillationSchedule in the `fit` of a Distiller. Received: "
+                f"{type(model).__name__}."
+            )
+        if self.loss_weights and len(self.loss_weights) != len(model.loss_weights):
+            raise ValueError(
+                f"Expected one schedule (or None) for each of {len(model.loss_weights)} losses. "
+                f"Received: {len(self.loss_weights)} in `loss_weights`."
+            )
+        losses = model.distillation_losses
+        temperatures = [x.temperature for x in losses if hasattr(x, "temperature")]
+        if self.temperature is not None and not temperatures:
+            raise ValueError(
+                "Expected a loss with a temperature, such as LogitsDistillation. Received: "
+                f"{[type(loss).__name__ for loss in losses]} and a schedule of `temperature`."
+            )
+        pairs = [(variable, self.temperature) for variable in temperatures]
+        pairs += [(model.student_loss_weight, self.student_loss_weight)]
+        pairs += zip(model.loss_weights, self.loss_weights, strict=False)
+        self._pairs = [(variable, f) for variable, f in pairs if f is not None]
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        step = int(self.model.optimizer.iterations)
+        for variable, schedule in self._pairs:
+            variable.assign(float(schedule(step)))

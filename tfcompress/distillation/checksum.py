@@ -1,0 +1,67 @@
+"""Checksums of data and of files that keep something computed from it."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class Checksum:
+    """SHA-256 of a stream of samples, the same however they are batched.
+
+    Attributes:
+        count: Samples seen.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._hashes: list[Any] = []
+
+    def update(self, batch: Any) -> None:
+        """Takes the next samples: an array, or a structure of arrays of one length."""
+        leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(batch)]
+        if not self._hashes:
+            self._hashes = [hashlib.sha256(_header(leaf)) for leaf in leaves]
+        for digest, leaf in zip(self._hashes, leaves, strict=True):
+            digest.update(_content(leaf))
+        self.count += len(leaves[0])
+
+    def hexdigest(self) -> str:
+        whole = hashlib.sha256(str(self.count).encode())
+        for digest in self._hashes:
+            whole.update(digest.digest())
+        return whole.hexdigest()
+
+
+def checksum_of_arrays(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(f"{name}{arrays[name].shape}".encode() + _header(arrays[name]))
+        whole.update(_content(arrays[name]))
+    return whole.hexdigest()
+
+
+def checksum_of_teacher(teacher: Any) -> str | None:
+    """SHA-256 of a Keras model's weights or of a teacher's file; `None` for a plain callable."""
+    if isinstance(teacher, keras.Layer):
+        weights = {f"{i:06d}": np.asarray(w) for i, w in enumerate(teacher.weights)}
+        return checksum_of_arrays(weights)
+    path = getattr(teacher, "path", None)
+    if path is None:
+        return None
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def _header(array: np.ndarray) -> bytes:
+    return f"{array.dtype.str}{array.shape[1:]}".encode()
+
+
+def _content(array: np.ndarray) -> Any:
+    if array.dtype.hasobject:  # Strings: the buffer holds addresses.
+        return repr(array.tolist()).encode()
+    return np.ascontiguousarray(array).data

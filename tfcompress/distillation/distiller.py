@@ -1,0 +1,285 @@
+"""The model that trains a student under a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tfcompress.distillation.cache import CacheSource, TeacherCache
+from tfcompress.distillation.features import name_of_tensor
+from tfcompress.distillation.foreign import as_loss
+from tfcompress.distillation.sources import Features, input_specs, source_of, split_inputs
+from tfcompress.distillation.tflite import as_callable
+from tfcompress.distillation.validation import (
+    check_losses_and_weights,
+    check_outputs,
+    check_student,
+    check_teacher,
+    unique_names,
+)
+from tfcompress.model.kernels import compressible_kernels
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class Distiller(keras.Model):
+    """Trains a student on its own loss and on what a teacher says.
+
+    `total = student_loss_weight · (the compiled loss) + Σ wᵢ · (distillation loss i)`
+
+    plus, as in any Keras model, what the student's layers add themselves (regularizers,
+    `add_loss`), whose strength is their own. The logs hold the total as `loss`, the compiled loss
+    as `student_loss` and each distillation loss by its name, before their weights.
+
+    It is compiled, fitted, evaluated and saved like the student, and `predict` is the student's.
+    In a train step the student runs once, features included; the teacher runs once, in inference
+    mode, and never learns. `evaluate` computes the same total with both in inference mode.
+    `sample_weight` and `class_weight` weigh the distillation losses too. Callbacks that compress
+    act on the student. The student inside is an ordinary model: take `distiller.student` when
+    done.
+
+    Args:
+        teacher: A Keras model (it is not changed, nor frozen for others), a callable of the
+            inputs, the path of a `.tflite` file, a `TeacherEnsemble` or a `TeacherCache`.
+        student: A Keras model, pruned, quantized or plain.
+        losses: A distillation loss or a list of them; also those of `keras.distillation`.
+        loss_weights: A weight for each loss. Defaults to 1 each.
+        student_loss_weight: Weight of the compiled loss, at least 0. Defaults to 1. With 0 the
+            data needs no labels.
+        name: Name of the model.
+
+    Attributes:
+        student: The student.
+        teacher: The teacher.
+        distillation_losses: The losses, in order.
+        loss_weights: Their weights: scalar variables, for schedules.
+        student_loss_weight: A scalar variable too.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If losses and weights differ in number, a layer's name is unknown (near names
+            are suggested), or outputs or features do not match. Models without a graph are
+            checked at the first batch, before any update.
+
+    Examples:
+
+    ```python
+    student = tfc.Distiller(teacher, student, tfc.LogitsDistillation(temperature=4.0))
+    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    student.fit(x, y)
+    ```
+
+    A quantized copy learns from its own float model:
+
+    ```python
+    quantized = tfc.quantize(model, config, calibration_data=x[:256])
+    distiller = tfc.Distiller(model, quantized, tfc.LogitsDistillation(), student_loss_weight=0.0)
+    ```
+
+    A chain of teaching assistants (Mirzadeh et al. 2020, https://arxiv.org/abs/1902.03393):
+
+    ```python
+    for student in (assistant, small):
+        distiller = tfc.Distiller(teacher, student, tfc.LogitsDistillation(temperature=4.0))
+        distiller.compile("adam", loss)
+        distiller.fit(x, y)
+        teacher = student
+    ```
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: keras.Model,
+        losses: Any,
+        *,
+        loss_weights: Sequence[float] | None = None,
+        student_loss_weight: float = 1.0,
+        name: str = "distiller",
+    ):
+        check_student(student)
+        # The student's policy decides on loss scaling. Inputs go to both models as they are.
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        losses = losses if isinstance(losses, (list, tuple)) else [losses]
+        weights = check_losses_and_weights(losses, loss_weights, student_loss_weight)
+        self.student = student
+        self.distillation_losses = [as_loss(loss) for loss in losses]
+        self._initial_weights = [*weights, float(student_loss_weight)]
+        self.loss_weights = [
+            self._scalar(weight, f"loss_weight_{i}") for i, weight in enumerate(weights)
+        ]
+        self.student_loss_weight = self._scalar(student_loss_weight, "student_loss_weight")
+        self._student_tracker = keras.metrics.Mean(name="student_loss")
+        names = unique_names([loss.name for loss in self.distillation_losses])
+        self._loss_trackers = [keras.metrics.Mean(name=name) for name in names]
+        self._bound = False
+        self._connect(check_teacher(as_callable(teacher)))
+        self.built = student.built
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher. Not tracked, so that it has no part in weights, layers and training."""
+        return self._teacher_source.runner
+
+    @property
+    def output_names(self) -> list[str]:
+        """The student's, for losses and metrics given by output name."""
+        return self.student.output_names
+
+    def compressible_kernels(self) -> tuple:
+        """The kernels that pruning and other techniques may touch: the student's."""
+        return compressible_kernels(self.student)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.student(split_inputs(inputs)[0], training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # Outside the tape: nothing of the teacher is differentiated.
+        teacher = self._run_teacher(x, training=True)
+        with tf.GradientTape() as tape:
+            student = self._student_source(split_inputs(x)[0], training=True)
+            parts = self._parts(y, sample_weight, teacher, student)
+            loss = self.optimizer.scale_loss(parts[0])
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return self._logs(x, y, sample_weight, student[None], parts)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        teacher = self._run_teacher(x, training=False)
+        student = self._student_source(split_inputs(x)[0], training=False)
+        parts = self._parts(y, sample_weight, teacher, student)
+        return self._logs(x, y, sample_weight, student[None], parts)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The total loss, for custom loops.
+
+        The teacher runs on `x`; the student too, unless `y_pred` is all that the losses compare.
+        """
+        teacher = self._run_teacher(x, training=training)
+        if y_pred is None or self._student_source.keys:
+            student = self._student_source(split_inputs(x)[0], training=training)
+        else:
+            student = {None: y_pred}
+        return self._parts(y, sample_weight, teacher, student)[0]
+
+    def get_config(self) -> dict[str, Any]:
+        save = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "teacher": save(self.teacher),
+            "student": save(self.student),
+            "losses": [save(loss) for loss in self.distillation_losses],
+            "loss_weights": self._initial_weights[:-1],
+            "student_loss_weight": self._initial_weights[-1],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Distiller:
+        config = dict(config)
+        restore = keras.saving.deserialize_keras_object
+        config["losses"] = [restore(loss) for loss in config["losses"]]
+        return cls(restore(config.pop("teacher")), restore(config.pop("student")), **config)
+
+    def _connect(self, teacher: Any) -> None:
+        """Finds the tensors that the losses compare, and binds the losses to their shapes."""
+        for loss in self.distillation_losses:
+            for side, model in (("teacher_layer", teacher), ("student_layer", self.student)):
+                if isinstance(getattr(loss, side), keras.KerasTensor):
+                    setattr(loss, side, name_of_tensor(model, getattr(loss, side)))
+        teacher_keys = [loss.teacher_layer for loss in self.distillation_losses]
+        student_keys = [loss.student_layer for loss in self.distillation_losses]
+        if isinstance(teacher, TeacherCache):
+            self._teacher_source = CacheSource(teacher, teacher_keys)
+        else:
+            self._teacher_source = source_of(teacher, teacher_keys, "teacher")
+        self._student_source = source_of(self.student, student_keys, "student")
+        inputs = input_specs(self.student)
+        student = self._student_source.specs(inputs)
+        if student is not None:
+            self._bind(self._teacher_source.specs(inputs), student)
+
+    def _bind(self, teacher: Features, student: Features) -> None:
+        for loss in self.distillation_losses:
+            pair = (teacher[loss.teacher_layer], student[loss.student_layer])
+            check_outputs(loss.name, *pair)
+            loss.bind(*pair)
+        self._bound = True
+
+    def _run_teacher(self, x: Any, training: bool) -> Features:
+        features = self._teacher_source(*split_inputs(x))
+        if training and not features:
+            raise ValueError(
+                "Expected inputs that carry the cached teacher's outputs. Received: plain inputs. "
+                "Fit on `cache.pair(x)` or on `cache.attach(dataset)`."
+            )
+        freeze = keras.tree.map_structure
+        return {key: freeze(ops.stop_gradient, value) for key, value in features.items()}
+
+    def _parts(self, y: Any, sample_weight: Any, teacher: Features, student: Features) -> list[Any]:
+        """The total, the compiled loss, and each distillation loss (none without a teacher)."""
+        own, added = self._student_loss(y, student[None], sample_weight)
+        weight = self.student_loss_weight
+        # `own` holds `added` too: w · (compiled + added) + (1 - w) · added, without cancellation.
+        total = weight * own + (1.0 - weight) * added
+        terms = []
+        if teacher:
+            if not self._bound:
+                describe = self._teacher_source.describe
+                self._bind(describe(teacher), self._student_source.describe(student))
+            for loss, weight in zip(self.distillation_losses, self.loss_weights, strict=True):
+                pair = (teacher[loss.teacher_layer], student[loss.student_layer])
+                term = loss.compute_loss(*pair, sample_weight=sample_weight) / _num_replicas()
+                total = total + weight * term
+                terms.append(term)
+        return [total, own - added, *terms]
+
+    def _student_loss(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """The compiled loss plus what layers add, and the latter alone."""
+        added = [ops.sum(ops.cast(loss, "float32")) for loss in self.losses]
+        added = sum(added) / _num_replicas() if added else ops.zeros(())
+        if self.loss is None or (y is None and self._initial_weights[-1] == 0):
+            return added, added
+        if y is None:
+            raise ValueError(
+                "Expected labels, since the compiled loss has a weight of "
+                f"{self._initial_weights[-1]}. Received: data without `y`. To learn from the "
+                "teacher alone, pass `student_loss_weight=0.0`."
+            )
+        own = super().compute_loss(None, y, y_pred, sample_weight)
+        return ops.cast(own, "float32"), added
+
+    def _logs(
+        self, x: Any, y: Any, sample_weight: Any, y_pred: Any, parts: list[Any]
+    ) -> dict[str, Any]:
+        size = ops.shape(keras.tree.flatten(x)[0])[0]
+        own = [self._student_tracker, *self._loss_trackers]
+        total = next(metric for metric in self.metrics if metric.name == "loss")
+        for metric, value in zip([total, *own], parts, strict=False):
+            # Each replica's part of the sum counts as a whole in the mean over the replicas.
+            metric.update_state(value * _num_replicas(), sample_weight=size)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        missing = {metric.name for metric in own[len(parts) - 1 :]}
+        return {name: value for name, value in logs.items() if name not in missing}
+
+    def _scalar(self, value: float, name: str) -> keras.Variable:
+        initializer = keras.initializers.Constant(float(value))
+        return self.add_weight(
+            shape=(), initializer=initializer, trainable=False, dtype="float32", name=name
+        )
+
+
+def _num_replicas() -> int:
+    """Keras sums the gradients of replicas, so that each one's loss is divided by their number."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
