@@ -32,7 +32,7 @@ class Compressed:
 
     def effective_weights(self, call_index: int = 0) -> dict[str, Any]:
         """What a forward pass in inference reads: `{variable name: float32 tensor}`."""
-        return self.transformed(call_index=call_index, training=False)
+        return self.transformed(call_index=call_index, training=False)[0]
 
 
 def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
@@ -60,7 +60,7 @@ def _generate(cls: type) -> type:
 
     @functools.wraps(cls.call)
     def call(self, *args, call_index=0, **kwargs):
-        values = self.transformed(call_index=call_index)
+        values, _ = self.transformed(call_index=call_index)
         variables = compressed_variables(self)
         mapping = [(variables[name], value) for name, value in values.items()]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
@@ -68,7 +68,7 @@ def _generate(cls: type) -> type:
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
         return outputs
 
-    call.__signature__ = _with_call_index(cls.call)
+    call.__signature__ = with_call_index(cls.call)
 
     @functools.wraps(cls.__call__)
     def __call__(self, *args, **kwargs):
@@ -99,7 +99,7 @@ def _generate(cls: type) -> type:
     return keras.saving.register_keras_serializable(_PACKAGE)(generated)
 
 
-def _with_call_index(call) -> inspect.Signature:
+def with_call_index(call) -> inspect.Signature:
     """The signature of `call` with the keyword `call_index`, which Keras binds arguments by."""
     signature = inspect.signature(call)
     extra = inspect.Parameter("call_index", inspect.Parameter.KEYWORD_ONLY, default=0)

@@ -3,8 +3,8 @@
 `Graph.from_model` reads a Sequential or Functional model (nested ones are inlined: a fused group
 may cross their borders), techniques edit it, `Graph.to_model` calls the operations anew and gives
 a Keras model. Keras has no public way to read the calls of a functional model; the private
-attributes that this needs are touched in `_functional`, `_calls` and `producer` alone, and `tests/model/
-test_graph.py` fails loudly when they move.
+attributes that this needs are touched in `_functional`, `_calls` and `producer` alone, and
+`tests/model/test_graph.py` fails loudly when they move.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Graph:
 
 
 def check_functional(model: keras.Model) -> None:
-    """Raises `ValueError` or `TypeError`, naming the way out, unless `model` has a graph of calls."""
+    """Raises, naming the way out, unless `model` is built and has a graph of calls to read."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: {model!r} of type {type(model)}.")
     if isinstance(model, keras.Sequential):

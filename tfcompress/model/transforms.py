@@ -38,15 +38,18 @@ class WeightTransform(keras.Layer):
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         """Called whenever the layer is called on a symbolic tensor: look upstream if need be."""
 
-    def apply(self, value: tf.Tensor, state: dict[str, Any]) -> tf.Tensor:
+    def apply(self, value: tf.Tensor, notes: dict[str, Any]) -> tf.Tensor:
         """Returns the transformed float32 value.
 
         Args:
             value: The value so far, float32, of the variable's shape.
-            state: Notes for the transforms that follow in this one call of the layer; it starts
+            notes: Notes for the transforms that follow in this one call of the layer; it starts
                 with `"training"` (bool or None) and `"call_index"` (which call of a shared layer).
         """
         raise NotImplementedError
+
+    def get_build_config(self) -> None:
+        """None: `attach` builds a transform, for the axes come from the layer."""
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -68,12 +71,12 @@ class KeepMask(WeightTransform):
             name="mask", shape=shape, initializer="ones", trainable=False, autocast=False
         )
 
-    def apply(self, value, state):
+    def apply(self, value, notes):
         return value * self.mask.value
 
 
 class TransformedWeights(keras.Layer):
-    """The chains of one layer. Calling it gives `{variable name: transformed tensor}`.
+    """The chains of one layer. Calling it gives `({variable name: transformed tensor}, notes)`.
 
     It is a float32 layer of its own because under mixed precision a variable read in the layer's
     `call` is already rounded to 16 bit.
@@ -97,18 +100,20 @@ class TransformedWeights(keras.Layer):
             for transform in chain:
                 transform.link(layer, inputs, call_index)
 
-    def call(self, call_index: int = 0, training: bool | None = None) -> dict[str, tf.Tensor]:
-        return self.evaluate({"call_index": call_index, "training": training})
+    def call(self, call_index: int = 0, training: bool | None = None):
+        """Runs every chain, kernels before what depends on them.
 
-    def evaluate(self, state: dict[str, Any]) -> dict[str, tf.Tensor]:
-        """Runs every chain, kernels before what depends on them; `state` is left filled in."""
-        values = {}
+        Returns:
+            `(values, notes)`: the transformed float32 tensor of every variable by name, and what
+            the transforms noted for each other (see `WeightTransform.apply`).
+        """
+        values, notes = {}, {"call_index": call_index, "training": training}
         for name in sorted(self.chains, key=_first_order):
             value = tf.convert_to_tensor(self._read(name).value)
             for transform in self.chains[name]:
-                value = transform.apply(value, state)
+                value = transform.apply(value, notes)
             values[name] = value
-        return values
+        return values, notes
 
     def of_type(self, cls: type) -> dict[str, WeightTransform]:
         """Returns `{variable name: transform}` of the transforms that are a `cls`."""

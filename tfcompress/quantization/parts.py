@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tfcompress.quantization.affine import affine_parameters, fake_quantize
 from tfcompress.quantization.operators import Role
 
 
@@ -54,11 +56,27 @@ class NegativePart(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class NegativeSlope(keras.layers.Layer):
-    """−α · x for the negative part of a PReLU; α is trained, per channel or as PReLU shares it."""
+class NegativeSlope(keras.layers.PReLU):
+    """−α · n, where n is the negative part of a PReLU's input and α its trained slope.
+
+    One slope per channel is exact in int8 (it is the scale of a 1×1 depthwise kernel); a slope
+    per position is rounded with one scale.
+    """
 
     quantization_role = Role.AFFINE
 
-    def __init__(self, prelu: dict[str, Any], **kwargs):
-        super().__init__(**kwargs)
-        self.prelu = dict(prelu)
+    @property
+    def per_channel(self) -> bool:
+        return all(size == 1 for size in self.alpha.shape[:-1])
+
+    def slope(self) -> tf.Tensor:
+        """α as the runtime multiplies by it, of the shape of the variable."""
+        alpha = tf.convert_to_tensor(self.alpha)
+        if self.per_channel:
+            return alpha
+        largest = tf.reduce_max(tf.abs(tf.stop_gradient(alpha)))
+        scale, _ = affine_parameters(-largest, largest, symmetric=True)
+        return fake_quantize(alpha, tf.cast(scale, alpha.dtype), narrow_range=True)
+
+    def call(self, inputs):
+        return -self.slope() * inputs

@@ -143,7 +143,7 @@ class FakeQuantize(keras.layers.Layer):
         self._observe = callback
 
     def _update(self, x) -> None:
-        """Moves the range by one batch. The branch holds no assignment: replicas could not run it."""
+        # No assignment stands inside a branch: under a distribution strategy none could run.
         old = self.statistics.value
         moving = self.frozen.value < 0.5
         if not self.scheme.observer.every_batch:

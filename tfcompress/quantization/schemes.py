@@ -15,6 +15,15 @@ from tfcompress.quantization.observers import Observer
 ROUNDINGS = ("nearest", "truncate", "stochastic")
 
 
+def _check(scheme: WeightScheme | ActivationScheme) -> None:
+    if not isinstance(scheme.num_bits, int) or not 2 <= scheme.num_bits <= 8:
+        raise ValueError(f"Expected `num_bits` from 2 to 8. Received: {scheme.num_bits!r}.")
+    if scheme.rounding not in ROUNDINGS:
+        raise ValueError(f"Expected `rounding` in {ROUNDINGS}. Received: {scheme.rounding!r}.")
+    if not isinstance(scheme.observer, Observer):
+        raise TypeError(f"Expected `observer` to be an Observer. Received: {scheme.observer!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightScheme:
     """How kernels are quantized.
@@ -116,12 +125,3 @@ def scheme_from_config(cls: type, config: dict[str, Any] | Any):
         return config
     fields = {**config, "observer": observers.observer_from_config(config["observer"])}
     return cls(**fields)
-
-
-def _check(scheme: WeightScheme | ActivationScheme) -> None:
-    if not isinstance(scheme.num_bits, int) or not 2 <= scheme.num_bits <= 8:
-        raise ValueError(f"Expected `num_bits` from 2 to 8. Received: {scheme.num_bits!r}.")
-    if scheme.rounding not in ROUNDINGS:
-        raise ValueError(f"Expected `rounding` in {ROUNDINGS}. Received: {scheme.rounding!r}.")
-    if not isinstance(scheme.observer, Observer):
-        raise TypeError(f"Expected `observer` to be an Observer. Received: {scheme.observer!r}.")

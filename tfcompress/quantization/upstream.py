@@ -42,3 +42,19 @@ def upstream_kernel(tensor: keras.KerasTensor) -> tuple[Any, int] | None:
 
 def first_tensor(arguments: Any) -> keras.KerasTensor:
     return next(leaf for leaf in tree.flatten(arguments) if isinstance(leaf, keras.KerasTensor))
+
+
+class Links:
+    """Call index → what one call of a layer is linked to.
+
+    A class of its own because Keras would take the layers in a dict for sublayers.
+    """
+
+    def __init__(self):
+        self._by_call: dict[int, Any] = {}
+
+    def get(self, call_index: int) -> Any:
+        return self._by_call.get(call_index)
+
+    def set(self, call_index: int, value: Any) -> None:
+        self._by_call[call_index] = value

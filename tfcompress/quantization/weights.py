@@ -19,7 +19,7 @@ from tfcompress.quantization.affine import (
 )
 from tfcompress.quantization.observers import MinMax
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
-from tfcompress.quantization.upstream import upstream_quantizer
+from tfcompress.quantization.upstream import Links, upstream_quantizer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -36,8 +36,10 @@ class FakeQuantizeWeights(WeightTransform):
     def __init__(self, scheme: WeightScheme | dict[str, Any] | None = None, **kwargs):
         super().__init__(**kwargs)
         self.scheme = scheme_from_config(WeightScheme, scheme or WeightScheme())
-        # Call index → the batch norm that the runtime folds into the kernel in that call.
-        self._folded: dict[int, Any] = {}
+        # Call index → the batch norm that the runtime folds into the kernel in that call, and
+        # → the quantizer of what the layer reads.
+        self._folded = Links()
+        self._inputs = Links()
 
     @property
     def follows(self) -> bool:
@@ -48,7 +50,6 @@ class FakeQuantizeWeights(WeightTransform):
         spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
         rank = len(variable.shape)
         self._output_axes = tuple(axis % rank for axis in spec.output_axes)
-        self._variable_name = variable.name
         super().attach(layer, variable)
 
     def build(self, shape):
@@ -58,9 +59,7 @@ class FakeQuantizeWeights(WeightTransform):
             if not (self.scheme.per_channel and axis in self._output_axes)
         )
         self.scale_shape = tuple(1 if a in self._reduced else n for a, n in enumerate(shape))
-        self.channel_shape = tuple(
-            n if a in self._output_axes else 1 for a, n in enumerate(shape)
-        )
+        self.channel_shape = tuple(n if a in self._output_axes else 1 for a, n in enumerate(shape))
         if not self.follows:
             for name in ("scale", "zero_point"):
                 weight = self.add_weight(
@@ -72,9 +71,20 @@ class FakeQuantizeWeights(WeightTransform):
                 )
                 setattr(self, name, weight)
 
+    def link(self, layer, inputs, call_index):
+        self._inputs.set(call_index, upstream_quantizer(inputs))
+
+    def input_quantizer(self, call_index: int = 0):
+        """The quantizer of what the layer reads in that call; `None` where it reads float."""
+        return self._inputs.get(call_index)
+
+    def folded(self, call_index: int = 0):
+        """The batch norm that the runtime folds into the kernel in that call, or `None`."""
+        return self._folded.get(call_index)
+
     def fold(self, batch_norm, call_index: int) -> None:
         """Tells that `batch_norm` follows the layer in its call `call_index`."""
-        self._folded[call_index] = batch_norm
+        self._folded.set(call_index, batch_norm)
 
     def fit_range(self, kernel: np.ndarray) -> None:
         """Estimates the fixed scale of `kernel` (already folded where a batch norm follows)."""
@@ -119,8 +129,8 @@ class FakeQuantizeWeights(WeightTransform):
         # A channel that batch norm switches off has nothing to round.
         return tf.where(factor == 0, 1.0, factor)
 
-    def apply(self, value, state):
-        factor = self.fold_factor(state["call_index"])
+    def apply(self, value, notes):
+        factor = self.fold_factor(notes["call_index"])
         folded = value if factor is None else value * factor
         scale, zero_point = self._range(folded)
         known = scale > 0
@@ -131,14 +141,17 @@ class FakeQuantizeWeights(WeightTransform):
             num_bits=self.scheme.num_bits,
             narrow_range=self.scheme.narrow_range,
             rounding=self.scheme.rounding,
-            training=state["training"],
+            training=notes["training"],
         )
         rounded = rounded if self.follows else tf.where(known, rounded, folded)
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
-        state[f"{self._variable_name}_scale"] = tf.reshape(
+        quantizer = self.input_quantizer(notes["call_index"])
+        input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
+        notes["bias_step"] = input_scale * tf.reshape(
             tf.broadcast_to(scale, self.channel_shape), [-1]
         )
+        notes["folded"] = self.folded(notes["call_index"])
         return rounded
 
     def get_config(self) -> dict[str, Any]:
@@ -152,30 +165,12 @@ class RoundBias(WeightTransform):
     That is what the runtime adds. In training the bias stays as it is: its grid is thousands of
     times finer than an output step, so it matters for parity and not for learning.
 
-    Args:
-        kernel: Name of the kernel variable that the bias belongs to.
+    Where a batch norm follows, that layer rounds the folded bias instead.
     """
 
     order = FAKE_QUANT
 
-    def __init__(self, kernel: str = "kernel", **kwargs):
-        super().__init__(**kwargs)
-        self.kernel = kernel
-        self._inputs: dict[int, Any] = {}
-
-    def link(self, layer, inputs, call_index):
-        self._inputs[call_index] = upstream_quantizer(inputs)
-
-    def input_scale(self, call_index: int) -> tf.Tensor:
-        """Scale of what the layer reads in that call; 0 where it is not quantized."""
-        quantizer = self._inputs.get(call_index)
-        return tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-
-    def apply(self, value, state):
-        if state["training"]:
+    def apply(self, value, notes):
+        if notes["training"] or notes.get("folded") is not None or "bias_step" not in notes:
             return value
-        step = self.input_scale(state["call_index"]) * state[f"{self.kernel}_scale"]
-        return round_to_grid(value, tf.reshape(step, tf.shape(value)))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "kernel": self.kernel}
+        return round_to_grid(value, tf.reshape(notes["bias_step"], tf.shape(value)))

@@ -1,0 +1,254 @@
+"""Decomposition: operations with a rounding inside become several, each rounded once.
+
+LiteRT rounds to codes after every arithmetic step. An operation of several steps (a separable
+convolution, a hard_silu, an average of three tensors) is therefore taken apart before training,
+into the form that XNNPACK runs fastest, and what trains is what ships.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.model.compressed import compressed_class, is_compressed
+from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.quantization.operators import activation_name, activation_of, is_op, role
+from tfcompress.quantization.parts import (
+    AddConstant,
+    MultiplyConstant,
+    NegativePart,
+    NegativeSlope,
+)
+
+
+@dataclasses.dataclass
+class Decomposition:
+    """What was taken apart.
+
+    Attributes:
+        parts: Name of the original → names of its parts.
+        assignments: `(variable of the original, part, variable name)` to carry over.
+        replaced: Original → the layer of the same weights and name that takes its place.
+    """
+
+    parts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    assignments: list[tuple[keras.Variable, Any, str]] = dataclasses.field(default_factory=list)
+    replaced: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+
+class _Builder:
+    """Inserts the parts of one original before its node; a shared original shares its parts."""
+
+    def __init__(self, graph: Graph, result: Decomposition, made: dict):
+        self.graph, self.result, self.made = graph, result, made
+
+    def start(self, node: Node) -> None:
+        self.node, self.count = node, 0
+
+    def call(self, make: Callable[[str], Any], suffix: str, *inputs: Value) -> Value:
+        """Calls the part that `make(name)` creates on `inputs` (a list if there are several)."""
+        origin = self.node.operation
+        key = (id(origin), self.count)
+        self.count += 1
+        if key not in self.made:
+            part = make(f"{origin.name}_{suffix}" if suffix else origin.name)
+            self.made[key] = part
+            self.result.parts.setdefault(origin.name, []).append(part.name)
+        argument = inputs[0] if len(inputs) == 1 else list(inputs)
+        spec = self.made[key].compute_output_spec(
+            inputs[0].spec if len(inputs) == 1 else [v.spec for v in inputs]
+        )
+        return self.graph.insert_call(self.node, self.made[key], (argument,), spec)
+
+    def finish(self, value: Value) -> None:
+        """Lets everything that read the original read `value`."""
+        old = self.node.output
+        for reader in self.graph.consumers(old):
+            reader.replace_input(old, value)
+        self.graph.outputs = keras.tree.map_structure(
+            lambda v: value if v is old else v, self.graph.outputs
+        )
+        self.graph.nodes.remove(self.node)
+
+
+def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -> Decomposition:
+    """Takes apart, in place, every operation of `graph` that has a rounding inside.
+
+    Args:
+        graph: The graph.
+        skip: Tells which calls stay whole (layers left in float).
+
+    Returns:
+        What was done, for the plan and for carrying the weights over.
+    """
+    result = Decomposition()
+    builder = _Builder(graph, result, {})
+    for node in list(graph.nodes):
+        if not skip(node):
+            _split_kernel_activation(builder, node)
+    for node in list(graph.nodes):
+        rule = None if skip(node) else _rule(node)
+        if rule is not None:
+            builder.start(node)
+            builder.finish(rule(builder, node))
+    return result
+
+
+def _split_kernel_activation(builder: _Builder, node: Node) -> None:
+    """conv(activation=f) → conv, f, unless f is a ReLU, which fuses."""
+    layer = node.operation
+    if not isinstance(layer, keras.Layer) or compressed_class(layer) is None:
+        return
+    activation = activation_name(getattr(layer, "activation", None))
+    if isinstance(layer, (layers.LSTM, layers.GRU, layers.SimpleRNN)):
+        return
+    if activation in ("linear", "relu", "relu6") or role(layer) is None:
+        if not isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
+            return
+        if activation == "linear":
+            return
+    if layer not in builder.result.replaced:
+        config = {**layer.get_config(), "activation": "linear"}
+        builder.result.replaced[layer] = type(layer).from_config(config)
+        builder.made[id(layer), "activation"] = layers.Activation(
+            layer.activation, name=f"{layer.name}_activation", dtype=layer.dtype_policy
+        )
+        names = builder.result.parts.setdefault(layer.name, [layer.name])
+        names.append(f"{layer.name}_activation")
+    builder.graph.insert_after(node.output, builder.made[id(layer), "activation"])
+
+
+def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
+    operation = node.operation
+    by_class = {
+        layers.SeparableConv1D: _separable,
+        layers.SeparableConv2D: _separable,
+        layers.PReLU: _prelu,
+        layers.Average: _average,
+    }
+    if is_compressed(operation):
+        # Its parts would need their own share of its masks and codebooks.
+        return None
+    if type(operation) in by_class:
+        return by_class[type(operation)]
+    if type(operation) in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum):
+        return _chain if len(node.inputs) > 2 else None
+    if is_op(operation, "TrueDivide", "Divide") and _scalar(node) is not None:
+        return lambda b, n: b.call(_times(1.0 / _scalar(n)), "", n.inputs[0])
+    return {
+        "silu": _silu,
+        "hard_sigmoid": _hard_sigmoid,
+        "hard_silu": _hard_silu,
+    }.get(activation_of(operation))
+
+
+def _scalar(node: Node) -> float | None:
+    """The divisor of `tensor / number`; `None` for anything else."""
+    is_first = node.args and isinstance(node.args[0], Value)
+    if len(node.args) == 2 and is_first and isinstance(node.args[1], (int, float)):
+        return float(node.args[1])
+    return None
+
+
+def _plus(value):
+    return lambda name: AddConstant(value, name=name)
+
+
+def _times(value):
+    return lambda name: MultiplyConstant(value, name=name)
+
+
+def _silu(b: _Builder, node: Node) -> Value:
+    x = node.inputs[0]
+    gate = b.call(lambda n: layers.Activation("sigmoid", name=n), "sigmoid", x)
+    return b.call(lambda n: layers.Multiply(name=n), "", x, gate)
+
+
+def _shifted_relu6(b: _Builder, x: Value) -> Value:
+    shifted = b.call(_plus(3.0), "shift", x)
+    return b.call(lambda n: layers.ReLU(6.0, name=n), "relu6", shifted)
+
+
+def _hard_sigmoid(b: _Builder, node: Node) -> Value:
+    return b.call(_times(1 / 6), "", _shifted_relu6(b, node.inputs[0]))
+
+
+def _hard_silu(b: _Builder, node: Node) -> Value:
+    """(x / 6) · relu6(x + 3): the converter would fuse x · relu6(x + 3) / 6 into HARD_SWISH."""
+    gate = _shifted_relu6(b, node.inputs[0])
+    sixth = b.call(_times(1 / 6), "sixth", node.inputs[0])
+    return b.call(lambda n: layers.Multiply(name=n), "", sixth, gate)
+
+
+def _prelu(b: _Builder, node: Node) -> Value:
+    layer, x = node.operation, node.inputs[0]
+    positive = b.call(lambda n: layers.ReLU(name=n), "positive", x)
+    negative = b.call(lambda n: NegativePart(name=n), "negative", x)
+    slope = b.call(lambda n: NegativeSlope.from_config(layer.get_config()), "", negative)
+    b.result.assignments.append((layer.alpha, slope.node.operation, "alpha"))
+    return b.call(lambda n: layers.Add(name=n), "sum", positive, slope)
+
+
+def _average(b: _Builder, node: Node) -> Value:
+    total = node.inputs[0]
+    for i, value in enumerate(node.inputs[1:], 1):
+        total = b.call(lambda n: layers.Add(name=n), f"sum{i}", total, value)
+    return b.call(_times(1 / len(node.inputs)), "", total)
+
+
+def _chain(b: _Builder, node: Node) -> Value:
+    """f([a, b, c]) → f([f([a, b]), c]): LiteRT's operators take two tensors."""
+    cls, total = type(node.operation), node.inputs[0]
+    for i, value in enumerate(node.inputs[1:-1], 1):
+        total = b.call(lambda n: cls(name=n), f"part{i}", total, value)
+    return b.call(lambda n: cls(name=n), "", total, node.inputs[-1])
+
+
+def _separable(b: _Builder, node: Node) -> Value:
+    layer = node.operation
+    one_d = isinstance(layer, layers.SeparableConv1D)
+    depthwise_class = layers.DepthwiseConv1D if one_d else layers.DepthwiseConv2D
+    pointwise_class = layers.Conv1D if one_d else layers.Conv2D
+    config = layer.get_config()
+
+    def depthwise(name):
+        keys = ("kernel_size", "strides", "padding", "data_format", "dilation_rate")
+        return depthwise_class(
+            depth_multiplier=layer.depth_multiplier,
+            use_bias=False,
+            depthwise_regularizer=layer.depthwise_regularizer,
+            depthwise_constraint=layer.depthwise_constraint,
+            name=name,
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+            **{key: config[key] for key in keys},
+        )
+
+    def pointwise(name):
+        return pointwise_class(
+            layer.filters,
+            1,
+            use_bias=layer.use_bias,
+            data_format=layer.data_format,
+            kernel_regularizer=layer.pointwise_regularizer,
+            kernel_constraint=layer.pointwise_constraint,
+            bias_regularizer=layer.bias_regularizer,
+            activation=layer.activation,
+            name=name,
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+        )
+
+    middle = b.call(depthwise, "depthwise", node.inputs[0])
+    result = b.call(pointwise, "", middle)
+    targets = (middle.node.operation, result.node.operation)
+    if layer.built:
+        b.result.assignments.append((layer.depthwise_kernel, targets[0], "kernel"))
+        b.result.assignments.append((layer.pointwise_kernel, targets[1], "kernel"))
+        if layer.use_bias:
+            b.result.assignments.append((layer.bias, targets[1], "bias"))
+    return result

@@ -1,0 +1,167 @@
+"""`quantize`: an ordinary Keras model in, the same model with fake-quant in its graph out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.model.compressed import compress, is_compressed
+from tfcompress.model.kernels import layer_kernels
+from tfcompress.model.rewrite import rebuild
+from tfcompress.model.transforms import KeepMask, WeightTransform
+from tfcompress.quantization.calibrate import calibrate, calibration_batches
+from tfcompress.quantization.config import QuantizationConfig, as_config
+from tfcompress.quantization.layers import AFFINE_CLASSES, affine_layer
+from tfcompress.quantization.operators import Role, keras_class, role
+from tfcompress.quantization.plan import Plan
+from tfcompress.quantization.planner import Planner
+from tfcompress.quantization.quantized_model import QuantizedModel
+from tfcompress.quantization.schemes import Scheme
+from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
+
+
+def plan(model: keras.Model, config: QuantizationConfig | Scheme | str = "int8") -> Plan:
+    """Says what `quantize` would do to every layer, without doing it. Print the result.
+
+    Args:
+        model: A built Sequential or Functional model.
+        config: As for `quantize`.
+
+    Raises:
+        ValueError: As `quantize`.
+    """
+    return Planner(model, as_config(config)).plan()
+
+
+def quantize(
+    model: keras.Model,
+    config: QuantizationConfig | Scheme | str = "int8",
+    *,
+    calibration_data: Any = None,
+    preserve_sparsity: bool = True,
+) -> QuantizedModel:
+    """Returns a copy of `model` that computes as its int8 file will: quantization-aware.
+
+    Weights and activations pass fake quantization exactly where LiteRT rounds, with straight-
+    through gradients, so the copy can be trained on with `compile` and `fit` and what it predicts
+    is what the exported file computes. Nested models are inlined: their layers keep their names.
+
+    Args:
+        model: A built Sequential or Functional model; it is left untouched.
+        config: `"int8"`, another scheme, or a `QuantizationConfig`.
+        calibration_data: Gives the ranges of activations: one array (or a list or dict of arrays)
+            with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
+            training batch does, and until then activations pass unrounded.
+        preserve_sparsity: Keep weights that are exactly zero at zero, through training.
+
+    Returns:
+        A Keras model with the same inputs, outputs and layer names (see `plan` for what is taken
+        apart), uncompiled.
+
+    Raises:
+        TypeError: Not a Keras model.
+        ValueError: A subclassed, unbuilt or already quantized model; a configuration key that
+            matches nothing; calibration data of the wrong shape or with NaN.
+    """
+    planner = Planner(model, as_config(config))
+    batches = None if calibration_data is None else calibration_batches(model, calibration_data)
+    the_plan = planner.plan()
+    replacements, masks = _replacements(planner, preserve_sparsity)
+    _number_calls(planner, replacements)
+    graph = planner.graph
+    quantized = rebuild(graph, replacements, model_class=QuantizedModel)
+    for variable, part, name in planner.decomposition.assignments:
+        target = replacements.get(part, part)
+        next(v for v in target.variables if v.path.split("/")[-1] == name).assign(variable)
+    for layer, mask in masks:
+        layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
+    fit_weight_ranges(quantized)
+    quantized.plan = the_plan
+    if batches is not None:
+        calibrate(quantized, batches)
+        quantized.calibration_inputs = _keep(batches)
+    return quantized
+
+
+def fit_weight_ranges(model: keras.Model) -> None:
+    """Estimates the scale of every kernel whose estimator does not follow the kernel."""
+    for layer in model.layers:
+        if not is_compressed(layer):
+            continue
+        for name, transform in layer.transformed.of_type(FakeQuantizeWeights).items():
+            if transform.follows:
+                continue
+            kernel = next(k.variable for k in layer_kernels(layer) if k.spec.name == name)
+            factor = transform.fold_factor(0)
+            value = kernel.numpy() * (1.0 if factor is None else np.asarray(factor))
+            transform.fit_range(value)
+
+
+def _replacements(planner: Planner, preserve_sparsity: bool):
+    """What takes each operation's place, and the masks that are set once variables exist."""
+    replacements, masks = dict(planner.decomposition.replaced), []
+    values = _kernel_values(planner)
+    for operation in planner.graph.operations():
+        nodes = planner.graph.calls(operation)
+        if not any(planner.is_quantized(n) for n in nodes):
+            continue
+        found = role(operation)
+        layer = replacements.get(operation, operation)
+        if found is Role.KERNEL:
+            mask = _keep_mask(layer, values.get(operation)) if preserve_sparsity else None
+            chains = _chains(layer, planner.schemes[operation], mask is not None)
+            replacements[operation] = compress(layer, chains)
+            if mask is not None:
+                masks.append((replacements[operation], mask))
+        elif keras_class(operation) in AFFINE_CLASSES:
+            replacements[operation] = affine_layer(operation)
+    return replacements, masks
+
+
+def _kernel_values(planner: Planner) -> dict[Any, np.ndarray]:
+    """Operation → the values of its kernel, from the original where it is a part."""
+    values = {}
+    for operation in planner.graph.operations():
+        if isinstance(operation, keras.Layer) and operation.built:
+            for kernel in layer_kernels(operation):
+                if kernel.spec.name == "kernel":
+                    values[operation] = kernel.variable.numpy()
+    for variable, part, name in planner.decomposition.assignments:
+        if name == "kernel":
+            values[part] = variable.numpy()
+    return values
+
+
+def _chains(layer: keras.Layer, scheme: Scheme, masked: bool) -> dict[str, list[WeightTransform]]:
+    chains: dict[str, list[WeightTransform]] = {"kernel": [FakeQuantizeWeights(scheme.weights)]}
+    if masked:
+        chains["kernel"].append(KeepMask())
+    if layer.use_bias:
+        chains["bias"] = [RoundBias()]
+    return chains
+
+
+def _keep_mask(layer: keras.Layer, kernel: np.ndarray | None) -> np.ndarray | None:
+    """The mask of the weights that are not zero; `None` where none is, or it has one already."""
+    has_mask = is_compressed(layer) and layer.transformed.of_type(KeepMask)
+    if kernel is None or has_mask or np.count_nonzero(kernel) == kernel.size:
+        return None
+    return (kernel != 0).astype(np.float32)
+
+
+def _number_calls(planner: Planner, replacements: dict) -> None:
+    """Tells the calls of a shared layer apart, so that each finds its own input's scale."""
+    for operation in planner.graph.operations():
+        nodes = planner.graph.calls(operation)
+        if operation in replacements and len(nodes) > 1:
+            for i, node in enumerate(nodes):
+                node.kwargs = {**node.kwargs, "call_index": i}
+
+
+def _keep(batches: list, most: int = 256) -> list[np.ndarray]:
+    """The first calibration samples, one array per input, for verifying an export."""
+    flat = [tree.flatten(batch) for batch in batches]
+    return [np.concatenate(arrays)[:most] for arrays in zip(*flat, strict=True)]
