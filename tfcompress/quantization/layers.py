@@ -44,8 +44,12 @@ class FoldedAffine:
         if kernel is not None:
             layer, kernel_call = kernel
             for transform in layer.transformed.of_type(FakeQuantizeWeights).values():
-                transform.fold(self, kernel_call)
+                transform.fold(kernel_call, self, call_index)
         self._links.set(call_index, kernel or upstream_quantizer(inputs))
+
+    def is_folded(self, call_index: int = 0) -> bool:
+        """Whether the runtime folds this call into the kernel before it."""
+        return isinstance(self._links.get(call_index), tuple)
 
     def fold(self, call_index: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
         """`(factor, addend)` of inference: y = x · factor + addend, the int32 bias rounded."""

@@ -78,13 +78,13 @@ class FakeQuantizeWeights(WeightTransform):
         """The quantizer of what the layer reads in that call; `None` where it reads float."""
         return self._inputs.get(call_index)
 
-    def folded(self, call_index: int = 0):
-        """The batch norm that the runtime folds into the kernel in that call, or `None`."""
+    def folded(self, call_index: int = 0) -> tuple[Any, int] | None:
+        """`(batch norm, its call)` that the runtime folds into the kernel in that call."""
         return self._folded.get(call_index)
 
-    def fold(self, batch_norm, call_index: int) -> None:
-        """Tells that `batch_norm` follows the layer in its call `call_index`."""
-        self._folded.set(call_index, batch_norm)
+    def fold(self, call_index: int, batch_norm: Any, batch_norm_call: int) -> None:
+        """Tells that a call of `batch_norm` follows the layer in its call `call_index`."""
+        self._folded.set(call_index, (batch_norm, batch_norm_call))
 
     def fit_range(self, kernel: np.ndarray) -> None:
         """Estimates the fixed scale of `kernel` (already folded where a batch norm follows)."""
@@ -122,10 +122,10 @@ class FakeQuantizeWeights(WeightTransform):
 
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
-        batch_norm = self._folded.get(call_index)
-        if batch_norm is None or self.scheme.per_channel:
+        folded = self.folded(call_index)
+        if folded is None or self.scheme.per_channel:
             return None
-        factor = tf.reshape(tf.stop_gradient(batch_norm.factor()), self.channel_shape)
+        factor = tf.reshape(tf.stop_gradient(folded[0].factor()), self.channel_shape)
         # A channel that batch norm switches off has nothing to round.
         return tf.where(factor == 0, 1.0, factor)
 
@@ -148,9 +148,8 @@ class FakeQuantizeWeights(WeightTransform):
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         quantizer = self.input_quantizer(notes["call_index"])
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-        notes["bias_step"] = input_scale * tf.reshape(
-            tf.broadcast_to(scale, self.channel_shape), [-1]
-        )
+        notes["kernel_scale"] = tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
+        notes["bias_step"] = input_scale * notes["kernel_scale"]
         notes["folded"] = self.folded(notes["call_index"])
         return rounded
 

@@ -1,0 +1,59 @@
+"""The worker process: turns SavedModels into `.tflite` bytes, one job per line of standard input.
+
+Run as a script, it imports TensorFlow and nothing of tfcompress. A conversion can leak memory or
+bring the interpreter down; here that costs a process and not the user's training session.
+
+A job is a JSON object {"saved_model", "signatures", "output", "quantized", "float_inputs",
+"float_outputs"}; the answer is one line, {"ok": true} or {"error": text}.
+"""
+
+import os
+import sys
+
+# A script's own folder comes first on the path, where `inspect.py` would hide Python's module.
+_HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
+
+import contextlib
+import io
+import json
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+def convert(job: dict) -> bytes:
+    """Converts one SavedModel."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        job["saved_model"], signature_keys=job["signatures"]
+    )
+    if job["quantized"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if not job["float_inputs"]:
+            converter.inference_input_type = tf.int8
+        if not job["float_outputs"]:
+            converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def main() -> None:
+    # The converter prints; answers go out through the real standard output alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                data = convert(job)
+            with open(job["output"], "wb") as file:
+                file.write(data)
+            answer = {"ok": True}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
