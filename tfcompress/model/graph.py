@@ -187,15 +187,27 @@ class Graph:
             known.update(zip(node.outputs, results, strict=True))
         return tree.map_structure(fill, self.outputs)
 
-    def to_model(self, model_class: type = keras.Model, **kwargs) -> keras.Model:
-        """Calls every operation on fresh symbolic inputs and returns the model of the outputs."""
+    def to_model(
+        self,
+        model_class: type = keras.Model,
+        call: Callable[[Node, tuple, dict], Any] | None = None,
+        **kwargs,
+    ) -> keras.Model:
+        """Calls every operation on fresh symbolic inputs and returns the model of the outputs.
+
+        Args:
+            model_class: Class of the model.
+            call: What calls a node; by default its operation is called.
+            **kwargs: For the class.
+        """
+        call = call or (lambda node, args, kwargs: node.operation(*args, **kwargs))
         feed = {
             value: keras.Input(
                 batch_shape=value.shape, dtype=value.spec.dtype, name=value.spec.name
             )
             for value in self.flat_inputs
         }
-        outputs = self.run(feed, lambda node, a, k: node.operation(*a, **k))
+        outputs = self.run(feed, call)
         inputs = tree.map_structure(lambda v: feed[v], self.inputs)
         return model_class(inputs, outputs, name=self.name, **kwargs)
 

@@ -63,10 +63,36 @@ def rebuild(
     return model
 
 
-def copy_variables(source: keras.Layer, target: keras.Layer) -> None:
+def as_float32(model: keras.Model) -> keras.Model:
+    """`model` itself where it computes in float32, else a copy of it that does.
+
+    What a model knows beside its graph (its plan) goes along.
+    """
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    if all(layer.compute_dtype in ("float32", None) for layer in layers):
+        return model
+    graph = Graph.from_model(model)
+    replacements = {}
+    for operation in graph.operations():
+        if isinstance(operation, keras.Layer) and operation.compute_dtype != "float32":
+            config = {**operation.get_config(), "dtype": "float32"}
+            replacements[operation] = type(operation).from_config(config)
+    copy = rebuild(graph, replacements, model_class=type(model))
+    for attribute in ("plan", "calibration_inputs"):
+        if hasattr(model, attribute):
+            setattr(copy, attribute, getattr(model, attribute))
+    return copy
+
+
+def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "raise") -> None:
     """Assigns every variable of `source` to the one of the same relative path in `target`.
 
     Variables that only the target has (states of transforms and quantizers) keep their values.
+
+    Args:
+        source: Built layer.
+        target: Built layer.
+        missing: `"raise"` or `"skip"` where the target lacks a variable of the source.
 
     Raises:
         ValueError: A variable of the source has no counterpart of its shape.
@@ -75,6 +101,8 @@ def copy_variables(source: keras.Layer, target: keras.Layer) -> None:
     for variable in source.variables:
         path = _relative_path(source, variable)
         other = counterparts.get(path)
+        if other is None and missing == "skip":
+            continue
         if other is None or other.shape != variable.shape:
             raise ValueError(
                 f"Expected a variable {path!r} of shape {tuple(variable.shape)} in the layer "

@@ -1,1 +1,38 @@
 """Quantization-aware training: schemes, observers, quantizers, and what LiteRT does at each op."""
+
+from tfcompress.quantization.callbacks import QuantizationSchedule, reestimate_batch_norm
+from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.observers import (
+    LeastSquares,
+    MeanStd,
+    MinMax,
+    MovingAverage,
+    Observer,
+    Percentile,
+)
+from tfcompress.quantization.plan import Plan, PlanEntry
+from tfcompress.quantization.quantize import plan, quantize
+from tfcompress.quantization.quantized_model import QuantizedModel
+from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.schemes import ActivationScheme, Scheme, WeightScheme
+
+__all__ = [
+    "ActivationScheme",
+    "FakeQuantize",
+    "LeastSquares",
+    "MeanStd",
+    "MinMax",
+    "MovingAverage",
+    "Observer",
+    "Percentile",
+    "Plan",
+    "PlanEntry",
+    "QuantizationConfig",
+    "QuantizationSchedule",
+    "QuantizedModel",
+    "Scheme",
+    "WeightScheme",
+    "plan",
+    "quantize",
+    "reestimate_batch_norm",
+]

@@ -5,7 +5,7 @@ The model runs in float and every quantizer's estimator looks at what comes by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -43,15 +43,19 @@ def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = No
     return batches
 
 
-def calibrate(model: keras.Model, batches: list) -> None:
+def calibrate(
+    model: keras.Model, batches: list, *, only: Sequence[FakeQuantize] | None = None
+) -> None:
     """Sets the range of every quantizer of `model` from batches of inputs.
 
     Args:
         model: A quantized model; its variables other than ranges are untouched.
         batches: As `calibration_batches` gives them.
+        only: The quantizers whose ranges to set; all of them by default.
     """
     quantizers = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
-    collectors = {q: _Collector(q) for q in quantizers if q.fixed_range is None}
+    wanted = quantizers if only is None else only
+    collectors = {q: _Collector(q) for q in wanted if q.fixed_range is None}
     try:
         for quantizer in quantizers:
             quantizer.observe(collectors.get(quantizer, _ignore))
@@ -63,6 +67,12 @@ def calibrate(model: keras.Model, batches: list) -> None:
     for quantizer, collector in collectors.items():
         if collector.count:
             quantizer.set_range(*collector.estimate())
+
+
+def first_samples(batches: list, most: int | None = None) -> list[np.ndarray]:
+    """The first samples of calibration batches, one array per input of the model."""
+    flat = [tree.flatten(batch) for batch in batches]
+    return [np.concatenate(arrays)[:most] for arrays in zip(*flat, strict=True)]
 
 
 def _ignore(values) -> None:

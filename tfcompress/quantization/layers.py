@@ -101,6 +101,9 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
             aggregation="only_first_replica",
         )
 
+    def stripped(self) -> list[keras.Layer]:
+        return [keras.layers.BatchNormalization.from_config(self.get_config())]
+
     def factor(self):
         deviation = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
         return deviation * self.gamma.value if self.scale else deviation
@@ -170,6 +173,10 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         self.constants = [np.ravel(c).astype(np.float32).tolist() for c in (factor, offset)]
         self.supports_masking = True
         self._links = Links()
+
+    def stripped(self) -> list[keras.Layer]:
+        scale, offset = (c[0] if len(c) == 1 else c for c in self.constants)
+        return [keras.layers.Rescaling(scale, offset, name=self.name, dtype=self.dtype_policy)]
 
     def factor(self):
         return tf.constant(self.constants[0])

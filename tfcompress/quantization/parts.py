@@ -30,6 +30,9 @@ class _WithConstant(keras.layers.Layer):
 class AddConstant(_WithConstant):
     """x + value."""
 
+    def stripped(self) -> list[keras.Layer]:
+        return [keras.layers.Rescaling(1.0, self.value, name=self.name)]
+
     def call(self, inputs):
         return inputs + self.value
 
@@ -37,6 +40,9 @@ class AddConstant(_WithConstant):
 @keras.saving.register_keras_serializable(package="tfcompress")
 class MultiplyConstant(_WithConstant):
     """x · value."""
+
+    def stripped(self) -> list[keras.Layer]:
+        return [keras.layers.Rescaling(self.value, name=self.name)]
 
     def call(self, inputs):
         return inputs * self.value
@@ -47,6 +53,12 @@ class NegativePart(keras.layers.Layer):
     """max(−x, 0), the part of a value below zero."""
 
     quantization_role = Role.ELEMENTWISE
+
+    def stripped(self) -> list[keras.Layer]:
+        return [
+            keras.layers.Rescaling(-1.0, name=f"{self.name}_sign"),
+            keras.layers.ReLU(name=self.name),
+        ]
 
     def call(self, inputs):
         return keras.ops.relu(-inputs)
@@ -64,6 +76,13 @@ class NegativeSlope(keras.layers.PReLU):
     """
 
     quantization_role = Role.AFFINE
+
+    def stripped(self) -> list[keras.Layer]:
+        # PReLU(−n) = α · (−n), for −n is never positive.
+        return [
+            keras.layers.Rescaling(-1.0, name=f"{self.name}_sign"),
+            keras.layers.PReLU.from_config(self.get_config()),
+        ]
 
     @property
     def per_channel(self) -> bool:

@@ -6,13 +6,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
 from tfcompress.model.compressed import compress, is_compressed
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
-from tfcompress.quantization.calibrate import calibrate, calibration_batches
+from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.layers import AFFINE_CLASSES, affine_layer
 from tfcompress.quantization.operators import Role, keras_class, role
@@ -21,6 +20,9 @@ from tfcompress.quantization.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import Scheme
 from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
+
+# Calibration samples that a quantized model keeps, by which an export verifies itself.
+_KEPT_SAMPLES = 256
 
 
 def plan(model: keras.Model, config: QuantizationConfig | Scheme | str = "int8") -> Plan:
@@ -82,7 +84,7 @@ def quantize(
     quantized.plan = the_plan
     if batches is not None:
         calibrate(quantized, batches)
-        quantized.calibration_inputs = _keep(batches)
+        quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
     return quantized
 
 
@@ -159,9 +161,3 @@ def _number_calls(planner: Planner, replacements: dict) -> None:
         if operation in replacements and len(nodes) > 1:
             for i, node in enumerate(nodes):
                 node.kwargs = {**node.kwargs, "call_index": i}
-
-
-def _keep(batches: list, most: int = 256) -> list[np.ndarray]:
-    """The first calibration samples, one array per input, for verifying an export."""
-    flat = [tree.flatten(batch) for batch in batches]
-    return [np.concatenate(arrays)[:most] for arrays in zip(*flat, strict=True)]

@@ -202,6 +202,10 @@ class FakeQuantize(keras.layers.Layer):
             training=training,
         )
 
+    def stripped(self) -> list:
+        """Nothing is left of it in a plain model."""
+        return []
+
     def compute_output_spec(self, inputs, training=None):
         return keras.KerasTensor(inputs.shape, dtype="float32")
 

@@ -116,6 +116,9 @@ class FakeQuantizeWeights(WeightTransform):
         value = tf.stop_gradient(value)
         if self.scheme.symmetric:
             high = tf.reduce_max(tf.abs(value), self._reduced, keepdims=True)
+            # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32.
+            widest = tf.reduce_max(high)
+            high = tf.where(high > 0, high, tf.where(widest > 0, widest, 1.0))
             return self._parameters(-high, high)
         low = tf.reduce_min(value, self._reduced, keepdims=True)
         return self._parameters(low, tf.reduce_max(value, self._reduced, keepdims=True))

@@ -1,0 +1,108 @@
+"""What an export refuses: schemes that LiteRT cannot hold, missing ranges, unwanted float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+from tfcompress.export.summary import FileSummary
+from tfcompress.model.compressed import is_compressed
+from tfcompress.model.graph import Graph
+from tfcompress.quantization.operators import role
+from tfcompress.quantization.plan import activation_limits, weight_limits
+from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.weights import FakeQuantizeWeights
+
+_BOUNDARY_OPS = ("QUANTIZE", "DEQUANTIZE")
+
+
+def check_limits(model: keras.Model) -> None:
+    """Raises `ValueError` naming every layer whose scheme no `.tflite` can hold, and why."""
+    problems = []
+    for operation in Graph.from_model(model).operations():
+        if isinstance(operation, FakeQuantize):
+            limits = activation_limits(operation.scheme)
+            name = operation.source or operation.name
+        elif is_compressed(operation):
+            transforms = operation.transformed.of_type(FakeQuantizeWeights).values()
+            limits = tuple(x for t in transforms for x in weight_limits(t.scheme))
+            name = operation.name
+        else:
+            continue
+        problems.extend(f"{name}: {limit}" for limit in limits)
+    if problems:
+        shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
+        raise ValueError(
+            f"Expected schemes that LiteRT can hold. Received: {shown}. Such a model trains, but "
+            "it cannot be shipped as it is; tfcompress.plan says so before training."
+        )
+
+
+def missing_ranges(model: keras.Model) -> list[FakeQuantize]:
+    """The quantizers that have no range yet."""
+    quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
+    return [q for q in quantizers if float(q.scale.numpy()) <= 0]
+
+
+def float_origins(summary: FileSummary, models: Mapping[str, keras.Model]) -> dict[str, str]:
+    """Float tensor of the file → the Keras layer that its name tells it comes from."""
+    layers = {op.name for m in models.values() for op in Graph.from_model(m).operations()}
+    found = {}
+    for tensor in summary.float_tensors:
+        found[tensor.name.split(";")[0]] = _origin(tensor.name, layers)
+    return found
+
+
+def check_floats(
+    origins: Mapping[str, str],
+    summary: FileSummary,
+    models: Mapping[str, keras.Model],
+    float_io: bool,
+) -> None:
+    """Raises `ValueError` for float operators that nobody asked for, naming their layers."""
+    wanted = set()
+    for model in models.values():
+        wanted |= set(requested_floats(model))
+    culprits = {}
+    for op in summary.ops:
+        if op.name in _BOUNDARY_OPS:
+            continue
+        tensors = [summary.tensor(i, op.subgraph) for i in (*op.inputs, *op.outputs) if i >= 0]
+        floats = [t for t in tensors if t.dtype.startswith(("float", "bfloat"))]
+        if floats:
+            layer = origins.get(floats[-1].name.split(";")[0], "")
+            if layer not in wanted:
+                culprits[f"{op.name} of {layer or floats[-1].name}"] = None
+    if not wanted and not float_io and not culprits and origins:
+        culprits = dict.fromkeys(origins)
+    if culprits:
+        raise ValueError(
+            f"Expected no float tensor in the file. Received: {', '.join(culprits)}. Set these "
+            "layers to None in the configuration if they may stay in float, or pass "
+            "allow_float=True; tfcompress.plan tells why a layer has no int8 form."
+        )
+
+
+def requested_floats(model: keras.Model) -> list[str]:
+    """Layers that the configuration leaves in float."""
+    plan = getattr(model, "plan", None)
+    if plan is not None:
+        asked = [e for e in plan if e.float_reason == "the configuration says so"]
+        return [part for e in asked for part in e.parts]
+    # A loaded model has no plan: what could have been quantized and is not was left on purpose.
+    graph = Graph.from_model(model)
+    return [
+        node.name
+        for node in graph.nodes
+        if role(node.operation) is not None
+        and role(node.operation).value in ("kernel",)
+        and not is_compressed(node.operation)
+    ]
+
+
+def _origin(tensor_name: str, layers: set[str]) -> str:
+    for part in tensor_name.replace(";", "/").split("/"):
+        if part in layers:
+            return part
+    return ""

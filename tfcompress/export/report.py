@@ -1,0 +1,145 @@
+"""The report of an export: what is in the file, how it runs, and how it agrees with the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfcompress.export.parity import Parity
+from tfcompress.model.tables import render_table
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One kernel in the file.
+
+    Attributes:
+        name: The Keras layer.
+        num_bits: Bits of its codes.
+        num_scales: One, or one per output channel.
+        smallest_scale: Of its scales.
+        largest_scale: Of its scales.
+        num_weights: How many weights it has.
+        zeros: How many of its codes are zero.
+        distinct: How many different codes it uses.
+    """
+
+    name: str
+    num_bits: int
+    num_scales: int
+    smallest_scale: float
+    largest_scale: float
+    num_weights: int
+    zeros: int
+    distinct: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What `export_tflite` found. Printable; `to_dict` gives its figures.
+
+    Attributes:
+        path: The file.
+        num_bytes: Its size.
+        gzip_bytes: Its size under gzip, which is what a phone downloads.
+        float_num_bytes: Size of the same model as a float file.
+        float_gzip_bytes: Likewise under gzip.
+        ops: Op name → how many.
+        float_tensors: Float tensor left in the file → the Keras layer it comes from.
+        flex_ops: Ops that LiteRT alone cannot run.
+        num_partitions: Pieces that XNNPACK runs.
+        fully_delegated: Whether XNNPACK takes every op.
+        ops_outside: Ops that XNNPACK leaves to the interpreter.
+        layers: Every int8 kernel.
+        parity: Signature → agreement with the Keras model, per output; empty without data.
+        patched: Layers whose codes or scales were written into the file after conversion.
+        unverified: Layers whose kernel was not found in the file.
+    """
+
+    path: str
+    num_bytes: int
+    gzip_bytes: int
+    float_num_bytes: int
+    float_gzip_bytes: int
+    ops: dict[str, int]
+    float_tensors: dict[str, str]
+    flex_ops: tuple[str, ...]
+    num_partitions: int
+    fully_delegated: bool
+    ops_outside: tuple[str, ...]
+    layers: tuple[LayerReport, ...]
+    parity: dict[str, tuple[Parity, ...]]
+    patched: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def agreement(self) -> float | None:
+        """Smallest share of equal output steps over all outputs; `None` without data."""
+        shares = [p.equal for outputs in self.parity.values() for p in outputs]
+        return min(shares) if shares else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}\n\n", self._sizes(), self._runtime(), self._parity()]
+        columns = ("layer", "bits", "scales", "smallest", "largest", "weights", "zeros", "codes")
+        rows = [dataclasses.astuple(layer) for layer in self.layers]
+        parts.append(render_table("Kernels", columns, rows))
+        return "".join(parts)
+
+    def _sizes(self) -> str:
+        rows = [
+            ("float", self.float_num_bytes, self.float_gzip_bytes),
+            ("this file", self.num_bytes, self.gzip_bytes),
+            (
+                "ratio",
+                f"{self.num_bytes / self.float_num_bytes:.3f}",
+                f"{self.gzip_bytes / self.float_gzip_bytes:.3f}",
+            ),
+        ]
+        return render_table("Size in bytes", ("", "raw", "gzip"), rows)
+
+    def _runtime(self) -> str:
+        lines = ["Ops: " + ", ".join(f"{n} × {op}" for op, n in self.ops.items())]
+        if self.fully_delegated:
+            lines.append(f"XNNPACK takes every op, in {self.num_partitions} partition(s).")
+        else:
+            outside = ", ".join(sorted(set(self.ops_outside))) or "none it names"
+            lines.append(
+                f"XNNPACK runs {self.num_partitions} partition(s); left outside: {outside}."
+            )
+        if self.float_tensors:
+            origins = sorted(set(self.float_tensors.values()))
+            lines.append(f"{len(self.float_tensors)} float tensors, from: {', '.join(origins)}.")
+        else:
+            lines.append("No float tensor is left.")
+        if self.flex_ops:
+            lines.append(f"LiteRT alone cannot run: {', '.join(self.flex_ops)}.")
+        if self.patched:
+            lines.append(f"Codes and scales written into the file: {', '.join(self.patched)}.")
+        if self.unverified:
+            lines.append(f"Kernels not found in the file: {', '.join(self.unverified)}.")
+        return "\n".join(lines) + "\n\n"
+
+    def _parity(self) -> str:
+        if not self.parity:
+            return "Not compared with the Keras model: no verify_data or calibration data.\n\n"
+        rows = []
+        for key, outputs in self.parity.items():
+            for p in outputs:
+                top1 = "" if p.top1 is None else f"{p.top1:.2%}"
+                shares = (f"{p.equal:.2%}", f"{p.within_one:.2%}", f"{p.largest:g}")
+                rows.append((key, p.output, *shares, top1, p.distinct, p.samples))
+        columns = (
+            "signature",
+            "output",
+            "equal",
+            "±1 step",
+            "largest",
+            "top-1",
+            "codes",
+            "samples",
+        )
+        return render_table("Agreement with the Keras model, in output steps", columns, rows)

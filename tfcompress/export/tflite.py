@@ -1,0 +1,232 @@
+"""`export_tflite`: bake, lower, convert, write the exact scales, read back, run, compare."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.export.bake import BakedKernel
+from tfcompress.export.bundle import write_bundle
+from tfcompress.export.checks import check_floats, check_limits, float_origins, missing_ranges
+from tfcompress.export.converter import current_converter
+from tfcompress.export.delegation import delegation
+from tfcompress.export.files import gzip_size, write_atomically
+from tfcompress.export.inspect import inspect_tflite
+from tfcompress.export.lower import lower
+from tfcompress.export.parity import Parity, measure_parity
+from tfcompress.export.patch import patch
+from tfcompress.export.report import ExportReport, LayerReport
+from tfcompress.export.runtime import Runner
+from tfcompress.model.graph import Graph
+from tfcompress.model.rewrite import as_float32
+from tfcompress.model.strip import strip
+from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.quantize import quantize
+from tfcompress.quantization.quantizers import FakeQuantize
+
+_DEFAULT_SIGNATURE = "serving_default"
+# Samples that are run through the file when nobody says otherwise.
+_VERIFY_SAMPLES = 256
+
+
+def export_tflite(
+    model: keras.Model | Mapping[str, keras.Model],
+    path: str | os.PathLike,
+    *,
+    calibration_data: Any = None,
+    verify_data: Any = None,
+    min_agreement: float | None = None,
+    allow_float: bool = False,
+    float_io: bool = False,
+    golden_data: Any = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Sequence = (),
+) -> ExportReport:
+    """Writes `model` as a full-int8 `.tflite` and proves that it computes the same.
+
+    The file has batch 1, int8 inputs and outputs, and a signature with the model's own input and
+    output names. Beside it go `<name>.json`, which tells an app how to feed it, and
+    `<name>.golden.json` with pairs for a test on the phone.
+
+    Args:
+        model: A quantized model; a plain float model, which is then quantized by calibration; or
+            a dict of signature key → model, which may share layers.
+        path: Where to write; a `.tflite` file in an existing folder.
+        calibration_data: As for `quantize`; a dict by signature where `model` is one. Needed for a
+            float model and for a quantized one that has no ranges yet; known ranges are kept.
+        verify_data: Samples to compare file and model on: one array, a list or dict of arrays for
+            several inputs, or batches. By default the calibration data.
+        min_agreement: Smallest share of equal output steps, in [0, 1], to accept.
+        allow_float: Accept float tensors that the configuration did not ask for.
+        float_io: Float inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
+        golden_data: Samples for the golden pairs; synthetic by default.
+        labels: Class names, for the app.
+        preprocessing: Steps from raw data to the model's input, for the app.
+
+    Returns:
+        The report. Print it.
+
+    Raises:
+        ValueError: What LiteRT cannot hold (with the reason), an unwritable path, a model without
+            ranges, float tensors left over, agreement below `min_agreement`. Nothing is written.
+        ConversionError: The converter refused the model or crashed.
+    """
+    path = _checked_path(path)
+    models = dict(model) if isinstance(model, Mapping) else {_DEFAULT_SIGNATURE: model}
+    if not models:
+        raise ValueError("Expected at least one signature. Received: an empty dict.")
+    is_single = not isinstance(model, Mapping)
+    calibration = {_DEFAULT_SIGNATURE: calibration_data} if is_single else calibration_data or {}
+    verify = {_DEFAULT_SIGNATURE: verify_data} if is_single else verify_data or {}
+    golden = golden_data if is_single or golden_data is None else dict(golden_data)
+
+    ready, samples = {}, {}
+    for key, given in models.items():
+        ready[key] = _ready(given, calibration.get(key))
+        samples[key] = _samples(ready[key], given, verify.get(key), calibration.get(key))
+    names = {key: output_names(m) for key, m in ready.items()}
+    lowered = {key: lower(m, names[key]) for key, m in ready.items()}
+    if float_io:
+        for key, low in lowered.items():
+            low.float_inputs = [spec.name for spec in low.specs]
+            low.float_outputs = names[key]
+    with current_converter() as converter:
+        data = converter.convert(lowered, quantized=True)
+        plain = {key: lower(strip(m), names[key]) for key, m in ready.items()}
+        float_data = converter.convert(plain, quantized=False)
+
+    kernels = [kernel for low in lowered.values() for kernel in low.kernels]
+    patched = patch(data, kernels)
+    data = patched.data
+    summary = inspect_tflite(data)
+    origins = float_origins(summary, ready)
+    if not allow_float:
+        check_floats(origins, summary, ready, float_io)
+    parity = {
+        key: tuple(_parity(ready[key], data, key, samples[key], names[key]))
+        for key in ready
+        if samples[key] is not None
+    }
+    placed = delegation(data)
+    report = ExportReport(
+        path=str(path),
+        num_bytes=len(data),
+        gzip_bytes=gzip_size(data),
+        float_num_bytes=len(float_data),
+        float_gzip_bytes=gzip_size(float_data),
+        ops=summary.op_counts,
+        float_tensors=origins,
+        flex_ops=summary.flex_ops,
+        num_partitions=placed.num_partitions,
+        fully_delegated=placed.is_fully_accelerated,
+        ops_outside=placed.ops_outside,
+        layers=tuple(_layer_report(kernel) for kernel in kernels),
+        parity=parity,
+        patched=patched.patched,
+        unverified=patched.missing,
+    )
+    _check_agreement(report, min_agreement)
+    write_atomically(path, data)
+    write_bundle(
+        path,
+        preprocessing=preprocessing,
+        labels=labels,
+        report={k: v for k, v in report.to_dict().items() if k not in ("path", "layers")},
+        golden_data=golden,
+    )
+    return report
+
+
+def _checked_path(path: str | os.PathLike) -> pathlib.Path:
+    """Refuses, before minutes of work, a path that could not be written after them."""
+    path = pathlib.Path(path)
+    folder = path.parent
+    if path.suffix != ".tflite" or path.is_dir():
+        raise ValueError(f"Expected a file path that ends in .tflite. Received: {str(path)!r}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"Expected a path in an existing folder that can be written. Received: {str(path)!r}."
+        )
+    return path
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """A name for every flat output: the keys of a dict, else the names of the output layers."""
+    if isinstance(model.output, dict):
+        # Nested or not, `flatten` goes through a dict in the order of its sorted keys.
+        keys = sorted(model.output)
+        counts = [len(tree.flatten(model.output[k])) for k in keys]
+        if all(count == 1 for count in counts):
+            return keys
+    names = list(getattr(model, "output_names", None) or [])
+    if len(names) != len(model.outputs):
+        names = [f"output_{i}" for i in range(len(model.outputs))]
+    if len(set(names)) != len(names):
+        names = [f"{name}_{i}" for i, name in enumerate(names)]
+    return names
+
+
+def _ready(model: keras.Model, calibration_data: Any) -> keras.Model:
+    """The quantized float32 model with every range known."""
+    quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
+    if not quantizers:
+        if calibration_data is None:
+            raise ValueError(
+                f"Expected a quantized model, or calibration_data to quantize one with. Received: "
+                f"the float model {model.name!r} alone."
+            )
+        return as_float32(quantize(model, calibration_data=calibration_data))
+    check_limits(model)
+    ready = as_float32(model)
+    missing = missing_ranges(ready)
+    if missing and calibration_data is not None:
+        batches = calibration_batches(ready, calibration_data)
+        calibrate(ready, batches, only=missing)
+    return ready
+
+
+def _samples(ready, given, verify_data, calibration_data) -> list[np.ndarray] | None:
+    data = verify_data if verify_data is not None else calibration_data
+    if data is not None:
+        limit = None if verify_data is not None else -(-_VERIFY_SAMPLES // 32)
+        return first_samples(calibration_batches(ready, data, limit=limit))
+    return getattr(given, "calibration_inputs", None)
+
+
+def _parity(model, data: bytes, key: str, samples: list[np.ndarray], names: list[str]):
+    return measure_parity(model, Runner(data, signature=key), samples, names)
+
+
+def _layer_report(kernel: BakedKernel) -> LayerReport:
+    return LayerReport(
+        kernel.layer,
+        kernel.num_bits,
+        int(np.unique(kernel.scale).size),
+        float(kernel.scale.min()),
+        float(kernel.scale.max()),
+        int(kernel.codes.size),
+        int(np.sum(kernel.codes == 0)),
+        int(np.unique(kernel.codes).size),
+    )
+
+
+def _check_agreement(report: ExportReport, min_agreement: float | None) -> None:
+    if min_agreement is None:
+        return
+    if report.agreement is None:
+        raise ValueError(
+            "Expected verify_data or calibration data to measure the agreement that min_agreement "
+            f"asks for. Received: min_agreement={min_agreement} and no data."
+        )
+    if report.agreement < min_agreement:
+        worst: list[Parity] = [p for outputs in report.parity.values() for p in outputs]
+        raise ValueError(
+            f"Expected at least {min_agreement:.2%} equal output steps. Received: "
+            f"{report.agreement:.2%} ({worst}). Nothing was written."
+        )

@@ -1,0 +1,71 @@
+"""`strip`: a plain Keras model with what was learned baked into its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.model.compressed import is_compressed
+from tfcompress.model.graph import Graph
+from tfcompress.model.rewrite import copy_variables, fresh
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Returns a plain Keras model: no tfcompress layers, the effective weights as its weights.
+
+    Masks, codebooks and weight rounding are baked in; fake-quant of activations is dropped, so
+    the result is the float model that computes with the compressed weights. It loads without
+    tfcompress.
+
+    Args:
+        model: A functional model, compressed in any way or not at all.
+
+    Raises:
+        ValueError: A subclassed model.
+    """
+    graph = Graph.from_model(model)
+    plain: dict[Any, list] = {}
+    for operation in list(graph.operations()):
+        chain = getattr(operation, "stripped", None)
+        if chain is not None:
+            plain[operation] = chain()
+        elif is_compressed(operation):
+            plain[operation] = [_plain_layer(operation)]
+        else:
+            plain[operation] = [fresh(operation)]
+    weights = {op: _effective(op) for op in plain if isinstance(op, keras.Layer)}
+    for node in graph.nodes:
+        node.kwargs.pop("call_index", None)
+
+    def call(node, args, kwargs):
+        chain = plain[node.operation]
+        result = args[0] if not chain else chain[0](*args, **kwargs)
+        for layer in chain[1:]:
+            result = layer(result)
+        return result
+
+    stripped = graph.to_model(call=call)
+    for operation, values in weights.items():
+        for layer in plain[operation]:
+            if layer.variables:
+                _assign(operation, layer, values)
+    return stripped
+
+
+def _plain_layer(layer: keras.Layer) -> keras.Layer:
+    config = layer.get_config()
+    config.pop("transforms")
+    return layer.keras_class.from_config(config)
+
+
+def _effective(layer: keras.Layer) -> dict[str, Any]:
+    return layer.effective_weights() if is_compressed(layer) else {}
+
+
+def _assign(source: keras.Layer, target: keras.Layer, effective: dict[str, Any]) -> None:
+    copy_variables(source, target, missing="skip")
+    for variable in target.variables:
+        if variable.name in effective:
+            variable.assign(effective[variable.name])
+    target.trainable = source.trainable

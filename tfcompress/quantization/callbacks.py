@@ -1,0 +1,131 @@
+"""Callbacks and helpers that steer quantization during `model.fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.model.kernels import iterate_layers
+from tfcompress.quantization.layers import QuantizedBatchNormalization
+from tfcompress.quantization.quantizers import FakeQuantize
+
+
+class QuantizationSchedule(keras.callbacks.Callback):
+    """Decides from the optimizer's step when activations are rounded and when ranges stay.
+
+    Everything it changes is a variable in the graph, so nothing is traced again, and the clock is
+    `optimizer.iterations`, so a resumed training goes on where it was.
+
+    Args:
+        start_step: Activations pass unrounded before this step, while their ranges already move.
+        freeze_ranges_step: From this step on ranges stay as they are; `None`: never.
+        freeze_batch_norm_step: From this step on batch norm normalizes by its moving statistics,
+            which no longer move; γ and β keep training. `None`: never.
+
+    Raises:
+        ValueError: A negative step; at the start of `fit`, a model without quantizers.
+    """
+
+    def __init__(
+        self,
+        start_step: int = 0,
+        freeze_ranges_step: int | None = None,
+        freeze_batch_norm_step: int | None = None,
+    ):
+        super().__init__()
+        steps = {
+            "start_step": start_step,
+            "freeze_ranges_step": freeze_ranges_step,
+            "freeze_batch_norm_step": freeze_batch_norm_step,
+        }
+        for name, step in steps.items():
+            if step is not None and (not isinstance(step, int) or step < 0):
+                raise ValueError(f"Expected `{name}` to be a step from 0 on. Received: {step!r}.")
+        self.start_step = start_step
+        self.freeze_ranges_step = freeze_ranges_step
+        self.freeze_batch_norm_step = freeze_batch_norm_step
+
+    def set_model(self, model):
+        super().set_model(model)
+        found = list(iterate_layers(model))
+        self._quantizers = [layer for layer in found if isinstance(layer, FakeQuantize)]
+        self._batch_norms = [q for q in found if isinstance(q, QuantizedBatchNormalization)]
+        if not self._quantizers:
+            raise ValueError(
+                f"Expected a quantized model. Received: {model.name!r}, which has no quantizers. "
+                "Train what tfcompress.quantize(model) returns."
+            )
+        self._last: tuple | None = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.update(int(self.model.optimizer.iterations.numpy()))
+
+    def on_train_end(self, logs=None):
+        self.update(int(self.model.optimizer.iterations.numpy()))
+
+    def update(self, step: int) -> None:
+        """Sets every variable to what the schedule says for `step`."""
+        state = (
+            float(step >= self.start_step),
+            float(self.freeze_ranges_step is not None and step >= self.freeze_ranges_step),
+            float(self.freeze_batch_norm_step is not None and step >= self.freeze_batch_norm_step),
+        )
+        if state == self._last:
+            return
+        self._last = state
+        enabled, ranges_frozen, batch_norm_frozen = state
+        for quantizer in self._quantizers:
+            quantizer.enabled.assign(enabled)
+            if quantizer.fixed_range is None:
+                quantizer.frozen.assign(ranges_frozen)
+        for layer in self._batch_norms:
+            layer.frozen.assign(batch_norm_frozen)
+
+
+def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
+    """Replaces the moving statistics of batch norm by their average over `data`.
+
+    Worth doing after low-bit training, where the moving average lags behind the weights
+    (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training", 3.3).
+
+    Args:
+        model: Any Keras model with batch norm; it is changed in place.
+        data: Batches of inputs (or of (inputs, targets, …)): an iterable, a `tf.data.Dataset`, or
+            one array that is cut into batches of 32.
+
+    Raises:
+        ValueError: No batch norm in the model, or no data.
+    """
+    from tfcompress.quantization.calibrate import calibration_batches
+
+    norms = [
+        layer
+        for layer in iterate_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not norms:
+        raise ValueError(
+            f"Expected a model with batch normalization. Received: {model.name!r} without any."
+        )
+    batches = calibration_batches(model, data)
+    saved = [(layer.momentum, layer.trainable) for layer in norms]
+    frozen = [(q, q.trainable) for q in iterate_layers(model) if isinstance(q, FakeQuantize)]
+    variables = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
+    totals = [0.0] * len(variables)
+    try:
+        # Momentum 0 makes the moving statistics those of the last batch alone.
+        for layer in norms:
+            layer.momentum, layer.trainable = 0.0, True
+        for quantizer, _ in frozen:
+            quantizer.trainable = False
+        for batch in batches:
+            model(batch, training=True)
+            totals = [t + v.numpy() for t, v in zip(totals, variables, strict=True)]
+    finally:
+        for layer, (momentum, trainable) in zip(norms, saved, strict=True):
+            layer.momentum, layer.trainable = momentum, trainable
+        for quantizer, trainable in frozen:
+            quantizer.trainable = trainable
+    for variable, total in zip(variables, totals, strict=True):
+        variable.assign(total / len(batches))
