@@ -1,6 +1,7 @@
 """Sparsity during an ordinary `fit`: criteria, patterns, schedules, masks, regularization."""
 
 from tfcompress.pruning.criteria import Criterion, get_criterion, register_criterion
+from tfcompress.pruning.guided import MetricGuided
 from tfcompress.pruning.patterns import Block, Channels, NOfM, Pattern, Unstructured
 from tfcompress.pruning.pruner import Pruner
 from tfcompress.pruning.report import PruningReport
@@ -10,19 +11,25 @@ from tfcompress.pruning.schedules import (
     PolynomialDecay,
     PruningSchedule,
 )
+from tfcompress.pruning.sparse_training import SET, RigL
+from tfcompress.pruning.surgery import DynamicNetworkSurgery
 
 __all__ = [
+    "SET",
     "Block",
     "Channels",
     "ConstantSparsity",
     "CosineSchedule",
     "Criterion",
+    "DynamicNetworkSurgery",
+    "MetricGuided",
     "NOfM",
     "Pattern",
     "PolynomialDecay",
     "Pruner",
     "PruningReport",
     "PruningSchedule",
+    "RigL",
     "Unstructured",
     "get_criterion",
     "register_criterion",

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.model.kernels import compressible_kernels
 from tfcompress.pruning import masks as constraints
 from tfcompress.pruning.criteria import get_criterion
 from tfcompress.pruning.methods import get_method
@@ -96,8 +97,8 @@ class Pruning(keras.callbacks.Callback):
         super().set_model(model)
         self.pruner = None
         self._checked = False
-        # A model that builds itself in its first step has no kernels yet.
-        if model.built:
+        # A model that builds itself in its first step has no kernels yet; `built` may lie.
+        if model.built and compressible_kernels(model):
             self._make_pruner()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -122,8 +123,9 @@ class Pruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.pruner.clock()
-        self.pruner.update(step, metrics=logs or {})
+        # The metrics of the epoch belong to the masks that were in force.
         report = self.pruner.report()
+        self.pruner.update(step, metrics=logs or {})
         if logs is not None:
             logs["sparsity"] = report.overall
         self._summarize(report, step)

@@ -22,12 +22,14 @@ class Method(abc.ABC):
     Attributes:
         begin_step: The step at which it starts to act.
         regrows: Whether weights can come back, so that zeros alone do not tell its state.
+        keeps_zeros: Whether zeros that are there at the start stay for good.
         needs_metrics: Whether it waits for the metrics of an epoch.
         needs_data: Whether its updates need gradients, and so batches.
     """
 
     begin_step: int = 0
     regrows: bool = False
+    keeps_zeros: bool = True
     needs_metrics: bool = False
     needs_data: bool = False
 

@@ -356,7 +356,8 @@ class Pruner:
 
     def _zeros_found(self, kernel: np.ndarray) -> np.ndarray:
         nonzero = kernel != 0
-        if not self.preserve_zeros or not nonzero.any():
+        keep = self.preserve_zeros and self.method.keeps_zeros
+        if not keep or not nonzero.any():
             return np.ones(kernel.shape, bool)
         return nonzero
 

@@ -1,0 +1,189 @@
+"""An interrupted run continues bit for bit: from a backup, and from a saved model."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.pruning import (
+    SET,
+    ConstantSparsity,
+    CosineSchedule,
+    DynamicNetworkSurgery,
+    MetricGuided,
+    PolynomialDecay,
+    RigL,
+)
+from tfcompress.pruning.callbacks import Pruning
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == self.step:
+            raise KeyboardInterrupt
+
+
+def build(seed):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    return model
+
+
+METHODS = {
+    "polynomial": lambda data: Pruning(PolynomialDecay(0, 0.8, 0, 20, frequency=4), verbose=0),
+    "cosine, taylor": lambda data: Pruning(
+        CosineSchedule(0, 0.8, 0, 20, frequency=4), criterion="taylor", data=data, verbose=0
+    ),
+    "global": lambda data: Pruning(
+        PolynomialDecay(0, 0.8, 0, 20, frequency=5), scope="global", verbose=0
+    ),
+    "movement": lambda data: Pruning(
+        PolynomialDecay(0, 0.8, 2, 20, frequency=4), criterion="movement", verbose=0
+    ),
+    "surgery": lambda data: Pruning(
+        DynamicNetworkSurgery(PolynomialDecay(0, 0.8, 0, 20, frequency=2)), verbose=0
+    ),
+    "SET": lambda data: Pruning(SET(0.7, 20, frequency=3), verbose=0),
+    "RigL": lambda data: Pruning(RigL(0.7, 20, frequency=3), data=data, num_batches=1, verbose=0),
+    "guided": lambda data: Pruning(MetricGuided("accuracy", 0.5), verbose=0),
+}
+REGROWING = ["movement", "surgery", "SET", "RigL"]
+
+
+def fit(model, data, callbacks, epochs=4, **options):
+    x, y = data
+    return model.fit(
+        x, y, batch_size=16, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks, **options
+    )
+
+
+def assert_same(one, other):
+    for a, b in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def uninterrupted(request, blobs):
+    """(name, model, callback) of a run that nothing disturbed."""
+    model = build(0)
+    callback = METHODS[request.param](blobs)
+    fit(model, blobs, [callback])
+    return request.param, model, callback
+
+
+@pytest.mark.parametrize("backup_first", [False, True])
+def test_backup_and_restore_continues_bit_for_bit(uninterrupted, blobs, tmp_path, backup_first):
+    name, expected, reference = uninterrupted
+    if backup_first and name == "guided":
+        pytest.skip("the backup must come after a callback that acts on the epoch's metrics")
+
+    def callbacks(*more):
+        pair = [METHODS[name](blobs), keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+        return [*(reversed(pair) if backup_first else pair), *more]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(0), blobs, callbacks(Interrupt(15)))
+    resumed = build(7)
+    pair = callbacks()
+    history = fit(resumed, blobs, pair)
+    assert history.epoch == [2, 3]
+    assert_same(resumed, expected)
+    pruning = next(c for c in pair if isinstance(c, Pruning))
+    for a, b in zip(pruning.pruner.masks, reference.pruner.masks, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_saved_model_continues_bit_for_bit(uninterrupted, blobs, tmp_path):
+    name, expected, _ = uninterrupted
+    path = str(tmp_path / "half.keras")
+    half = build(0)
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_freq="epoch")
+    # Stops after two epochs as a crash would: what ends a run has not been done.
+    with pytest.raises(KeyboardInterrupt):
+        fit(half, blobs, [METHODS[name](blobs), checkpoint, Interrupt(13)])
+    loaded = keras.models.load_model(path)
+    callback = METHODS[name](blobs)
+    callback.restore_from = path
+    fit(loaded, blobs, [callback], initial_epoch=2)
+    assert_same(loaded, expected)
+
+
+def test_gradual_pruning_continues_from_the_zeros_alone(blobs, tmp_path):
+    make = METHODS["polynomial"]
+    expected = build(0)
+    fit(expected, blobs, [make(blobs)])
+    half = build(0)
+    fit(half, blobs, [make(blobs)], epochs=2)
+    half.save(tmp_path / "half.keras")
+    loaded = keras.models.load_model(tmp_path / "half.keras")
+    fit(loaded, blobs, [make(blobs)], initial_epoch=2)
+    assert_same(loaded, expected)
+
+
+@pytest.mark.parametrize("name", REGROWING)
+def test_a_regrowing_method_refuses_to_guess_its_state(name, blobs, tmp_path):
+    half = build(0)
+    fit(half, blobs, [METHODS[name](blobs)], epochs=1)
+    half.save(tmp_path / "half.keras")
+    loaded = keras.models.load_model(tmp_path / "half.keras")
+    with pytest.raises(ValueError, match="no state of it was found.*restore_from"):
+        fit(loaded, blobs, [METHODS[name](blobs)], initial_epoch=1)
+
+
+@pytest.mark.parametrize("name", REGROWING)
+def test_a_second_fit_in_the_same_process_goes_on(name, blobs):
+    expected = build(0)
+    fit(expected, blobs, [METHODS[name](blobs)])
+    model = build(0)
+    fit(model, blobs, [METHODS[name](blobs)], epochs=2)
+    fit(model, blobs, [METHODS[name](blobs)], initial_epoch=2)
+    assert_same(model, expected)
+
+
+def test_a_state_of_another_run_is_not_taken(blobs, tmp_path):
+    model = build(0)
+    fit(model, blobs, [METHODS["SET"](blobs)], epochs=1)
+    model.save(tmp_path / "set.keras")
+    callback = METHODS["RigL"](blobs)
+    callback.restore_from = str(tmp_path / "set.keras")
+    with pytest.raises(ValueError, match="does not hold the state"):
+        fit(build(0), blobs, [callback], epochs=1)
+
+
+def test_the_file_opens_without_the_callback(blobs, tmp_path):
+    model = build(0)
+    fit(model, blobs, [METHODS["surgery"](blobs)], epochs=2)
+    model.save(tmp_path / "pruned.keras")
+    model.save_weights(tmp_path / "pruned.weights.h5")
+    loaded = keras.models.load_model(tmp_path / "pruned.keras")
+    assert_same(loaded, model)
+    plain = build(3)
+    plain.optimizer.build(plain.trainable_variables)
+    plain.load_weights(tmp_path / "pruned.weights.h5")
+    assert_same(plain, model)
+    assert len(loaded.variables) == len(build(0).variables)
+
+
+def test_later_training_makes_an_old_state_void(blobs):
+    model = build(0)
+    fit(model, blobs, [Pruning(ConstantSparsity(0.5), verbose=0)], epochs=1)
+    fit(model, blobs, [], epochs=1)
+    kernel = model.layers[0].kernel
+    assert (kernel.numpy() != 0).all()
+    callback = Pruning(ConstantSparsity(0.25), verbose=0)
+    fit(model, blobs, [callback], epochs=1)
+    assert (kernel.numpy() == 0).mean() == 0.25
