@@ -175,7 +175,7 @@ def test_two_callbacks_share_a_model_but_not_a_kernel(watched, blobs):
     assert (model.convolution.kernel.numpy() == 0).mean() == 0.5
     assert (model.logits.kernel.numpy() == 0).mean() == pytest.approx(0.9, abs=0.01)
     pair[1] = Pruning(ConstantSparsity(0.9), verbose=0)
-    with pytest.raises(ValueError, match="Two Pruning callbacks act on.*convolution"):
+    with pytest.raises(ValueError, match=r"Two Pruning callbacks act on.*convolution"):
         model.fit(*blobs, verbose=0, callbacks=pair)
 
 

@@ -31,10 +31,9 @@ def build(seed):
     model = keras.Sequential(
         [
             keras.Input((6, 6, 2)),
-            keras.layers.Conv2D(4, 3, activation="relu"),
-            keras.layers.BatchNormalization(),
             keras.layers.Flatten(),
             keras.layers.Dense(8, activation="relu"),
+            keras.layers.BatchNormalization(),
             keras.layers.Dense(3),
         ]
     )
@@ -85,11 +84,10 @@ def uninterrupted(request, blobs):
     return request.param, model, callback
 
 
-@pytest.mark.parametrize("backup_first", [False, True])
-def test_backup_and_restore_continues_bit_for_bit(uninterrupted, blobs, tmp_path, backup_first):
+def test_backup_and_restore_continues_bit_for_bit(uninterrupted, blobs, tmp_path):
     name, expected, reference = uninterrupted
-    if backup_first and name == "guided":
-        pytest.skip("the backup must come after a callback that acts on the epoch's metrics")
+    # Only what acts on the metrics of an epoch has to come before the backup of that epoch.
+    backup_first = name in ("movement", "RigL")
 
     def callbacks(*more):
         pair = [METHODS[name](blobs), keras.callbacks.BackupAndRestore(tmp_path / "backup")]
@@ -140,11 +138,11 @@ def test_a_regrowing_method_refuses_to_guess_its_state(name, blobs, tmp_path):
     fit(half, blobs, [METHODS[name](blobs)], epochs=1)
     half.save(tmp_path / "half.keras")
     loaded = keras.models.load_model(tmp_path / "half.keras")
-    with pytest.raises(ValueError, match="no state of it was found.*restore_from"):
+    with pytest.raises(ValueError, match=r"no state of it was found.*restore_from"):
         fit(loaded, blobs, [METHODS[name](blobs)], initial_epoch=1)
 
 
-@pytest.mark.parametrize("name", REGROWING)
+@pytest.mark.parametrize("name", ["movement", "RigL"])
 def test_a_second_fit_in_the_same_process_goes_on(name, blobs):
     expected = build(0)
     fit(expected, blobs, [METHODS[name](blobs)])
@@ -182,7 +180,7 @@ def test_later_training_makes_an_old_state_void(blobs):
     model = build(0)
     fit(model, blobs, [Pruning(ConstantSparsity(0.5), verbose=0)], epochs=1)
     fit(model, blobs, [], epochs=1)
-    kernel = model.layers[0].kernel
+    kernel = model.layers[1].kernel
     assert (kernel.numpy() != 0).all()
     callback = Pruning(ConstantSparsity(0.25), verbose=0)
     fit(model, blobs, [callback], epochs=1)

@@ -1,4 +1,4 @@
-"""Dynamic network surgery: removed weights go on learning, and are spliced back when they matter."""
+"""Dynamic network surgery: removed weights go on learning and come back when they matter."""
 
 from __future__ import annotations
 
