@@ -1,0 +1,162 @@
+"""Cached teacher outputs: computed once, tied to their data, and worth the teacher."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcompress.distillation import (
+    Distiller,
+    FeatureDistillation,
+    LogitsDistillation,
+    TeacherCache,
+)
+
+
+@pytest.fixture
+def teacher(make_net):
+    return make_net(8, "t")
+
+
+def test_outputs_are_the_teachers(teacher, images, tmp_path):
+    cache = TeacherCache.compute(teacher, images[0], tmp_path / "t.npz", layers=["pool"])
+    np.testing.assert_allclose(cache.outputs, teacher.predict(images[0], verbose=0), atol=1e-6)
+    assert cache.features["pool"].shape == (64, 8)
+    assert cache.activations == ["none"]
+    assert len(cache) == 64
+    again = TeacherCache.load(tmp_path / "t.npz")
+    np.testing.assert_array_equal(again.outputs, cache.outputs)
+    assert again.checksum == cache.checksum
+
+
+def test_a_second_run_does_not_run_the_teacher(teacher, images, tmp_path):
+    calls = []
+
+    def count(x):
+        calls.append(1)
+        return teacher(x)
+
+    for _ in range(2):
+        TeacherCache.compute(count, images[0], tmp_path / "t.npz")
+        assert len(calls) == 1
+
+
+def test_other_data_and_other_teachers_are_refused(make_net, teacher, images, tmp_path):
+    x, _ = images
+    path = tmp_path / "t.npz"
+    cache = TeacherCache.compute(teacher, x, path)
+    changed = x.copy()
+    changed[5, 0, 0, 0] += 1e-3
+    for other in (changed, x[::-1], x[:-1], x.astype("float64")):
+        with pytest.raises(ValueError, match="was computed on"):
+            cache.pair(other)
+        with pytest.raises(ValueError, match="was computed on"):
+            TeacherCache.compute(teacher, other, path)
+    with pytest.raises(ValueError, match="was computed on"):
+        cache.attach(tf.data.Dataset.from_tensor_slices(changed))
+    with pytest.raises(ValueError, match="other weights"):
+        TeacherCache.compute(make_net(8, "other"), x, path)
+    with pytest.raises(ValueError, match=r"Expected the features of \['pool'\]"):
+        TeacherCache.compute(teacher, x, path, layers=["pool"])
+
+
+def test_damaged_files_are_refused_and_nothing_is_half_written(teacher, images, tmp_path):
+    path = tmp_path / "t.npz"
+    cache = TeacherCache.compute(teacher, images[0], path)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.npz"]
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="Expected a file of cached teacher outputs"):
+        TeacherCache.load(path)
+    cache.outputs = cache.outputs + 1  # The checksum of the contents is of what is written.
+    cache.save(path)
+    assert TeacherCache.load(path).outputs[0, 0] == cache.outputs[0, 0]
+    with pytest.raises(FileNotFoundError):
+        TeacherCache.load(tmp_path / "none.npz")
+
+
+def test_checksum_does_not_depend_on_batches_or_container(teacher, images):
+    x, y = images
+    a = TeacherCache.compute(teacher, x, batch_size=64)
+    b = TeacherCache.compute(teacher, x, batch_size=7)
+    c = TeacherCache.compute(teacher, tf.data.Dataset.from_tensor_slices((x, y)), batch_size=5)
+    assert a.checksum == b.checksum == c.checksum
+
+
+@pytest.mark.parametrize("container", ["arrays", "dataset"])
+def test_cached_training_is_training_with_the_teacher(
+    make_net, teacher, images, crossentropy, container
+):
+    x, y = images
+    results = []
+    for cached in (False, True):
+        keras.utils.set_random_seed(7)
+        student = make_net(4, "s")
+        source = TeacherCache.compute(teacher, x, layers=["pool"]) if cached else teacher
+        losses = [LogitsDistillation(2.0), FeatureDistillation("pool", "pool")]
+        distiller = Distiller(source, student, losses)
+        distiller.compile(keras.optimizers.SGD(0.1), crossentropy, metrics=["accuracy"])
+        if container == "arrays":
+            inputs = source.pair(x) if cached else x
+            history = distiller.fit(inputs, y, batch_size=16, shuffle=True, epochs=2, verbose=0)
+        else:
+            data = tf.data.Dataset.from_tensor_slices((x, y))
+            data = source.attach(data) if cached else data
+            data = data.shuffle(64, seed=1).batch(16)
+            history = distiller.fit(data, epochs=2, shuffle=False, verbose=0)
+        results.append((history.history["loss"], student.get_weights()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_augmentation_after_attaching_keeps_the_teacher(teacher, images, make_net, crossentropy):
+    x, y = images
+    cache = TeacherCache.compute(teacher, x)
+
+    def augment(inputs, label):
+        flipped = tf.image.flip_left_right(inputs["student_inputs"])
+        return {**inputs, "student_inputs": flipped}, label
+
+    data = cache.attach(tf.data.Dataset.from_tensor_slices((x, y))).map(augment).batch(64)
+    inputs, _ = next(iter(data))
+    np.testing.assert_allclose(inputs["student_inputs"], x[:, :, ::-1])
+    np.testing.assert_allclose(inputs["teacher_outputs"]["outputs"], cache.outputs)
+    distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
+    distiller.compile("sgd", crossentropy)
+    distiller.fit(data, shuffle=False, verbose=0, class_weight=dict.fromkeys(range(10), 1.0))
+
+
+def test_plain_data_trains_nothing_but_evaluates(teacher, images, make_net, crossentropy):
+    x, y = images
+    cache = TeacherCache.compute(teacher, x)
+    distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
+    distiller.compile("sgd", crossentropy)
+    with pytest.raises(ValueError, match=r"cache\.pair"):
+        distiller.fit(x, y, verbose=0)
+    history = distiller.fit(cache.pair(x), y, validation_data=(x, y), verbose=0).history
+    assert "val_logits_distillation" not in history
+    assert history["val_loss"] == pytest.approx(history["val_student_loss"])
+    logs = distiller.evaluate(cache.pair(x), y, verbose=0, return_dict=True)
+    assert "logits_distillation" in logs
+    assert distiller.predict(x, verbose=0).shape == (64, 10)
+
+
+def test_features_that_were_not_cached(teacher, images, make_net):
+    cache = TeacherCache.compute(teacher, images[0], layers=["pool"])
+    with pytest.raises(ValueError, match=r"its cached layers: \['pool'\]"):
+        Distiller(cache, make_net(4, "s"), FeatureDistillation("conv", "conv"))
+
+
+def test_saving_a_cached_distiller(teacher, images, make_net, crossentropy, tmp_path):
+    x, y = images
+    cache = TeacherCache.compute(teacher, x)
+    distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
+    distiller.compile("sgd", crossentropy)
+    with pytest.raises(ValueError, match="Compute it with `path"):
+        distiller.save(tmp_path / "d.keras")
+    cache.save(tmp_path / "t.npz")
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras")
+    pairs = [m.evaluate(m.teacher.pair(x), y, verbose=0) for m in (distiller, again)]
+    assert pairs[0] == pytest.approx(pairs[1])
