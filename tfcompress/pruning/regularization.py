@@ -76,9 +76,10 @@ class ProximalConstraint(masks.ChainedConstraint):
         step *= tf.cast(self.optimizer.learning_rate, w.dtype)
         accumulation = self.optimizer.gradient_accumulation_steps
         if accumulation:
-            # Constraints run at every micro-batch, weights move at every n-th.
-            moves = (self.optimizer.iterations + 1) % accumulation == 0
-            step *= tf.cast(moves, w.dtype)
+            # Constraints run at every micro-batch, weights move at every n-th. `iterations` counts
+            # the moves; the variable of that name counts the batches.
+            batch = next(v for v in self.optimizer.variables if v.name == "iteration")
+            step *= tf.cast((tf.convert_to_tensor(batch) + 1) % accumulation == 0, w.dtype)
         strengths = self.target.strengths
         if "l1" in strengths:
             w = penalties.soft_threshold(w, strengths["l1"] * step)
