@@ -39,8 +39,8 @@ def test_short_runs_are_measured_in_blocks(monkeypatch):
         clock.now += 0.0001
 
     found = compare_latency({"a": run}, runs=3, min_block_ms=1.0)
-    # Three to warm up, three for the estimate, then blocks of ten.
-    assert len(calls) - 6 in (30, 33)
+    # Three to warm up, three for the estimate, then three blocks of ten a round.
+    assert len(calls) - 6 in (90, 99)
     assert found.medians["a"] == pytest.approx(0.1)
 
 
@@ -48,8 +48,20 @@ def test_candidates_take_turns():
     calls = []
     functions = {name: lambda name=name: calls.append(name) for name in "abc"}
     compare_latency(functions, runs=6, min_block_ms=0.0)
-    rounds = ["".join(calls[-3 * i : len(calls) - 3 * (i - 1)]) for i in range(6, 0, -1)]
-    assert rounds == ["abc", "bca", "cab"] * 2
+    turns = "".join(calls)[-6 * 9 :]
+    assert turns == "aaabbbcccbbbcccaaacccaaabbb" * 2
+
+
+def test_a_disturbed_block_does_not_count(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = []
+
+    def run():
+        calls.append(0)
+        clock.now += 0.050 if len(calls) % 3 == 0 else 0.002
+
+    found = compare_latency({"a": run}, runs=5)
+    assert found.medians["a"] == pytest.approx(2.0)
 
 
 def test_paired_ratio_ignores_drift():

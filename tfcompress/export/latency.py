@@ -16,6 +16,8 @@ import numpy as np
 from tfcompress.export.files import PathOrBytes
 from tfcompress.export.runtime import Runner
 
+_BLOCKS_PER_TURN = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
@@ -71,8 +73,9 @@ def compare_latency(
 ) -> LatencyComparison:
     """Measures single-sample latency of several models in turns.
 
-    In every round each candidate runs once, or as often as fills `min_block_ms`, in an order
-    that rotates from round to round.
+    In every round each candidate has its turn, in an order that rotates from round to round. A
+    turn is three blocks, each of one run or as many as fill `min_block_ms`, and the fastest block
+    counts: another process may have held the CPU during the others.
 
     Args:
         candidates: Name → path or bytes of a `.tflite`, or a function that runs a model once.
@@ -104,7 +107,7 @@ def compare_latency(
     times = {name: np.empty(runs) for name in names}
     for i in range(runs):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            times[name][i] = _block_ms(functions[name], repeats[name])
+            times[name][i] = _turn_ms(functions[name], repeats[name])
     return LatencyComparison(
         reference=reference,
         medians={name: float(np.median(times[name])) for name in names},
@@ -127,8 +130,11 @@ def _runner(model: PathOrBytes, num_threads: int, seed: int) -> Callable[[], obj
 def _repeats(run: Callable[[], object], min_block_ms: float) -> int:
     for _ in range(3):
         run()
-    estimate = min(_block_ms(run, 1) for _ in range(3))
-    return max(1, math.ceil(min_block_ms / max(estimate, 1e-6)))
+    return max(1, math.ceil(min_block_ms / max(_turn_ms(run, 1), 1e-6)))
+
+
+def _turn_ms(run: Callable[[], object], repeats: int) -> float:
+    return min(_block_ms(run, repeats) for _ in range(_BLOCKS_PER_TURN))
 
 
 def _block_ms(run: Callable[[], object], repeats: int) -> float:
