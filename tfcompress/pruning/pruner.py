@@ -91,7 +91,7 @@ class Pruner:
         self.seed = seed
         self.preserve_zeros = preserve_zeros
         self.kernels, self.skipped = select_kernels(model, layers, skip_first_last)
-        self.names = kernel_labels(self.kernels)
+        self.names = kernel_labels(model, self.kernels)
         self._check()
         self.statistics = Statistics(model, self.kernels, loss)
         self.last_update: int | None = None

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.kernels import KernelSpec, iterate_layers
+from tfcompress.model.paths import layer_paths
 from tfcompress.pruning import masks, penalties
 from tfcompress.pruning.selection import as_selectors, matches, select_kernels
 
@@ -155,11 +156,12 @@ def _batch_norm_scales(model: keras.Model, layers: Any) -> list[keras.Variable]:
     selectors = as_selectors(layers)
     # A distiller's teacher is frozen or not trained; its scales must not enter the loss.
     root = getattr(model, "student", model)
+    paths = layer_paths(root)
     return [
         layer.gamma
         for layer in iterate_layers(root)
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.scale
         and layer.gamma.trainable
-        and (selectors is None or any(matches(layer, s, layer.gamma.path) for s in selectors))
+        and (selectors is None or any(matches(layer, s, paths[id(layer)]) for s in selectors))
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rich.console import Console
-from rich.table import Table
+from tfcompress.model.tables import render_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +33,10 @@ class PruningReport:
         return f"sparsity {100 * self.overall:.1f} % ({each})"
 
     def __str__(self) -> str:
-        table = Table("kernel", "weights", "sparsity", "left out because", title="Pruning")
-        for name, count in self.weights.items():
-            table.add_row(name, f"{count:,}", f"{100 * self.sparsity[name]:.2f} %", "")
-        for name, reason in self.skipped.items():
-            table.add_row(name, "", "", reason)
-        table.add_row("all", f"{sum(self.weights.values()):,}", f"{100 * self.overall:.2f} %", "")
-        console = Console(width=110)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get()
+        rows = [
+            (name, count, f"{100 * self.sparsity[name]:.2f} %", "")
+            for name, count in self.weights.items()
+        ]
+        rows += [(name, None, "", reason) for name, reason in self.skipped.items()]
+        rows.append(("all", sum(self.weights.values()), f"{100 * self.overall:.2f} %", ""))
+        return render_table("Pruning", ("kernel", "weights", "sparsity", "left out because"), rows)

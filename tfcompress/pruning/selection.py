@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layers, layer_kernels
+from tfcompress.model.paths import layer_paths
 
 Selector = str | re.Pattern | type | Callable[[keras.Layer], bool]
 
@@ -20,7 +21,7 @@ def matches(layer: keras.Layer, selector: Selector, path: str = "") -> bool:
         layer: The layer.
         selector: A name (exact, or a regular expression that matches the whole name or path), a
             compiled pattern (searched for in the name or path), a layer class, or a predicate.
-        path: The path of the layer's variable, for layers inside others.
+        path: The layer's unique path, for layers inside others.
     """
     if isinstance(selector, str):
         if selector == layer.name:
@@ -64,14 +65,14 @@ def select_kernels(
         ValueError: If nothing is left to act on.
     """
     candidates = compressible_kernels(model)
-    labels = kernel_labels(candidates)
+    labels = kernel_labels(model, candidates)
     selectors = as_selectors(layers)
     ends = {0, len(candidates) - 1} if skip_first_last else set()
     chosen: list[Kernel] = []
     skipped: dict[str, str] = {}
     for index, kernel in enumerate(candidates):
         if selectors is not None and not any(
-            matches(kernel.layer, s, kernel.variable.path) for s in selectors
+            matches(kernel.layer, s, labels[index]) for s in selectors
         ):
             skipped[labels[index]] = "not chosen by `layers`"
         elif index in ends:
@@ -90,12 +91,12 @@ def select_kernels(
     return tuple(chosen), skipped
 
 
-def kernel_labels(kernels: Sequence[Kernel]) -> list[str]:
-    """Returns one unique name per kernel: `kernel.name`, or the variable's path if ambiguous."""
-    names = [kernel.name for kernel in kernels]
+def kernel_labels(model: keras.Layer, kernels: Sequence[Kernel]) -> list[str]:
+    """Returns one unique name per kernel: `layer`, `layer/variable` or `outer/layer/variable`."""
+    paths = layer_paths(model)
     return [
-        kernel.variable.path if names.count(name) > 1 else name
-        for name, kernel in zip(names, kernels, strict=True)
+        kernel.name.replace(kernel.layer.name, paths.get(id(kernel.layer), kernel.layer.name), 1)
+        for kernel in kernels
     ]
 
 

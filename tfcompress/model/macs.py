@@ -1,0 +1,179 @@
+"""Multiply-accumulates of one example, counted from the shapes that really flow through a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from tfcompress.model.calls import watch_calls
+from tfcompress.model.kernels import iterate_layers
+from tfcompress.model.paths import layer_paths
+
+
+def count_macs(
+    model: keras.Model, by_layer: bool = False, *, inputs: Any = None
+) -> int | dict[str, int]:
+    """Counts the multiply-accumulates of the model for one example.
+
+    Counted are the products with kernels (dense, convolution, recurrent, ...) and those between
+    queries, keys and values in attention. Biases, batch norms, activations, pooling and embedding
+    lookups count as none. A layer that is called twice counts twice. The model is traced, not run.
+
+    Args:
+        model: A built model.
+        by_layer: Whether to return the count per layer, by the layer's path in the model.
+        inputs: An example batch (or its structure of shapes as `tf.TensorSpec`), of any batch
+            size, for a subclassed model whose inputs are not known.
+
+    Returns:
+        The total, or a dictionary from layer path to its count, in the order of the calls.
+
+    Raises:
+        ValueError: If the inputs are unknown, or a dimension other than the batch is.
+    """
+    counts: dict[int, int] = {}
+    paths = layer_paths(model)
+    watched = [layer for layer in iterate_layers(model) if _counter(layer) is not None]
+
+    def add(layer, args, kwargs, outputs):
+        shapes = [_shape(layer, t) for t in keras.tree.flatten((args, kwargs)) if _is_tensor(t)]
+        shape = _shape(layer, keras.tree.flatten(outputs)[0])
+        counted = _counter(layer)(layer, shapes, shape)
+        counts[id(layer)] = counts.get(id(layer), 0) + counted
+
+    specs = _input_specs(model, inputs)
+    trace = tf.function(lambda x: model(x, training=False), autograph=False)
+    with watch_calls(watched, add):
+        trace.get_concrete_function(specs)
+    if by_layer:
+        return {paths[key]: value for key, value in counts.items()}
+    return sum(counts.values())
+
+
+def _counter(layer: keras.Layer) -> Callable[..., int] | None:
+    for cls in type(layer).__mro__:
+        if cls in _COUNTERS:
+            return _COUNTERS[cls]
+    return None
+
+
+def _kernel_size(layer: keras.Layer, name: str = "kernel") -> int:
+    owner = getattr(layer, "cell", layer)
+    return math.prod(next(v.shape for v in owner.weights if v.name == name))
+
+
+def _positions(layer: keras.Layer, shape: tuple[int, ...]) -> int:
+    """Number of positions in an output or input of a convolution."""
+    if getattr(layer, "data_format", "channels_last") == "channels_first":
+        return math.prod(shape[2:])
+    return math.prod(shape[1:-1])
+
+
+def _dense(layer, inputs, output):
+    # Every output position multiplies the whole kernel.
+    return math.prod(output[1:-1]) * _kernel_size(layer)
+
+
+def _convolution(layer, inputs, output):
+    return _positions(layer, output) * _kernel_size(layer)
+
+
+def _transposed(layer, inputs, output):
+    # Every input position is spread over the whole kernel.
+    return _positions(layer, inputs[0]) * _kernel_size(layer)
+
+
+def _separable(layer, inputs, output):
+    sizes = _kernel_size(layer, "depthwise_kernel"), _kernel_size(layer, "pointwise_kernel")
+    return _positions(layer, output) * sum(sizes)
+
+
+def _recurrent(layer, inputs, output):
+    steps = inputs[0][1]
+    return steps * (_kernel_size(layer) + _kernel_size(layer, "recurrent_kernel"))
+
+
+def _einsum(layer, inputs, output):
+    left, result = layer.equation.replace(" ", "").split("->")
+    operands = left.split(",")
+    sizes: dict[str, int] = {}
+    for letters, shape in ((operands[0], inputs[0]), (result, output)):
+        named = letters.replace("...", "")
+        before = letters.index("...") if "..." in letters else len(named)
+        hidden = len(shape) - len(named)
+        sizes.update(zip(letters[:before], shape[:before], strict=True))
+        if hidden:
+            sizes["..."] = math.prod(shape[before : before + hidden])
+            sizes.update(zip(letters[before + 3 :], shape[before + hidden :], strict=True))
+    kernel = next(v.shape for v in layer.weights if v.name == "kernel")
+    sizes.update(zip(operands[1], kernel, strict=True))
+    # The batch has size 1, so it does not change the product.
+    return math.prod(sizes.values())
+
+
+def _attention(layer, inputs, output):
+    # The projections are layers of their own, and counted there.
+    query, value = inputs[0], inputs[1]
+    heads = getattr(layer, "num_heads", None) or layer.num_query_heads
+    key_dim = getattr(layer, "key_dim", None) or layer.head_dim
+    value_dim = getattr(layer, "value_dim", None) or key_dim
+    products = math.prod(query[1:-1]) * math.prod(value[1:-1])
+    return products * heads * (key_dim + value_dim)
+
+
+_COUNTERS: dict[type, Callable[..., int]] = {
+    layers.Dense: _dense,
+    layers.EinsumDense: _einsum,
+    layers.Conv1D: _convolution,
+    layers.Conv2D: _convolution,
+    layers.Conv3D: _convolution,
+    layers.DepthwiseConv1D: _convolution,
+    layers.DepthwiseConv2D: _convolution,
+    layers.Conv1DTranspose: _transposed,
+    layers.Conv2DTranspose: _transposed,
+    layers.Conv3DTranspose: _transposed,
+    layers.SeparableConv1D: _separable,
+    layers.SeparableConv2D: _separable,
+    layers.LSTM: _recurrent,
+    layers.GRU: _recurrent,
+    layers.SimpleRNN: _recurrent,
+    layers.MultiHeadAttention: _attention,
+    layers.GroupQueryAttention: _attention,
+    layers.Embedding: lambda layer, inputs, output: 0,
+}
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _shape(layer: keras.Layer, tensor: Any) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if any(size is None for size in shape):
+        raise ValueError(
+            f"The MACs of {layer.name!r} depend on a dimension that is not known: {shape}. Pass "
+            "`inputs=` with the full shapes."
+        )
+    return shape
+
+
+def _input_specs(model: keras.Model, inputs: Any) -> Any:
+    if inputs is None:
+        # The structure that a functional model was made with has no public name.
+        inputs = getattr(model, "_inputs_struct", None)
+    if inputs is None and getattr(model, "inputs", None):
+        inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    if inputs is None:
+        raise ValueError(
+            "The inputs of a subclassed model are not known. Expected `inputs=` with an example "
+            f"batch. Received: inputs=None for {type(model).__name__}"
+        )
+    return keras.tree.map_structure(
+        lambda t: tf.TensorSpec((1, *t.shape[1:]), keras.backend.standardize_dtype(t.dtype)),
+        inputs,
+    )
