@@ -71,7 +71,8 @@ def check_floats(
         tensors = [summary.tensor(i, op.subgraph) for i in (*op.inputs, *op.outputs) if i >= 0]
         floats = [t for t in tensors if t.dtype.startswith(("float", "bfloat"))]
         if floats:
-            layer = origins.get(floats[-1].name.split(";")[0], "")
+            names = [origins.get(t.name.split(";")[0], "") for t in reversed(floats)]
+            layer = next((name for name in names if name), "")
             if layer not in wanted:
                 culprits[f"{op.name} of {layer or floats[-1].name}"] = None
     if not wanted and not float_io and not culprits and origins:

@@ -37,25 +37,18 @@ def identity_relu(x: tf.Tensor, relu: str):
 
 
 def average_pool(x: tf.Tensor, pool: tuple[int, int], strides: tuple[int, int], padding: str):
-    """Average pooling as a constant depthwise convolution.
-
-    With "same" padding Keras divides by the number of cells inside the image, so the border is
-    divided by less: a second constant, multiplied in, corrects it.
-    """
+    """Average pooling as a constant depthwise convolution; padding counts as zeros."""
     channels = x.shape[-1]
     kernel = np.full((*pool, channels, 1), 1.0 / (pool[0] * pool[1]), np.float32)
     return tf.nn.depthwise_conv2d(x, tf.constant(kernel), [1, *strides, 1], padding.upper())
 
 
-def is_uniform_pool(
-    shape: tuple[int, int], pool: tuple[int, int], strides: tuple[int, int], padding: str
-) -> bool:
-    """Whether every window lies wholly inside the image, so that all divide by the same count."""
-    if padding == "valid":
-        return True
-    return all(
-        (-(-size // stride) - 1) * stride + window <= size
-        for size, window, stride in zip(shape, pool, strides, strict=True)
+def multiply_constant(x: tf.Tensor, values: np.ndarray):
+    """x · values, where the values are on an int8 grid of one scale that reaches to 127."""
+    # The fake-quant tells the converter that scale.
+    bound = float(np.abs(values).max())
+    return x * tf.quantization.fake_quant_with_min_max_args(
+        tf.constant(values), -bound, bound, num_bits=8, narrow_range=True
     )
 
 
@@ -64,7 +57,7 @@ def subsample(x: tf.Tensor, strides: tuple[int, int]):
 
     The kernel only has strides that are equal; XNNPACK has no pooling window of one cell.
     """
-    kernel = tf.ones((1, 1, x.shape[-1], 1))
+    kernel = tf.constant(np.ones((1, 1, x.shape[-1], 1), np.float32))
     return tf.nn.depthwise_conv2d(x, kernel, [1, *strides, 1], "VALID")
 
 

@@ -22,7 +22,12 @@ from tfcompress.model.compressed import Compressed, compressed_variables, is_com
 from tfcompress.model.graph import Graph, Node
 from tfcompress.quantization.layers import FoldedAffine
 from tfcompress.quantization.operators import Role, activation_of, role
-from tfcompress.quantization.parts import NegativePart, NegativeSlope
+from tfcompress.quantization.parts import (
+    BorderCorrection,
+    NegativePart,
+    NegativeSlope,
+    ZeroPaddedAverage,
+)
 from tfcompress.quantization.quantizers import FakeQuantize
 
 
@@ -125,6 +130,13 @@ class _Lowering:
             node = node.inputs[0].node
         return node is not None
 
+    def _source(self, value) -> Node:
+        """The call of the quantizer whose codes a value holds."""
+        node = value.node
+        while not isinstance(node.operation, FakeQuantize):
+            node = node.inputs[0].node
+        return node
+
     def _is_requantization(self, node: Node) -> bool:
         """A quantizer behind another one, in front of a join: the converter adds it by itself.
 
@@ -154,6 +166,10 @@ class _Lowering:
         resampled = before is not None and role(before.operation) is Role.RESAMPLE
         if id(node) in self._skip and not resampled:
             return x
+        return self._round(node, x)
+
+    def _round(self, node: Node, x):
+        """Fake-quant with the range of a quantizer's call."""
         low, high = self._constants[node]
         scheme = node.operation.scheme
         return tf.quantization.fake_quant_with_min_max_args(
@@ -187,13 +203,18 @@ class _Lowering:
         if role(operation) is Role.RELU:
             # A ceiling other than 6 is where the quantizer's range ends.
             return forms.identity_relu(x, activation_of(operation))
-        if isinstance(operation, layers.AveragePooling1D):
-            return _average_pool_1d(operation, x)
-        if isinstance(operation, layers.AveragePooling2D):
-            return _average_pool_2d(operation, x)
+        if isinstance(operation, layers.AveragePooling1D | layers.AveragePooling2D):
+            return _average_pool(operation, x, operation.padding)
+        if isinstance(operation, ZeroPaddedAverage):
+            return _average_pool(operation, x, "same")
+        if isinstance(operation, BorderCorrection):
+            factors = operation.factors()
+            return forms.multiply_constant(x, factors if len(x.shape) == 4 else factors[:, 0])
         if isinstance(operation, layers.MaxPooling2D):
             is_plain = tuple(operation.pool_size) == (1, 1) and len(set(operation.strides)) == 1
-            return forms.subsample(x, operation.strides) if is_plain else None
+            # It computes, though nothing changes: without the fake-quant it would stay float.
+            y = forms.subsample(x, operation.strides) if is_plain else None
+            return y if y is None else self._round(self._source(node.inputs[0]), y)
         if isinstance(operation, layers.UpSampling2D) and operation.interpolation == "nearest":
             is_square = len(set(operation.size)) == 1
             return forms.repeat_pixels(x, operation.size[0]) if is_square else None
@@ -220,24 +241,14 @@ def _checked_range(quantizer: FakeQuantize) -> tuple[float, float]:
 def _negative_slope(layer: NegativeSlope, x, slope: np.ndarray):
     if layer.per_channel:
         return forms.channel_affine(x, -slope.ravel(), None)
-    # A slope per position stays a tensor; its fake-quant tells the converter its one scale.
-    bound = float(np.abs(slope).max())
-    constant = tf.quantization.fake_quant_with_min_max_args(
-        tf.constant(-slope[None]), -bound, bound, num_bits=8, narrow_range=True
-    )
-    return x * constant
+    return forms.multiply_constant(x, -slope[None])
 
 
-def _average_pool_2d(layer: layers.AveragePooling2D, x):
-    pool, strides = layer.pool_size, layer.strides
-    if not forms.is_uniform_pool(tuple(x.shape[1:3]), pool, strides, layer.padding):
-        return None
-    return forms.average_pool(x, pool, strides, layer.padding)
-
-
-def _average_pool_1d(layer: layers.AveragePooling1D, x):
-    pool, strides = (1, *layer.pool_size), (1, *layer.strides)
+def _average_pool(layer, x, padding: str):
+    pool, strides = tuple(layer.pool_size), tuple(layer.strides)
+    if len(x.shape) == 4:
+        return forms.average_pool(x, pool, strides, padding)
     image = tf.expand_dims(x, 1)
-    if not forms.is_uniform_pool(tuple(image.shape[1:3]), pool, strides, layer.padding):
-        return None
-    return tf.squeeze(forms.average_pool(image, pool, strides, layer.padding), 1)
+    # A sequence's window has one number, unless the layer has written it as an image's.
+    pool, strides = (1, pool[-1]), (1, strides[-1])
+    return tf.squeeze(forms.average_pool(image, pool, strides, padding), 1)

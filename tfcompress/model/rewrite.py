@@ -85,9 +85,11 @@ def as_float32(model: keras.Model) -> keras.Model:
 
 
 def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "raise") -> None:
-    """Assigns every variable of `source` to the one of the same relative path in `target`.
+    """Assigns every variable of `source` to its counterpart in `target`.
 
-    Variables that only the target has (states of transforms and quantizers) keep their values.
+    That is the variable of the same relative path, else (names of inner parts are counted up by
+    Keras) the next one of the same name and shape. Variables that only the target has, states of
+    transforms and quantizers, keep their values.
 
     Args:
         source: Built layer.
@@ -97,18 +99,28 @@ def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "rai
     Raises:
         ValueError: A variable of the source has no counterpart of its shape.
     """
-    counterparts = {_relative_path(target, v): v for v in target.variables}
+    left = {_relative_path(target, v): v for v in target.variables}
+    pending = []
     for variable in source.variables:
-        path = _relative_path(source, variable)
-        other = counterparts.get(path)
-        if other is None and missing == "skip":
-            continue
-        if other is None or other.shape != variable.shape:
+        other = left.get(_relative_path(source, variable))
+        if other is not None and other.shape == variable.shape:
+            del left[_relative_path(source, variable)]
+            other.assign(variable)
+        else:
+            pending.append(variable)
+    for variable in pending:
+        path = next(
+            (p for p, v in left.items() if v.name == variable.name and v.shape == variable.shape),
+            None,
+        )
+        if path is not None:
+            left.pop(path).assign(variable)
+        elif missing == "raise":
             raise ValueError(
-                f"Expected a variable {path!r} of shape {tuple(variable.shape)} in the layer "
-                f"that replaces {source.name!r}. Received: {sorted(counterparts)}."
+                f"Expected a variable {_relative_path(source, variable)!r} of shape "
+                f"{tuple(variable.shape)} in the layer that replaces {source.name!r}. Received: "
+                f"{[v.path for v in target.variables]}."
             )
-        other.assign(variable)
 
 
 def _relative_path(layer: keras.Layer, variable: keras.Variable) -> str:

@@ -19,9 +19,12 @@ from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.operators import activation_name, activation_of, is_op, role
 from tfcompress.quantization.parts import (
     AddConstant,
+    BorderCorrection,
     MultiplyConstant,
     NegativePart,
     NegativeSlope,
+    ZeroPaddedAverage,
+    is_uniform_pool,
 )
 
 
@@ -38,6 +41,13 @@ class Decomposition:
     parts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     assignments: list[tuple[keras.Variable, Any, str]] = dataclasses.field(default_factory=list)
     replaced: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def record(self, name: str, part: str) -> None:
+        """Notes a part of `name`, or of what `name` is itself a part of."""
+        owners = [o for o, parts in self.parts.items() if name in parts]
+        parts = self.parts.setdefault(owners[0] if owners else name, [])
+        if part not in parts:
+            parts.append(part)
 
 
 class _Builder:
@@ -57,7 +67,7 @@ class _Builder:
         if key not in self.made:
             part = make(f"{origin.name}_{suffix}" if suffix else origin.name)
             self.made[key] = part
-            self.result.parts.setdefault(origin.name, []).append(part.name)
+            self.result.record(origin.name, part.name)
         argument = inputs[0] if len(inputs) == 1 else list(inputs)
         spec = self.made[key].compute_output_spec(
             inputs[0].spec if len(inputs) == 1 else [v.spec for v in inputs]
@@ -117,8 +127,8 @@ def _split_kernel_activation(builder: _Builder, node: Node) -> None:
         builder.made[id(layer), "activation"] = layers.Activation(
             layer.activation, name=f"{layer.name}_activation", dtype=layer.dtype_policy
         )
-        names = builder.result.parts.setdefault(layer.name, [layer.name])
-        names.append(f"{layer.name}_activation")
+        for part in (layer.name, f"{layer.name}_activation"):
+            builder.result.record(layer.name, part)
     builder.graph.insert_after(node.output, builder.made[id(layer), "activation"])
 
 
@@ -135,6 +145,8 @@ def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
         return None
     if type(operation) in by_class:
         return by_class[type(operation)]
+    if type(operation) in (layers.AveragePooling1D, layers.AveragePooling2D):
+        return None if is_uniform_pool(*_pooling(node), operation.padding) else _average_pool
     if type(operation) in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum):
         return _chain if len(node.inputs) > 2 else None
     if is_op(operation, "TrueDivide", "Divide") and _scalar(node) is not None:
@@ -191,6 +203,22 @@ def _prelu(b: _Builder, node: Node) -> Value:
     slope = b.call(lambda n: NegativeSlope.from_config(layer.get_config()), "", negative)
     b.result.assignments.append((layer.alpha, slope.node.operation, "alpha"))
     return b.call(lambda n: layers.Add(name=n), "sum", positive, slope)
+
+
+def _pooling(node: Node) -> tuple[tuple, tuple, tuple]:
+    """`(image size, window, strides)`, those of a sequence as (1, steps)."""
+    layer, shape = node.operation, node.inputs[0].shape
+    window, strides = tuple(layer.pool_size), tuple(layer.strides)
+    if len(window) == 1:
+        return (1, shape[1]), (1, *window), (1, *strides)
+    return tuple(shape[1:3]), window, strides
+
+
+def _average_pool(b: _Builder, node: Node) -> Value:
+    """At the border of a "same"-padded image Keras divides by fewer cells: a second step."""
+    image, window, strides = _pooling(node)
+    mean = b.call(lambda n: ZeroPaddedAverage(window, strides, name=n), "zeros", node.inputs[0])
+    return b.call(lambda n: BorderCorrection(image, window, strides, name=n), "", mean)
 
 
 def _average(b: _Builder, node: Node) -> Value:

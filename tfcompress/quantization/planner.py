@@ -61,7 +61,7 @@ class Planner:
         self.named = {op for op, path in self.originals if config.names_it(op, path)}
         _check_not_quantized(model, self.graph)
         self.decomposition: Decomposition = decompose(
-            self.graph, lambda node: self.schemes.get(node.operation) is None
+            self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
         )
         self._inherit_schemes()
         self.quantizers: dict[Value, FakeQuantize] = {}
