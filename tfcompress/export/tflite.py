@@ -55,8 +55,9 @@ def export_tflite(
     `<name>.golden.json` with pairs for a test on the phone.
 
     Args:
-        model: A quantized model; a plain float model, which is then quantized by calibration; or
-            a dict of signature key → model, which may share layers.
+        model: A quantized model; a plain float model, which is then quantized by calibration (or,
+            with `allow_float=True` and no calibration data, written as it is, in float); or a dict
+            of signature key → model, which may share layers.
         path: Where to write; a `.tflite` file in an existing folder.
         calibration_data: As for `quantize`; a dict by signature where `model` is one. Needed for a
             float model and for a quantized one that has no ranges yet; known ranges are kept.
@@ -88,7 +89,7 @@ def export_tflite(
 
     ready, samples = {}, {}
     for key, given in models.items():
-        ready[key] = _ready(given, calibration.get(key))
+        ready[key] = _ready(given, calibration.get(key), allow_float)
         samples[key] = _samples(ready[key], given, verify.get(key), calibration.get(key))
     names = {key: output_names(m) for key, m in ready.items()}
     lowered = {key: lower(m, names[key]) for key, m in ready.items()}
@@ -96,8 +97,9 @@ def export_tflite(
         for key, low in lowered.items():
             low.float_inputs = [spec.name for spec in low.specs]
             low.float_outputs = names[key]
+    is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     with current_converter() as converter:
-        data = converter.convert(lowered, quantized=True)
+        data = converter.convert(lowered, quantized=is_quantized)
         plain = {key: lower(strip(m), names[key]) for key, m in ready.items()}
         float_data = converter.convert(plain, quantized=False)
 
@@ -172,14 +174,16 @@ def output_names(model: keras.Model) -> list[str]:
     return names
 
 
-def _ready(model: keras.Model, calibration_data: Any) -> keras.Model:
-    """The quantized float32 model with every range known."""
+def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> keras.Model:
+    """The quantized float32 model with every range known, or the float model that is wanted."""
     quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
     if not quantizers:
+        if calibration_data is None and allow_float:
+            return as_float32(model)
         if calibration_data is None:
             raise ValueError(
                 f"Expected a quantized model, or calibration_data to quantize one with. Received: "
-                f"the float model {model.name!r} alone."
+                f"the float model {model.name!r} alone. allow_float=True writes a float file."
             )
         return as_float32(quantize(model, calibration_data=calibration_data))
     check_limits(model)
