@@ -223,7 +223,7 @@ class TeacherCache:
             ValueError: If the file is damaged or of another kind.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
                 arrays = {name: file[name] for name in file.files if name != "meta"}
             if meta["format"] != _FORMAT or meta["contents"] != checksum_of_arrays(arrays):

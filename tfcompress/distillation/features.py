@@ -152,6 +152,8 @@ class FeatureTap:
         Returns:
             The model's outputs, and a dict of the features.
         """
+        if not self.model.built:  # Building calls layers too, and is nothing to record.
+            self.model(inputs, training=False)
         with record_calls(op for op, _ in self._operations.values()) as calls:
             outputs = self.model(inputs, training=training)
         features = {
