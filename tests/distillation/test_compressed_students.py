@@ -6,10 +6,13 @@ import pytest
 from keras import layers
 
 from tfcompress.distillation import Distiller, FeatureDistillation, LogitsDistillation
-from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model.kernels import compressible_kernels, iterate_layers
 from tfcompress.pruning import ConstantSparsity
 from tfcompress.pruning.callbacks import Pruning
+from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.quantization.callbacks import QuantizationSchedule
 from tfcompress.quantization.quantize import quantize
+from tfcompress.quantization.quantizers import FakeQuantize
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +25,10 @@ def float_teacher(digits):
     x = layers.Conv2D(16, 3, padding="same", activation="relu", name="conv2")(x)
     outputs = layers.Dense(10, name="logits")(layers.Flatten()(x))
     model = keras.Model(inputs, outputs, name="teacher")
-    model.compile(
-        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    model.fit(*digits[0], batch_size=64, epochs=10, verbose=0)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, 30 * 23)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    model.fit(*digits[0], batch_size=64, epochs=30, verbose=0)
     return model
 
 
@@ -33,24 +36,25 @@ def accuracy(model, data):
     return float((model.predict(data[0], verbose=0).argmax(-1) == data[1]).mean())
 
 
-def four_bit(model, x, seed=0):
-    keras.utils.set_random_seed(seed)
-    return quantize(model, "w4a4", calibration_data=x[:128])
-
-
 def test_defaults_do_not_harm_a_student_of_four_bits(float_teacher, digits, crossentropy):
     (x, y), test = digits
-    results = {}
-    for name in ("alone", "distilled"):
-        student = four_bit(float_teacher, x)
-        model = student
-        if name == "distilled":
-            model = Distiller(float_teacher, student, LogitsDistillation())
-        model.compile(keras.optimizers.Adam(1e-3), crossentropy)
-        model.fit(x, y, batch_size=64, epochs=3, verbose=0)
-        results[name] = accuracy(student, test)
-    assert results["distilled"] >= results["alone"] - 0.01
-    assert results["distilled"] >= accuracy(float_teacher, test) - 0.04
+    gains = []
+    for seed in (0, 1):
+        results = {}
+        for name in ("alone", "distilled"):
+            keras.utils.set_random_seed(seed)
+            student = quantize(float_teacher, "w4a4", calibration_data=x[:128])
+            model = student
+            if name == "distilled":
+                model = Distiller(float_teacher, student, LogitsDistillation())
+            rate = keras.optimizers.schedules.CosineDecay(1e-3, 4 * 23)
+            model.compile(keras.optimizers.Adam(rate), crossentropy)
+            model.fit(x, y, batch_size=64, epochs=4, verbose=0)
+            results[name] = accuracy(student, test)
+        gains.append(results["distilled"] - results["alone"])
+        assert results["distilled"] >= accuracy(float_teacher, test) - 0.02
+    # 360 test images: one of them is 0.28 points.
+    assert np.mean(gains) >= -0.004
 
 
 def test_one_fit_prunes_quantizes_and_distils(float_teacher, digits, crossentropy, tmp_path):
@@ -60,8 +64,14 @@ def test_one_fit_prunes_quantizes_and_distils(float_teacher, digits, crossentrop
     distiller = Distiller(float_teacher, student, losses)
     distiller.compile(keras.optimizers.Adam(1e-3), crossentropy, metrics=["accuracy"])
     before = [w.numpy() for w in float_teacher.weights]
-    pruning = Pruning(ConstantSparsity(0.5))
-    distiller.fit(x, y, batch_size=64, epochs=2, callbacks=[pruning], verbose=0)
+    callbacks = [
+        Pruning(ConstantSparsity(0.5), verbose=0),
+        Regularization(l1=1e-5),
+        QuantizationSchedule(freeze_ranges_step=30, freeze_batch_norm_step=30),
+    ]
+    distiller.fit(x, y, batch_size=64, epochs=2, callbacks=callbacks, verbose=0)
+    quantizers = [q for q in iterate_layers(student) if isinstance(q, FakeQuantize)]
+    assert all(float(q.frozen) == 1.0 for q in quantizers if q.fixed_range is None)
     after = [w.numpy() for w in float_teacher.weights]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     for kernel in compressible_kernels(student):

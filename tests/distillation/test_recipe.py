@@ -1,0 +1,50 @@
+"""The recipe runs, resumes, and makes its table, on a handful of images."""
+
+import numpy as np
+import pytest
+
+from recipes import distill
+from recipes.distill_results import Run
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (128, 28, 28, 1)).astype("float32")
+    y = (np.arange(128) % 10).astype("int32")
+
+    def build(experiment, **options):
+        return Run(experiment, [0], 1, 1, ((x, y), (x[:50], y[:50])), tmp_path, **options)
+
+    return build
+
+
+def test_mnist_and_resuming(make_run, tmp_path, capsys):
+    run = make_run("mnist")
+    distill.mnist(run)
+    rows = run.rows
+    assert [row.variant for row in rows] == ["2×800 plain", "2×800 distilled, T=20"]
+    assert all(0 <= row.test_errors <= 50 for row in rows)
+    assert {"teacher_mnist_1_128.keras", "mnist_1_128.npz"} < {p.name for p in tmp_path.iterdir()}
+    distill.mnist(run)
+    assert run.rows == rows
+    assert "already in distill.csv" in capsys.readouterr().out
+    table = distill.table(rows)
+    assert table.count("\n") == 3
+    assert "± 0.00" in table
+
+
+def test_never_saw_a_3(make_run):
+    run = make_run("never_saw_a_3")
+    distill.never_saw_a_3(run)
+    first, raised = run.rows
+    assert raised.variant.endswith("bias of 3 raised")
+    assert raised.errors_on_threes <= first.errors_on_threes
+
+
+def test_fashion(make_run):
+    run = make_run("fashion", variants=["plain", "logits + hint"])
+    distill.fashion(run)
+    assert [row.variant for row in run.rows] == ["plain", "logits + hint"]
+    teacher = distill.fashion_net((32, 64, 96), 128).count_params()
+    assert teacher >= 10 * distill.fashion_student().count_params()
