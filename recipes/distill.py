@@ -13,7 +13,7 @@ over the seeds at the last epoch, is made from the rows and written beside them.
 
 Run from the project's root:
 
-    python -m recipes.distill --experiment=mnist --data_dir=~/data --output=recipes/results
+    python -m recipes.distill --experiment=mnist --data_dir=~/data
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def main(argv: Sequence[str]) -> None:
         options.variants,
     )
     function(run)
-    text = table([row for row in run.rows if row.experiment == options.experiment])
+    text = table(run.rows)
     (output / f"distill_{options.experiment}.md").write_text(text + "\n")
     print(text)
 
@@ -264,7 +264,7 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the students.")
     flags.DEFINE_integer("epochs", None, "Epochs of students and teacher, for a quick look.")
     flags.DEFINE_string("data_dir", None, "Folder of the data sets (default: $TFCOMPRESS_DATA).")
-    flags.DEFINE_string("output", "recipes/results", "Folder of results, teachers and caches.")
+    flags.DEFINE_string("output", "outputs", "Folder of results, teachers and caches.")
     flags.DEFINE_string("teacher", None, "A trained teacher's .keras file, instead of training it.")
     flags.DEFINE_list("variants", [], "Only these rows of the table.")
     flags.DEFINE_integer("limit", None, "Only so many training and test samples, for a quick look.")

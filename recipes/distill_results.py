@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import pathlib
@@ -12,32 +11,26 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from recipes.results import Results, mean_and_deviation
 from tfcompress.distillation import TeacherCache
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One finished run."""
-
-    experiment: str
-    variant: str
-    seed: int
-    epochs: int
-    train_samples: int
-    test_accuracy: float
-    test_errors: int
-    errors_on_threes: int
-    parameters: int
-    seconds: int
-
-    @property
-    def key(self) -> tuple:
-        return (self.experiment, self.variant, self.seed, self.epochs, self.train_samples)
+KEY = ("experiment", "variant", "seed", "epochs", "train_samples")
 
 
 @dataclasses.dataclass
 class Run:
-    """The settings of one call of the recipe, and where its results go."""
+    """The settings of one call of the recipe, and where its results go.
+
+    Attributes:
+        experiment: Its name.
+        seeds: Seeds of the students.
+        epochs: Epochs of a student.
+        teacher_epochs: Epochs of the teacher.
+        data: `(x, y), (x_test, y_test)`.
+        output: Folder of `distill.csv`, teachers and caches.
+        teacher_path: A trained teacher, instead of training one.
+        variants: The only rows to run; all where empty.
+    """
 
     experiment: str
     seeds: Sequence[int]
@@ -49,54 +42,41 @@ class Run:
     variants: Sequence[str] = ()
 
     @property
-    def rows(self) -> list[Row]:
-        path = self.output / "distill.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            types = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in FIELDS}
-            return [Row(**{k: types[k](v) for k, v in r.items()}) for r in csv.DictReader(file)]
+    def results(self) -> Results:
+        return Results(self.output / "distill.csv", KEY)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        return [row for row in self.results.rows if row["experiment"] == self.experiment]
 
     def measure(self, variant: str, seed: int, train: Callable[[], keras.Model]) -> None:
         """Trains unless the row is there (or not asked for), and adds it."""
         if self.variants and variant not in self.variants:
             return
-        (x, _), (x_test, _) = self.data
-        key = (self.experiment, variant, seed, self.epochs, len(x))
-        if any(row.key == key for row in self.rows):
+        if self.results.has(**self._key(variant, seed)):
             print(f"{variant}, seed {seed}: already in distill.csv")
             return
         keras.utils.set_random_seed(seed)
         start = time.time()
         student = train()
         seconds = round(time.time() - start)
-        self.add(
-            variant, seed, student.predict(x_test, batch_size=500, verbose=0), student, seconds
-        )
+        logits = student.predict(self.data[1][0], batch_size=500, verbose=0)
+        self.add(variant, seed, logits, student, seconds)
 
     def add(self, variant: str, seed: int, logits, student: keras.Model, seconds: int) -> None:
-        (x, _), (_, y_test) = self.data
+        """Adds the row of a run with these test logits."""
+        y_test = self.data[1][1]
         wrong = logits.argmax(-1) != y_test
-        row = Row(
-            self.experiment,
-            variant,
-            seed,
-            self.epochs,
-            len(x),
-            round(100 * (1 - float(wrong.mean())), 3),
-            int(wrong.sum()),
-            int(wrong[y_test == 3].sum()),
-            sum(int(np.prod(v.shape)) for v in student.trainable_variables),
-            seconds,
+        accuracy = 100 * (1 - float(wrong.mean()))
+        self.results.add(
+            **self._key(variant, seed),
+            test_accuracy=f"{accuracy:.3f}",
+            test_errors=int(wrong.sum()),
+            errors_on_threes=int(wrong[y_test == 3].sum()),
+            parameters=sum(int(np.prod(v.shape)) for v in student.trainable_variables),
+            seconds=seconds,
         )
-        path = self.output / "distill.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow([f.name for f in FIELDS])
-            writer.writerow(dataclasses.astuple(row))
-        print(f"{variant}, seed {seed}: {row.test_accuracy:.2f} %, {row.test_errors} errors")
+        print(f"{variant}, seed {seed}: {accuracy:.2f} %, {int(wrong.sum())} errors")
 
     def teacher(self, train: Callable[[], keras.Model]) -> keras.Model:
         """The experiment's teacher: trained once, then read."""
@@ -114,29 +94,34 @@ class Run:
         print(f"teacher: {int((logits.argmax(-1) != self.data[1][1]).sum())} test errors")
         return model
 
-    def cache(self, teacher: keras.Model, x, name: str, names: Sequence[str] = ()) -> TeacherCache:
+    def cache(self, teacher: keras.Model, x, name: str) -> TeacherCache:
+        """The teacher's outputs on `x`: computed once, then read."""
         path = self.output / f"{name}_{self.teacher_epochs}_{len(x)}.npz"
-        return TeacherCache.compute(teacher, x, path, layers=names)
+        return TeacherCache.compute(teacher, x, path)
+
+    def _key(self, variant: str, seed: int) -> dict:
+        values = (self.experiment, variant, seed, self.epochs, len(self.data[0][0]))
+        return dict(zip(KEY, values, strict=True))
 
 
-FIELDS = dataclasses.fields(Row)
-
-
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[dict[str, str]]) -> str:
     """Mean ± deviation over seeds as Markdown, in the order of the rows."""
     lines = [
         "| run | epochs | seeds | parameters | accuracy % | errors | on threes |",
         "|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault((row.variant, row.epochs, row.train_samples), []).append(row)
+        groups.setdefault((row["variant"], row["epochs"], row["train_samples"]), []).append(row)
     for (variant, epochs, _), group in groups.items():
-        columns = ("test_accuracy", "test_errors", "errors_on_threes")
-        accuracy, errors, threes = (np.array([getattr(r, c) for r in group]) for c in columns)
-        deviation = accuracy.std(ddof=1) if len(group) > 1 else 0.0
+        names = ("test_accuracy", "test_errors", "errors_on_threes")
+        digits = (2, 1, 1)
+        cells = [
+            mean_and_deviation([float(row[name]) for row in group], d)
+            for name, d in zip(names, digits, strict=True)
+        ]
+        parameters = f"{int(group[0]['parameters']):,}"
         lines.append(
-            f"| {variant} | {epochs} | {len(group)} | {group[0].parameters:,} | "
-            f"{accuracy.mean():.2f} ± {deviation:.2f} | {errors.mean():.1f} | {threes.mean():.1f} |"
+            f"| {variant} | {epochs} | {len(group)} | {parameters} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)

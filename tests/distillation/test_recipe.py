@@ -23,28 +23,27 @@ def test_mnist_and_resuming(make_run, tmp_path, capsys):
     run = make_run("mnist")
     distill.mnist(run)
     rows = run.rows
-    assert [row.variant for row in rows] == ["2×800 plain", "2×800 distilled, T=20"]
-    assert all(0 <= row.test_errors <= 50 for row in rows)
+    assert [row["variant"] for row in rows] == ["2×800 plain", "2×800 distilled, T=20"]
+    assert all(0 <= int(row["test_errors"]) <= 50 for row in rows)
     assert {"teacher_mnist_1_128.keras", "mnist_1_128.npz"} < {p.name for p in tmp_path.iterdir()}
     distill.mnist(run)
     assert run.rows == rows
     assert "already in distill.csv" in capsys.readouterr().out
     table = distill.table(rows)
     assert table.count("\n") == 3
-    assert "± 0.00" in table
 
 
 def test_never_saw_a_3(make_run):
     run = make_run("never_saw_a_3")
     distill.never_saw_a_3(run)
     first, raised = run.rows
-    assert raised.variant.endswith("bias of 3 raised")
-    assert raised.errors_on_threes <= first.errors_on_threes
+    assert raised["variant"].endswith("bias of 3 raised")
+    assert int(raised["errors_on_threes"]) <= int(first["errors_on_threes"])
 
 
 def test_fashion(make_run):
     run = make_run("fashion", variants=["plain", "logits + hint"])
     distill.fashion(run)
-    assert [row.variant for row in run.rows] == ["plain", "logits + hint"]
+    assert [row["variant"] for row in run.rows] == ["plain", "logits + hint"]
     teacher = distill.fashion_net((32, 64, 96), 128).count_params()
     assert teacher >= 10 * distill.fashion_student().count_params()
