@@ -6,7 +6,14 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export import golden
-from tfcompress.export.bundle import check_golden, read_bundle, versions, write_bundle
+from tfcompress.export.bundle import (
+    bundle_files,
+    check_golden,
+    read_bundle,
+    versions,
+    write_bundle,
+    write_files,
+)
 from tfcompress.export.files import sha256
 from tfcompress.export.runtime import Runner
 from tfcompress.version import __version__
@@ -62,6 +69,16 @@ def test_golden_pairs_hold_and_are_plain_integers(int8_file, tmp_path):
     assert (image[0], image[-1]) == (-128, 127)
     outputs = Runner(path).run_codes(np.array(image, np.int8).reshape(1, 8, 8, 1))
     assert content["samples"][0]["outputs"]["logits"] == outputs["logits"][0].tolist()
+
+
+def test_everything_can_be_made_before_anything_is_written(int8_file, tmp_path):
+    path = tmp_path / "model.tflite"
+    files = bundle_files(int8_file, path, labels=["a", "b", "c"])
+    assert [place.name for place in files] == ["model.golden.json", "model.json"]
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(int8_file)
+    assert write_files(path, files) == tmp_path / "model.json"
+    assert check_golden(path) == 0.0
 
 
 def test_synthetic_samples_are_seeded(int8_file, tmp_path):

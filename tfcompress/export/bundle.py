@@ -26,12 +26,11 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tfcompress.export import golden
 from tfcompress.export.codes import TensorInfo
 from tfcompress.export.files import read_tflite, sha256, write_atomically
 from tfcompress.export.inspect import inspect_tflite
+from tfcompress.export.plain_json import plain, read_object
 from tfcompress.export.runtime import Inputs, Runner
 
 FORMAT = 1
@@ -66,6 +65,65 @@ def write_bundle(
 
     Args:
         tflite_path: The exported file.
+        preprocessing: See `bundle_files`, like all further arguments.
+        labels: Class names.
+        report: Figures to keep with the file.
+        golden_data: Samples for the golden pairs.
+        num_golden: Most golden samples per signature.
+        seed: Seed of synthetic samples.
+
+    Returns:
+        Path of `<name>.json`.
+
+    Raises:
+        ValueError: If the file does not exist, and as `bundle_files` does.
+        TypeError: As `bundle_files` does.
+    """
+    path = pathlib.Path(tflite_path)
+    files = bundle_files(
+        read_tflite(path),
+        path,
+        preprocessing=preprocessing,
+        labels=labels,
+        report=report,
+        golden_data=golden_data,
+        num_golden=num_golden,
+        seed=seed,
+    )
+    return write_files(path, files)
+
+
+def write_files(tflite_path: str | os.PathLike, files: Mapping[pathlib.Path, str]) -> pathlib.Path:
+    """Writes what `bundle_files` returned and removes golden pairs of an earlier export.
+
+    Returns:
+        Path of `<name>.json`.
+    """
+    path = pathlib.Path(tflite_path)
+    golden_path = path.with_suffix(".golden.json")
+    if golden_path not in files:
+        golden_path.unlink(missing_ok=True)
+    for place, text in files.items():
+        write_atomically(place, text)
+    return path.with_suffix(".json")
+
+
+def bundle_files(
+    data: bytes,
+    tflite_path: str | os.PathLike,
+    *,
+    preprocessing: Sequence = (),
+    labels: Sequence[str] | None = None,
+    report: Mapping | None = None,
+    golden_data: Inputs | Mapping[str, Inputs] | None = None,
+    num_golden: int = 4,
+    seed: int = 0,
+) -> dict[pathlib.Path, str]:
+    """Returns the files to lie beside a `.tflite`, before anything is written.
+
+    Args:
+        data: The bytes of the `.tflite`.
+        tflite_path: Where it is, or will be.
         preprocessing: Steps from raw data to the model's real-valued input, in order, as values
             that JSON can hold.
         labels: Class names, as many as an output has values.
@@ -76,21 +134,21 @@ def write_bundle(
         seed: Seed of the synthetic samples.
 
     Returns:
-        Path of `<name>.json`.
+        Path → text, in the order in which to write them.
 
     Raises:
-        ValueError: If the file does not exist, the number of labels fits no output, or golden
+        ValueError: If `data` is no TFLite file, the number of labels fits no output, or golden
             samples are needed and missing (see `golden.golden_pairs`).
         TypeError: If JSON cannot hold `preprocessing`, `labels` or `report`.
     """
+    if num_golden < 0:
+        raise ValueError(f"Expected num_golden of 0 or more. Received: {num_golden=}")
     path = pathlib.Path(tflite_path)
-    data = read_tflite(path)
+    summary = inspect_tflite(data)
     runners = _runners(data)
     if labels is not None:
         _check_labels(labels, runners)
-    if num_golden < 0:
-        raise ValueError(f"Expected num_golden of 0 or more. Received: {num_golden=}")
-    summary = inspect_tflite(data)
+    golden_path = path.with_suffix(".golden.json")
     metadata = {
         "format": FORMAT,
         "file": {
@@ -108,13 +166,14 @@ def write_bundle(
             }
             for key, runner in runners.items()
         ],
-        "preprocessing": _plain(list(preprocessing), "preprocessing"),
-        "labels": None if labels is None else _plain(list(labels), "labels"),
+        "preprocessing": plain(list(preprocessing), "preprocessing"),
+        "labels": None if labels is None else plain(list(labels), "labels"),
         "versions": versions(),
-        "report": _plain(dict(report or {}), "report"),
-        "golden": None,
+        "report": plain(dict(report or {}), "report"),
+        "golden": golden_path.name if num_golden else None,
     }
-    golden_path = path.with_suffix(".golden.json")
+    text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {path.with_suffix(".json"): text}
     if num_golden:
         samples = _samples(golden_data, runners)
         pairs = [
@@ -122,13 +181,9 @@ def write_bundle(
             for key, runner in runners.items()
             for pair in golden.golden_pairs(runner, num_golden, samples[key], seed)
         ]
-        write_atomically(golden_path, golden.to_json(pairs, summary.sha256))
-        metadata["golden"] = golden_path.name
-    else:
-        # Pairs of an earlier export would belong to another file.
-        golden_path.unlink(missing_ok=True)
-    text = json.dumps(metadata, indent=2, ensure_ascii=False, allow_nan=False)
-    return write_atomically(path.with_suffix(".json"), text + "\n")
+        # First, so that a description never names pairs that are not there.
+        files = {golden_path: golden.to_json(pairs, summary.sha256), **files}
+    return files
 
 
 def read_bundle(path: str | os.PathLike) -> Bundle:
@@ -143,11 +198,13 @@ def read_bundle(path: str | os.PathLike) -> Bundle:
     path = pathlib.Path(path)
     if path.suffix == ".tflite":
         path = path.with_suffix(".json")
-    metadata = _read_json(path, ("format", "file", "signatures"))
+    metadata = read_object(path, ("format", "file", "signatures"), FORMAT)
     name = metadata.get("golden")
     if name is None:
         return Bundle(metadata, None)
-    return Bundle(metadata, _read_json(path.parent / name, ("format", "sha256", "samples")))
+    return Bundle(
+        metadata, read_object(path.parent / name, ("format", "sha256", "samples"), golden.FORMAT)
+    )
 
 
 def check_golden(
@@ -232,44 +289,3 @@ def _check_labels(labels: Sequence[str], runners: Mapping[str | None, Runner]) -
             f"Expected as many labels as an output has values ({sizes}). "
             f"Received: {len(labels)} labels. Give one name per class"
         )
-
-
-def _plain(value, path: str):
-    """Returns `value` in JSON's own types; NaN and infinity become null, as JSON has neither."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry, f"{path}[{key!r}]") for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry, f"{path}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist(), path)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(
-        f"Expected values that JSON can hold. Received: {path} of type {type(value)}. "
-        "Turn it into numbers, strings, lists or dicts"
-    )
-
-
-def _read_json(path: pathlib.Path, keys: Sequence[str]) -> dict:
-    if not path.is_file():
-        raise ValueError(
-            f"Expected the description of a .tflite. Received: {str(path)!r}, which does not "
-            "exist. Write it with write_bundle"
-        )
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON. Received: {str(path)!r}: {error}") from error
-    if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise ValueError(
-            f"Expected an object with {list(keys)}. Received: {str(path)!r} without them. "
-            "Pass a file that write_bundle wrote"
-        )
-    if content["format"] != FORMAT:
-        raise ValueError(
-            f"Expected format {FORMAT}. Received: {str(path)!r} of format {content['format']!r}. "
-            "Read it with the version of tfcompress that wrote it"
-        )
-    return content
