@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model.graph import input_structure, is_functional
 from tfcompress.quantization.quantizers import FakeQuantize
 
 _BATCH = 32
@@ -143,20 +144,26 @@ def _is_arrays(data: Any) -> bool:
 
 def _checked(model: keras.Model, batch: Any) -> Any:
     """The batch in the structure of the model's inputs."""
-    flat = tree.flatten(batch)
+    if not is_functional(model):
+        return batch
+    structure = input_structure(model)
+    inputs, flat = tree.flatten(structure), tree.flatten(batch)
     if isinstance(batch, dict):
-        missing = [t.name for t in model.inputs if t.name not in batch]
+        # A model whose input is a dict is fed by its keys, any other by the names of its inputs.
+        is_dict = isinstance(structure, dict)
+        names = sorted(structure) if is_dict else [t.name for t in inputs]
+        missing = [name for name in names if name not in batch]
         if missing:
             raise ValueError(
                 f"Expected calibration data with a value for every input. Received: "
                 f"{sorted(batch)}; missing: {missing}."
             )
-        flat = [batch[t.name] for t in model.inputs]
-    if len(flat) != len(model.inputs):
+        flat = [batch[name] for name in names]
+    if len(flat) != len(inputs):
         raise ValueError(
-            f"Expected calibration data for {len(model.inputs)} inputs. Received: {len(flat)}."
+            f"Expected calibration data for {len(inputs)} inputs. Received: {len(flat)}."
         )
-    for i, (value, tensor) in enumerate(zip(flat, model.inputs, strict=True)):
+    for i, (value, tensor) in enumerate(zip(flat, inputs, strict=True)):
         flat[i] = value = np.asarray(value)
         wanted = tuple(tensor.shape[1:])
         fits = len(value.shape) == len(wanted) + 1 and all(
@@ -173,4 +180,4 @@ def _checked(model: keras.Model, batch: Any) -> Any:
                 "or infinite values. Clean the data: one such value would spoil every range."
             )
     # A quantized model takes what the given model takes.
-    return tree.pack_sequence_as(model.input, flat)
+    return tree.pack_sequence_as(structure, flat)

@@ -57,15 +57,26 @@ class _Builder:
         self.graph, self.result, self.made = graph, result, made
 
     def start(self, node: Node) -> None:
-        self.node, self.count = node, 0
+        self.node = node
 
-    def call(self, make: Callable[[str], Any], suffix: str, *inputs: Value) -> Value:
-        """Calls the part that `make(name)` creates on `inputs` (a list if there are several)."""
+    def call(
+        self, make: Callable[[str], Any], suffix: str, *inputs: Value, variant: str = ""
+    ) -> Value:
+        """Calls the part that `make(name)` creates on `inputs` (a list if there are several).
+
+        Args:
+            make: Creates the part.
+            suffix: What its name adds to that of the original.
+            *inputs: What it is called on.
+            variant: What it depends on beside the original, where calls of a shared one differ.
+        """
         origin = self.node.operation
-        key = (id(origin), self.count)
-        self.count += 1
+        key = (id(origin), suffix, variant)
         if key not in self.made:
-            part = make(f"{origin.name}_{suffix}" if suffix else origin.name)
+            name = f"{origin.name}_{suffix}" if suffix else origin.name
+            if any(k[:2] == key[:2] for k in self.made):
+                name = f"{name}_{variant}"
+            part = make(name)
             self.made[key] = part
             self.result.record(origin.name, part.name)
         argument = inputs[0] if len(inputs) == 1 else list(inputs)
@@ -149,8 +160,10 @@ def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
         return None if is_uniform_pool(*_pooling(node), operation.padding) else _average_pool
     if type(operation) in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum):
         return _chain if len(node.inputs) > 2 else None
-    if is_op(operation, "TrueDivide", "Divide") and _scalar(node) is not None:
+    if is_op(operation, "TrueDivide", "Divide") and _scalar(node):
         return lambda b, n: b.call(_times(1.0 / _scalar(n)), "", n.inputs[0])
+    if is_op(operation, "Maximum") and _scalar(node) == 0:
+        return lambda b, n: b.call(lambda name: layers.ReLU(name=name), "", n.inputs[0])
     return {
         "silu": _silu,
         "hard_sigmoid": _hard_sigmoid,
@@ -159,7 +172,7 @@ def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
 
 
 def _scalar(node: Node) -> float | None:
-    """The divisor of `tensor / number`; `None` for anything else."""
+    """The number of `f(tensor, number)`; `None` for anything else."""
     is_first = node.args and isinstance(node.args[0], Value)
     if len(node.args) == 2 and is_first and isinstance(node.args[1], (int, float)):
         return float(node.args[1])
@@ -218,14 +231,20 @@ def _average_pool(b: _Builder, node: Node) -> Value:
     """At the border of a "same"-padded image Keras divides by fewer cells: a second step."""
     image, window, strides = _pooling(node)
     mean = b.call(lambda n: ZeroPaddedAverage(window, strides, name=n), "zeros", node.inputs[0])
-    return b.call(lambda n: BorderCorrection(image, window, strides, name=n), "", mean)
+    return b.call(
+        lambda n: BorderCorrection(image, window, strides, name=n),
+        "",
+        mean,
+        variant="x".join(map(str, image)),
+    )
 
 
 def _average(b: _Builder, node: Node) -> Value:
     total = node.inputs[0]
     for i, value in enumerate(node.inputs[1:], 1):
         total = b.call(lambda n: layers.Add(name=n), f"sum{i}", total, value)
-    return b.call(_times(1 / len(node.inputs)), "", total)
+    count = len(node.inputs)
+    return b.call(_times(1 / count), "", total, variant=str(count))
 
 
 def _chain(b: _Builder, node: Node) -> Value:

@@ -210,6 +210,11 @@ def affine_layer(layer: keras.Layer) -> keras.Layer:
     if isinstance(layer, keras.layers.Rescaling):
         factor, offset = layer.scale, layer.offset
     else:
+        if layer.mean is None:
+            raise ValueError(
+                "Expected a Normalization that knows its mean and variance. Received: "
+                f"{layer.name!r}. Call its adapt(data), or give them to its constructor, first."
+            )
         # Keras keeps the deviation at or above its epsilon.
         deviation = np.maximum(np.sqrt(layer.variance), keras.backend.epsilon())
         factor, offset = 1.0 / deviation, -np.asarray(layer.mean) / deviation

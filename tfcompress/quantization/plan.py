@@ -9,6 +9,9 @@ from tfcompress.model.tables import render_table
 from tfcompress.quantization.quantizers import FakeQuantize
 from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
 
+#: The reason of a layer whose scheme is `None`.
+AS_CONFIGURED = "the configuration says so"
+
 
 @dataclasses.dataclass(frozen=True)
 class PlanEntry:
@@ -47,6 +50,11 @@ class Plan:
     def float_layers(self) -> dict[str, str]:
         """Name → reason, of the layers that are left in float."""
         return {e.name: e.float_reason for e in self.entries if e.float_reason}
+
+    @property
+    def requested_floats(self) -> list[str]:
+        """The layers, in the quantized model, that the configuration leaves in float."""
+        return [part for e in self.entries if e.float_reason == AS_CONFIGURED for part in e.parts]
 
     @property
     def limits(self) -> dict[str, tuple[str, ...]]:

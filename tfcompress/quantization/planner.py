@@ -12,6 +12,7 @@ import keras
 from keras import layers
 
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.decompose import Decomposition, decompose
 from tfcompress.quantization.operators import (
@@ -21,10 +22,12 @@ from tfcompress.quantization.operators import (
     activation_name,
     activation_of,
     float_reason,
+    is_op,
     keras_class,
     role,
 )
 from tfcompress.quantization.plan import (
+    AS_CONFIGURED,
     Plan,
     PlanEntry,
     activation_limits,
@@ -49,17 +52,19 @@ class Planner:
 
     def __init__(self, model: keras.Model, config: QuantizationConfig):
         self.graph = Graph.from_model(model)
+        _check_not_quantized(model, self.graph)
+        renamed = rename_duplicates(self.graph)
         self.config = config
         self.model = model
         self.originals = [
-            (op, "/".join((*self._path(op), op.name))) for op in self.graph.operations()
+            (op, "/".join((*self._path(op), renamed.get(op, op.name))))
+            for op in self.graph.operations()
         ]
         config.check(self.originals)
         self.schemes: dict[Any, Scheme | None] = {
             op: config.scheme_for(op, path) for op, path in self.originals
         }
         self.named = {op for op, path in self.originals if config.names_it(op, path)}
-        _check_not_quantized(model, self.graph)
         self.decomposition: Decomposition = decompose(
             self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
         )
@@ -91,15 +96,17 @@ class Planner:
         operation = node.operation
         if isinstance(operation, FakeQuantize):
             return "it is a quantizer"
-        if self.schemes[operation] is None:
-            return "the configuration says so"
         found = role(operation)
+        if self.schemes[operation] is None and found is not Role.MOVE:
+            return AS_CONFIGURED
         if found is None:
             return float_reason(operation) or _unknown_reason(operation)
         if not all(v.is_float for v in (*node.inputs, *node.outputs)):
             return "it does not take and give floating point tensors"
         if found is Role.ARITHMETIC and _array_operand(node):
             return "one of its operands is a constant array"
+        if found is Role.JOIN and _constant_operand(node):
+            return "one of its operands is a constant, which no range is known for"
         return None
 
     def is_quantized(self, node: Node) -> bool:
@@ -162,7 +169,7 @@ class Planner:
             only = None
             if node is None:
                 readers = graph.consumers(value)
-                only = [r for r in readers if self.is_quantized(r)]
+                only = [r for r in readers if self._reads_codes(r, needs)]
                 if len(only) == len(readers) and not graph.is_output(value):
                     only = None
             graph.insert_after(value, self.quantizers[value], only=only)
@@ -180,12 +187,13 @@ class Planner:
         """Values that some int8 call reads, looked up through calls that only move codes."""
         needs: set[Value] = set()
         for node in reversed(self.graph.nodes):
-            if not self.is_quantized(node):
-                continue
-            moves = role(node.operation) is Role.MOVE
-            if not moves or any(v in needs for v in node.outputs):
+            if self._reads_codes(node, needs):
                 needs.update(node.inputs)
         return needs
+
+    def _reads_codes(self, node: Node, needs: set[Value]) -> bool:
+        moves = role(node.operation) is Role.MOVE
+        return self.is_quantized(node) and (not moves or any(v in needs for v in node.outputs))
 
     def source(self, value: Value) -> Value:
         """The value whose codes `value` holds, looked up through calls that only move codes."""
@@ -233,20 +241,19 @@ class Planner:
         if value.node is None:
             scheme = input_scheme(scheme)
         origin = self.origin[value.node.operation].name if value.node else value.name
-        calls = 1 if value.node is None else len(self.graph.calls(value.node.operation))
-        suffix = "_quantizer"
-        if calls > 1:
-            index = self.graph.calls(value.node.operation).index(value.node)
-            suffix = f"_quantizer_{index}" if index else suffix
-        name = f"{value.name}{suffix}"
+        name = f"{value.name}_quantizer"
+        if value.node is not None:
+            # One per tensor: of every call of a shared layer, of every output of a call.
+            tensors = [v for n in self.graph.calls(value.node.operation) for v in n.outputs]
+            index = next(i for i, v in enumerate(tensors) if v is value)
+            name = f"{name}_{index}" if index else name
         return FakeQuantize(scheme, fixed_range=fixed, source=origin, name=name)
 
     def _activation_scheme(self, value: Value) -> ActivationScheme:
         """Of the last call of the fused group that something names, else of the last call."""
         node = value.node
-        if node is None or self.schemes[node.operation] is None:
-            readers = [n for n in self.graph.consumers(value) if self.is_quantized(n)]
-            return self.schemes[readers[0].operation].activations
+        if node is None or not self.is_quantized(node) or self.schemes[node.operation] is None:
+            return self._readers_scheme(value).activations
         group = [node]
         while group[-1].inputs:
             before = group[-1].inputs[0].node
@@ -255,6 +262,17 @@ class Planner:
             group.append(before)
         named = [n for n in group if n.operation in self.named and self.schemes[n.operation]]
         return self.schemes[(named or [node])[0].operation].activations
+
+    def _readers_scheme(self, value: Value) -> Scheme:
+        """Of the first operation that computes with a value which comes from outside int8."""
+        pending = [value]
+        while pending:
+            for node in self.graph.consumers(pending.pop(0)):
+                if self.is_quantized(node):
+                    if role(node.operation) is not Role.MOVE:
+                        return self.schemes[node.operation]
+                    pending.extend(node.outputs)
+        raise AssertionError("only values that int8 operations read have quantizers")
 
     # --- the plan ----------------------------------------------------------------------------
 
@@ -321,6 +339,14 @@ def _unknown_reason(operation: Any) -> str:
     if activation is not None:
         return f"LiteRT has no int8 form of {activation}"
     return f"LiteRT has no int8 form of {cls.__name__}"
+
+
+def _constant_operand(node: Node) -> bool:
+    """Whether a join (concatenate, maximum, minimum) takes anything but tensors of the graph."""
+    if isinstance(node.operation, keras.Layer):
+        return False
+    operands = node.args[0] if is_op(node.operation, "Concatenate") else node.args[:2]
+    return not all(isinstance(a, Value) for a in keras.tree.flatten(operands))
 
 
 def _array_operand(node: Node) -> bool:

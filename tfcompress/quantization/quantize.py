@@ -11,6 +11,8 @@ from tfcompress.model.compressed import compress, is_compressed
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
+from tfcompress.quantization import equalization
+from tfcompress.quantization.bias_correction import correct_biases
 from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.layers import AFFINE_CLASSES, affine_layer
@@ -44,6 +46,8 @@ def quantize(
     *,
     calibration_data: Any = None,
     preserve_sparsity: bool = True,
+    equalize: bool = False,
+    bias_correction: bool = False,
 ) -> QuantizedModel:
     """Returns a copy of `model` that computes as its int8 file will: quantization-aware.
 
@@ -58,6 +62,10 @@ def quantize(
             with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
             training batch does, and until then activations pass unrounded.
         preserve_sparsity: Keep weights that are exactly zero at zero, through training.
+        equalize: First even out channel ranges between layers (`equalization.equalize`), which
+            helps most where kernels have one scale. For int8 without training.
+        bias_correction: Take the mean error of rounded weights out of the biases, measured on
+            `calibration_data`. For int8 without training.
 
     Returns:
         A Keras model with the same inputs, outputs and layer names (see `plan` for what is taken
@@ -66,8 +74,16 @@ def quantize(
     Raises:
         TypeError: Not a Keras model.
         ValueError: A subclassed, unbuilt or already quantized model; a configuration key that
-            matches nothing; calibration data of the wrong shape or with NaN.
+            matches nothing; calibration data of the wrong shape or with NaN, or none where
+            `bias_correction` needs it.
     """
+    if bias_correction and calibration_data is None:
+        raise ValueError(
+            "Expected calibration_data to measure the error that bias_correction takes out. "
+            "Received: None."
+        )
+    if equalize:
+        model = equalization.equalize(model)
     planner = Planner(model, as_config(config))
     batches = None if calibration_data is None else calibration_batches(model, calibration_data)
     the_plan = planner.plan()
@@ -84,6 +100,8 @@ def quantize(
     quantized.plan = the_plan
     if batches is not None:
         calibrate(quantized, batches)
+        if bias_correction:
+            correct_biases(quantized, batches)
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
     return quantized
 

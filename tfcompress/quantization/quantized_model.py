@@ -15,17 +15,41 @@ class QuantizedModel(keras.Model):
     Keras names outputs, for losses and metrics by name, after the operation that gives them. That
     would be the quantizer; here it is the layer whose tensor it rounds, as in the given model.
 
+    Args:
+        inputs: As for `keras.Model`.
+        outputs: As for `keras.Model`.
+        name: As for `keras.Model`.
+        output_names: Names of the flat outputs.
+        float_layers: Names of the layers that the configuration left in float.
+
     Attributes:
         plan: The plan that it was made by; `None` on a model that was loaded or cloned.
         calibration_inputs: Some of the calibration data, one array per input, by which an export
             verifies itself; `None` where there was none, or on a model that was loaded.
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
+    def __init__(
+        self, inputs, outputs, name=None, *, output_names=None, float_layers=None, **kwargs
+    ):
         super().__init__(inputs, outputs, name=name, **kwargs)
-        self.output_names = [_source(t) for t in self.outputs]
-        self.plan = None
+        self.output_names = list(output_names or (_source(t) for t in self.outputs))
+        self.float_layers = None if float_layers is None else list(float_layers)
+        self._plan = None
         self._calibration_inputs = None
+
+    def get_config(self):
+        own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
+        return {**super().get_config(), **own}
+
+    @property
+    def plan(self):
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan) -> None:
+        self._plan = plan
+        if plan is not None:
+            self.float_layers = plan.requested_floats
 
     @property
     def calibration_inputs(self):
@@ -38,9 +62,13 @@ class QuantizedModel(keras.Model):
 
 
 def _source(tensor: keras.KerasTensor) -> str:
-    operation = producer(tensor)
-    if operation is None:
+    call = producer(tensor)
+    if call is None:
         return tensor.name
-    operation = operation[0]
-    is_quantizer = isinstance(operation, FakeQuantize) and operation.source
-    return operation.source if is_quantizer else operation.name
+    operation, args, _ = call
+    if not isinstance(operation, FakeQuantize):
+        return operation.name
+    # A range that is used in several places has one source of several.
+    before = producer(args[0])
+    name = args[0].name if before is None else before[0].name
+    return operation.source if name.startswith(operation.source or name) else name
