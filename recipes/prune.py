@@ -22,20 +22,16 @@ Run from the project's root:
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
 from absl import app, flags
 
 from recipes import models, prune_data
 from recipes.prune_methods import METHODS, Budget, callbacks
 from recipes.prune_results import Book, Row, plot, table
+from recipes.prune_tfmot import in_subprocess
 from tfcompress.model.kernels import compressible_kernels
 from tfcompress.pruning import MetricGuided, PolynomialDecay, Pruning, ThresholdPruning
 from tfcompress.tools import datasets
@@ -175,7 +171,12 @@ def resnet8(run: Run) -> None:
         return outcome(model, (x_test, y_test))
 
     def theirs(sparsity, seed):
-        return tfmot(run, keras.saving.load_model(weights, compile=False), sparsity, seed, rate)
+        model = keras.saving.load_model(weights, compile=False)
+        before, after, zeros = in_subprocess(model, run.data, sparsity, run.epochs, seed, rate)
+        expected = outcome(model, (x_test, y_test))[0]
+        if abs(before - expected) > 0.05:
+            raise RuntimeError(f"tfmot began at {before:.2f} % error and not at {expected:.2f} %")
+        return after, zeros, float("nan")
 
     for seed in run.seeds:
         run.measure("resnet8", "dense", 0.0, seed, lambda s=seed: ours(0.0, s, "layer"))
@@ -186,40 +187,6 @@ def resnet8(run: Run) -> None:
                 ("tfmot", lambda p=sparsity, s=seed: theirs(p, s)),
             ):
                 run.measure("resnet8", method, sparsity, seed, train)
-
-
-def tfmot(run: Run, model: keras.Model, sparsity: float, seed: int, rate: float) -> tuple:
-    """Runs tfmot in a process of its own, on the same weights, batches and seed."""
-    (x, y), test = run.data
-    arrays = []
-    for kind in (keras.layers.Conv2D, keras.layers.BatchNormalization, keras.layers.Dense):
-        same = [layer for layer in model.layers if type(layer) is kind]
-        same.sort(key=_number)
-        arrays += [array for layer in same for array in layer.get_weights()]
-    with tempfile.TemporaryDirectory() as folder:
-        weights, data = (str(pathlib.Path(folder, n)) for n in ("weights.npz", "data.npz"))
-        np.savez(weights, *arrays)
-        np.savez(
-            data,
-            x_train=x.astype(np.uint8),
-            y_train=y,
-            x_test=test[0].astype(np.uint8),
-            y_test=test[1],
-        )
-        arguments = [weights, data, str(sparsity), str(run.epochs), str(seed), str(rate)]
-        command = [sys.executable, "-m", "recipes.prune_tfmot", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    before, after, zeros = map(float, done.stdout.splitlines()[-1].split()[1:])
-    expected = outcome(model, test)[0]
-    if abs(before - expected) > 0.05:
-        raise RuntimeError(f"tfmot began at {before:.2f} % error and not at {expected:.2f} %")
-    return after, zeros, float("nan")
-
-
-def _number(layer: keras.Layer) -> int:
-    """The number that Keras put behind the name of a layer, in the order of creation."""
-    digits = layer.name.rpartition("_")[2]
-    return int(digits) if digits.isdigit() else 0
 
 
 def guided(run: Run) -> None:
@@ -254,8 +221,7 @@ def threshold(run: Run) -> None:
 
     def cut(num_std, strengths):
         model = compiled(models.build("lenet300", x.shape[1:], 10), total)
-        steps = [int(share * total) for share in (0.4, 0.5, 0.6)]
-        pruning = ThresholdPruning(steps, num_std=num_std, **strengths, verbose=0)
+        pruning = ThresholdPruning(int(0.5 * total), num_std=num_std, **strengths, verbose=0)
         options = {"batch_size": prune_data.BATCH, "verbose": 0}
         model.fit(x, y, epochs=run.epochs, callbacks=[pruning], **options)
         return outcome(model, test)

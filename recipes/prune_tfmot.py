@@ -5,9 +5,50 @@ tfmot works on the legacy Keras, and importing it flips `tf.keras` for the whole
 
 from __future__ import annotations
 
+import pathlib
+import subprocess
 import sys
+import tempfile
+from typing import Any
 
 import numpy as np
+
+
+def in_subprocess(
+    model: Any, data: tuple, sparsity: float, epochs: int, seed: int, rate: float
+) -> tuple[float, float, float]:
+    """Runs `prune` on the weights of a Keras 3 model, in a process of its own.
+
+    Args:
+        model: The ResNet-8 of `recipes.models`, or one whose layers were made in its order.
+        data: `(x_train, y_train), (x_test, y_test)`.
+        sparsity: See `prune`, and so the rest.
+        epochs: Epochs.
+        seed: Seed.
+        rate: Learning rate.
+    """
+    (x, y), (x_test, y_test) = data
+    arrays = []
+    for kind in ("Conv2D", "BatchNormalization", "Dense"):
+        same = [layer for layer in model.layers if type(layer).__name__ == kind]
+        for layer in sorted(same, key=_number):
+            arrays += layer.get_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(pathlib.Path(folder, name)) for name in ("weights.npz", "data.npz")]
+        np.savez(files[0], *arrays)
+        x, x_test = x.astype(np.uint8), x_test.astype(np.uint8)
+        np.savez(files[1], x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+        arguments = [*files, str(sparsity), str(epochs), str(seed), str(rate)]
+        command = [sys.executable, "-m", "recipes.prune_tfmot", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    before, after, zeros = map(float, done.stdout.splitlines()[-1].split()[1:])
+    return before, after, zeros
+
+
+def _number(layer: Any) -> int:
+    """The number that Keras put behind the name of a layer, in the order of creation."""
+    digits = layer.name.rpartition("_")[2]
+    return int(digits) if digits.isdigit() else 0
 
 
 def prune(
@@ -104,7 +145,7 @@ def _in_order_of_creation(model, arrays):
             for layer in model.layers
             if layer.name == kind or layer.name.startswith(f"{kind}_")
         ]
-        for layer in sorted(same, key=lambda layer: int("0" + layer.name[len(kind) + 1 :])):
+        for layer in sorted(same, key=_number):
             count = len(layer.get_weights())
             yield layer, arrays[:count]
             del arrays[:count]

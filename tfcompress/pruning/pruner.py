@@ -17,6 +17,7 @@ from tfcompress.pruning.methods import Method, get_method
 from tfcompress.pruning.patterns import NOfM, Pattern, get_pattern
 from tfcompress.pruning.ranking import global_masks, layer_masks
 from tfcompress.pruning.report import PruningReport
+from tfcompress.pruning.scoring import compute_scores
 from tfcompress.pruning.selection import kernel_labels, select_kernels
 from tfcompress.pruning.state import PruningState, attach_state, read_state, state_key
 from tfcompress.pruning.statistics import Loss, Statistics, batches
@@ -223,29 +224,14 @@ class Pruner:
 
     def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """Returns the criterion's scores, one array per kernel."""
-        kernels = [k.variable.numpy() for k in self.kernels]
+        parts = self.batches(step, batch) if self.criterion.needs_data else ()
         seeds = [(self.seed, index) for index in self._indices]
-        if not self.criterion.needs_data:
-            scores = [
-                self.criterion(kernel=kernel, seed=seed)
-                for kernel, seed in zip(kernels, seeds, strict=True)
-            ]
-        else:
-            scores = self._scores_from_data(kernels, seeds, step, batch)
-        return [
-            _checked(score, kernel, name, self.criterion.name)
-            for score, kernel, name in zip(scores, kernels, self.names, strict=True)
-        ]
+        return compute_scores(self.criterion, self.statistics, self.names, seeds, parts)
 
     def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """Returns the gradient of each kernel, averaged over the batches of an update."""
-        total: list[np.ndarray] | None = None
-        count = 0
-        for one in self.batches(step, batch):
-            gradients = self.statistics.gradients(one)
-            total = gradients if total is None else [a + b for a, b in zip(total, gradients)]  # noqa: B905
-            count += 1
-        return [g / count for g in total]
+        every = [self.statistics.gradients(one) for one in self.batches(step, batch)]
+        return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
 
     def batches(self, step: int, batch: Any) -> list[tuple[Any, ...]]:
         """The batches that an update at `step` looks at."""
@@ -361,41 +347,6 @@ class Pruner:
             return np.ones(kernel.shape, bool)
         return nonzero
 
-    def _scores_from_data(self, kernels, seeds, step, batch):
-        wants = self.criterion.parameters
-        parts = self.batches(step, batch)
-        nothing = [None] * len(kernels)
-        activations = [
-            self.statistics.activations(b) if "activations" in wants else nothing for b in parts
-        ]
-        if "gradient" not in wants:
-            joined = [np.concatenate(a) for a in zip(*activations, strict=True)]
-            return [
-                self.criterion(kernel=k, activations=a, seed=s)
-                for k, a, s in zip(kernels, joined, seeds, strict=True)
-            ]
-        total = [np.zeros(k.shape, np.float32) for k in kernels]
-        for part, outputs in zip(parts, activations, strict=True):
-            gradients = self.statistics.gradients(part)
-            for i, (k, g, a, s) in enumerate(zip(kernels, gradients, outputs, seeds, strict=True)):
-                total[i] += self.criterion(kernel=k, gradient=g, activations=a, seed=s)
-        return [t / len(parts) for t in total]
-
     def _scope(self):
         strategy = getattr(self.model, "distribute_strategy", None)
         return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-def _checked(score: Any, kernel: np.ndarray, name: str, criterion: str) -> np.ndarray:
-    score = np.asarray(score)
-    if score.shape != kernel.shape:
-        raise ValueError(
-            f"A criterion returns one score per weight: expected shape {kernel.shape} for "
-            f"{name!r}. Received: shape {score.shape} from {criterion!r}"
-        )
-    if np.isnan(score).any():
-        raise ValueError(
-            f"The scores of {name!r} by {criterion!r} are not numbers (NaN): has the training "
-            "diverged?"
-        )
-    return score

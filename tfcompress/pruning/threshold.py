@@ -21,7 +21,7 @@ class Threshold(Method):
     Args:
         prune_steps: The steps, in ascending order.
         threshold: Absolute threshold, or `None`.
-        num_std: Threshold in standard deviations of the layer's remaining weights, or `None`.
+        num_std: Threshold in standard deviations of the layer's weights, or `None`.
     """
 
     def __init__(self, prune_steps: Sequence[int], threshold: float | None, num_std: float | None):
@@ -59,12 +59,12 @@ def below_threshold(
     Args:
         kernel: The weights.
         mask: The mask in force.
-        threshold: Absolute threshold, or `None` for `num_std · std(kernel[mask])`.
+        threshold: Absolute threshold, or `None` for `num_std · std(kernel)`.
         num_std: See `threshold` (Han 2015, https://arxiv.org/abs/1506.02626).
     """
     magnitude = np.abs(kernel)
     if threshold is None:
-        threshold = num_std * float(np.std(kernel[mask]))
+        threshold = num_std * float(np.std(kernel))
     keep = mask & (magnitude >= min(threshold, float(magnitude.max())))
     return keep if keep.any() else mask
 
@@ -80,7 +80,7 @@ class ThresholdPruning(Pruning):
     Args:
         prune_steps: The step at which to cut, or several; each >= 1.
         threshold: Absolute threshold, > 0. Exactly one of `threshold` and `num_std` is given.
-        num_std: Threshold in standard deviations of the layer's remaining weights, > 0.
+        num_std: Threshold in standard deviations of the layer's weights (zeros included), > 0.
         l1: Strength of the L1 penalty before the last cut.
         l2: Strength of the L2 penalty before the last cut.
         proximal: Take proximal steps in place of penalties; see `Regularization`.
