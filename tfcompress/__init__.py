@@ -4,8 +4,39 @@ What you trained is what you ship.
 """
 
 from tfcompress import callbacks
+from tfcompress.distillation import (
+    AttentionTransfer,
+    Distiller,
+    FeatureDistillation,
+    LogitsDistillation,
+    RelationalAngle,
+    RelationalDistance,
+    SimilarityPreserving,
+    TeacherCache,
+    TeacherEnsemble,
+    TFLiteTeacher,
+)
 from tfcompress.export import ConversionError, ExportReport, export_tflite, shared_converter
+from tfcompress.model.inventory import inventory
+from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
+from tfcompress.pruning import (
+    SET,
+    Block,
+    Channels,
+    ConstantSparsity,
+    CosineSchedule,
+    DynamicNetworkSurgery,
+    MetricGuided,
+    NOfM,
+    PolynomialDecay,
+    Pruner,
+    PruningReport,
+    RigL,
+    ThresholdPruning,
+    Unstructured,
+    register_criterion,
+)
 from tfcompress.quantization import (
     ActivationScheme,
     LeastSquares,
@@ -26,26 +57,53 @@ from tfcompress.quantization import (
 from tfcompress.version import __version__
 
 __all__ = [
+    "SET",
     "ActivationScheme",
+    "AttentionTransfer",
+    "Block",
+    "Channels",
+    "ConstantSparsity",
     "ConversionError",
+    "CosineSchedule",
+    "Distiller",
+    "DynamicNetworkSurgery",
     "ExportReport",
+    "FeatureDistillation",
     "LeastSquares",
+    "LogitsDistillation",
     "MeanStd",
+    "MetricGuided",
     "MinMax",
     "MovingAverage",
+    "NOfM",
     "Observer",
     "Percentile",
     "Plan",
+    "PolynomialDecay",
+    "Pruner",
+    "PruningReport",
     "QuantizationConfig",
     "QuantizedModel",
+    "RelationalAngle",
+    "RelationalDistance",
+    "RigL",
     "Scheme",
+    "SimilarityPreserving",
+    "TFLiteTeacher",
+    "TeacherCache",
+    "TeacherEnsemble",
+    "ThresholdPruning",
+    "Unstructured",
     "WeightScheme",
     "__version__",
     "callbacks",
+    "count_macs",
     "export_tflite",
+    "inventory",
     "plan",
     "quantize",
     "reestimate_batch_norm",
+    "register_criterion",
     "shared_converter",
     "strip",
 ]

@@ -1,5 +1,8 @@
 """Every callback for `model.fit`, gathered."""
 
+from tfcompress.distillation.callbacks import DistillationSchedule
+from tfcompress.pruning.callbacks import Pruning
+from tfcompress.pruning.regularization_callback import Regularization
 from tfcompress.quantization.callbacks import QuantizationSchedule
 
-__all__ = ["QuantizationSchedule"]
+__all__ = ["DistillationSchedule", "Pruning", "QuantizationSchedule", "Regularization"]
