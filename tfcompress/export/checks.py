@@ -87,11 +87,10 @@ def check_floats(
 
 def requested_floats(model: keras.Model) -> list[str]:
     """Layers that the configuration leaves in float."""
-    plan = getattr(model, "plan", None)
-    if plan is not None:
-        asked = [e for e in plan if e.float_reason == "the configuration says so"]
-        return [part for e in asked for part in e.parts]
-    # A loaded model has no plan: what could have been quantized and is not was left on purpose.
+    asked = getattr(model, "float_layers", None)
+    if asked is not None:
+        return list(asked)
+    # A cloned model does not know: what could have been quantized and is not was left on purpose.
     graph = Graph.from_model(model)
     return [
         node.name

@@ -125,10 +125,19 @@ class _Lowering:
         """Whether a value is rounded to codes, looked up through calls that only move them."""
         node = value.node
         while node is not None and not isinstance(node.operation, FakeQuantize):
-            if role(node.operation) not in (Role.MOVE, Role.JOIN, Role.RESAMPLE):
+            found = role(node.operation)
+            if found not in (Role.MOVE, Role.JOIN, Role.RESAMPLE):
+                return False
+            if found is Role.JOIN and not self._shares_range(node):
                 return False
             node = node.inputs[0].node
         return node is not None
+
+    def _shares_range(self, join: Node) -> bool:
+        """Whether a join joins codes of one range: one that is left in float may not."""
+        if not all(self.holds_codes(v) for v in join.inputs):
+            return False
+        return len({id(self._source(v).operation) for v in join.inputs}) == 1
 
     def _source(self, value) -> Node:
         """The call of the quantizer whose codes a value holds."""
@@ -193,15 +202,18 @@ class _Lowering:
     def _form(self, node: Node, args: tuple):
         """The replacement form of a call, `None` where it stays as it is."""
         operation = node.operation
-        if not node.inputs or not self.holds_codes(node.inputs[0]):
+        if not node.inputs:
             return None
+        if not self.holds_codes(node.inputs[0]):
+            # Fused into the operation before it.
+            is_relu = activation_of(operation) == "relu" and self._ends_at_ceiling(node)
+            return tf.nn.relu(args[0]) if is_relu else None
         x = args[0]
         if isinstance(operation, NegativePart):
             return forms.channel_affine(x, np.float32(-1.0), None, "relu")
         if isinstance(operation, NegativeSlope):
             return _negative_slope(operation, x, *self._constants[node])
-        if role(operation) is Role.RELU:
-            # A ceiling other than 6 is where the quantizer's range ends.
+        if role(operation) is Role.RELU and self._ends_at_ceiling(node):
             return forms.identity_relu(x, activation_of(operation))
         if isinstance(operation, layers.AveragePooling1D | layers.AveragePooling2D):
             return _average_pool(operation, x, operation.padding)
@@ -219,6 +231,18 @@ class _Lowering:
             is_square = len(set(operation.size)) == 1
             return forms.repeat_pixels(x, operation.size[0]) if is_square else None
         return None
+
+    def _ends_at_ceiling(self, node: Node) -> bool:
+        """Whether a ReLU's ceiling is none, 6, or cut off by the range that it is rounded to."""
+        ceiling = getattr(node.operation, "max_value", None)
+        if ceiling is None or ceiling == 6:
+            return True
+        readers = self.graph.consumers(node.output)
+        is_rounded = bool(readers) and not self.graph.is_output(node.output)
+        return is_rounded and all(
+            isinstance(r.operation, FakeQuantize) and self._constants[r][1] <= ceiling * (1 + 1e-6)
+            for r in readers
+        )
 
 
 def _run(operation, args: tuple, kwargs: dict, cls: type | None = None):

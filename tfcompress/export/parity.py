@@ -9,6 +9,7 @@ import numpy as np
 from keras import tree
 
 from tfcompress.export.runtime import Runner
+from tfcompress.model.graph import input_structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def measure_parity(
         inputs: One array per input of the model, in its order.
         output_names: The file's names of the model's flat outputs.
     """
-    structured = tree.pack_sequence_as(model.input, list(inputs))
+    structured = tree.pack_sequence_as(input_structure(model), list(inputs))
     outputs = model.predict(structured, batch_size=batch_size, verbose=0)
     names = [t.name for t in model.inputs]
     codes = runner.run_codes(dict(zip(names, inputs, strict=True)))

@@ -23,7 +23,7 @@ from tfcompress.export.parity import Parity, measure_parity
 from tfcompress.export.patch import patch
 from tfcompress.export.report import ExportReport, LayerReport
 from tfcompress.export.runtime import Runner
-from tfcompress.model.graph import Graph
+from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.strip import strip
 from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
@@ -160,15 +160,14 @@ def _checked_path(path: str | os.PathLike) -> pathlib.Path:
 
 def output_names(model: keras.Model) -> list[str]:
     """A name for every flat output: the keys of a dict, else the names of the output layers."""
-    if isinstance(model.output, dict):
+    outputs = output_structure(model)
+    if isinstance(outputs, dict):
         # Nested or not, `flatten` goes through a dict in the order of its sorted keys.
-        keys = sorted(model.output)
-        counts = [len(tree.flatten(model.output[k])) for k in keys]
+        keys = sorted(outputs)
+        counts = [len(tree.flatten(outputs[k])) for k in keys]
         if all(count == 1 for count in counts):
             return keys
-    names = list(getattr(model, "output_names", None) or [])
-    if len(names) != len(model.outputs):
-        names = [f"output_{i}" for i in range(len(model.outputs))]
+    names = Graph.from_model(model).output_names
     if len(set(names)) != len(names):
         names = [f"{name}_{i}" for i, name in enumerate(names)]
     return names

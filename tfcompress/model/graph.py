@@ -3,13 +3,14 @@
 `Graph.from_model` reads a Sequential or Functional model (nested ones are inlined: a fused group
 may cross their borders), techniques edit it, `Graph.to_model` calls the operations anew and gives
 a Keras model. Keras has no public way to read the calls of a functional model; the private
-attributes that this needs are touched in `_functional`, `_calls` and `producer` alone, and
-`tests/model/test_graph.py` fails loudly when they move.
+attributes that this needs are touched in `is_functional`, `_functional`, `_calls` and `producer`
+alone, and `tests/model/test_graph.py` fails loudly when they move.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,13 +89,15 @@ class Graph:
         outputs: Nested structure of `Value`, as the model returns it.
         nodes: The calls, topologically sorted.
         name: Name of the model.
+        output_names: Names of the flat outputs, by which losses and metrics find them.
     """
 
-    def __init__(self, inputs, outputs, nodes: list[Node], name: str):
+    def __init__(self, inputs, outputs, nodes: list[Node], name: str, output_names: list[str]):
         self.inputs = inputs
         self.outputs = outputs
         self.nodes = nodes
         self.name = name
+        self.output_names = output_names
 
     @classmethod
     def from_model(cls, model: keras.Model) -> Graph:
@@ -106,7 +109,7 @@ class Graph:
         nodes: list[Node] = []
         _read(inner, values, nodes, ())
         outputs = tree.map_structure(lambda t: values[id(t)], inner.output)
-        return cls(inputs, outputs, nodes, model.name)
+        return cls(inputs, outputs, nodes, model.name, list(inner.output_names))
 
     @property
     def flat_inputs(self) -> list[Value]:
@@ -209,7 +212,10 @@ class Graph:
         }
         outputs = self.run(feed, call)
         inputs = tree.map_structure(lambda v: feed[v], self.inputs)
-        return model_class(inputs, outputs, name=self.name, **kwargs)
+        model = model_class(inputs, outputs, name=self.name, **kwargs)
+        # Keras names an output after the operation that gives it, which may be another one now.
+        model.output_names = list(self.output_names)
+        return model
 
 
 def check_functional(model: keras.Model) -> None:
@@ -222,13 +228,30 @@ def check_functional(model: keras.Model) -> None:
                 f"Expected a built model. Received: Sequential {model.name!r} without an input "
                 "shape. Start it with keras.Input(shape) or call model.build(input_shape) first."
             )
-    elif not _is_functional(model):
+    elif not is_functional(model):
         raise ValueError(
             "Expected a Sequential or Functional model, whose layers and connections can be read. "
             f"Received: the subclassed model {model.name!r} of type {type(model).__name__}. "
             "Express it with the functional API (call its parts on a keras.Input and build "
             "keras.Model(inputs, outputs)); parts of it that are functional can be passed alone."
         )
+
+
+def is_functional(model: keras.Model) -> bool:
+    """Whether calling the model runs its graph: a subclass with a `call` of its own does not."""
+    has_graph = isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+    owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    return has_graph and owner.__module__.startswith("keras.")
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The symbolic inputs of a functional model as it takes them: a tensor, list or dict."""
+    return _functional(model).input
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The symbolic outputs of a functional model as it returns them."""
+    return _functional(model).output
 
 
 def producer(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict] | None:
@@ -243,10 +266,6 @@ def producer(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict] | None:
     if node.is_input:
         return None
     return history.operation, node.arguments.args, node.arguments.kwargs
-
-
-def _is_functional(model: keras.Model) -> bool:
-    return isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
 
 
 def _functional(model: keras.Model) -> keras.Model:
@@ -266,13 +285,24 @@ def _read(model, values: dict[int, Value], nodes: list[Node], path: tuple[str, .
     """Appends the calls of `model` to `nodes`; `values` maps its symbolic tensors, by id."""
     for operation, args, kwargs, outputs in _calls(model):
         args, kwargs = tree.map_structure(lambda x: values.get(id(x), x), (args, kwargs))
-        if isinstance(operation, keras.Model) and _is_functional(operation):
+        args, kwargs = _first_positional(operation, args, kwargs)
+        if isinstance(operation, keras.Model) and is_functional(operation):
             _inline(operation, args, outputs, values, nodes, path)
             continue
         node = Node(operation, tuple(args), dict(kwargs), path)
         node.outputs = [Value(t, node, i) for i, t in enumerate(outputs)]
         nodes.append(node)
         values.update({id(t): v for t, v in zip(outputs, node.outputs, strict=True)})
+
+
+def _first_positional(operation, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The same call with its first argument positional: `layer(inputs=x)` as `layer(x)`."""
+    if args:
+        return args, kwargs
+    first = next(iter(inspect.signature(operation.call).parameters), None)
+    if first not in kwargs:
+        return args, kwargs
+    return (kwargs[first],), {k: v for k, v in kwargs.items() if k != first}
 
 
 def _inline(model, args, outputs, values, nodes, path) -> None:

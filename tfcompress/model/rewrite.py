@@ -58,9 +58,43 @@ def rebuild(
     model = graph.to_model(model_class, **kwargs)
     for source, target in sources.items():
         if isinstance(source, keras.Layer) and isinstance(target, keras.Layer):
-            copy_variables(source, target)
+            # A layer of constants got them when it was made.
+            if target.variables:
+                copy_variables(source, target)
             target.trainable = source.trainable
     return model
+
+
+def rename_duplicates(graph: Graph) -> dict[Any, str]:
+    """Gives operations of different nested models that are called the same a name of their own.
+
+    Keras wants unique names within one model only, and inlining makes one model of several. The
+    outermost keeps its name; `"conv"` of the nested model `"left"` becomes `"left_conv"`. The
+    graph then points at renamed copies, so that the originals are untouched.
+
+    Returns:
+        Operation, as the graph now has it → its original name, where that has changed.
+    """
+    by_name: dict[str, list] = {value.spec.name: [None] for value in graph.flat_inputs}
+    for operation in sorted(graph.operations(), key=lambda op: len(graph.calls(op)[0].path)):
+        by_name.setdefault(operation.name, []).append(operation)
+    taken, copies = set(by_name), {}
+    for name, operations in by_name.items():
+        for operation in operations[1:]:
+            path = graph.calls(operation)[0].path
+            stem = unique = "_".join((*path, name))
+            count = 0
+            while unique in taken:
+                count += 1
+                unique = f"{stem}_{count}"
+            taken.add(unique)
+            config = {**operation.get_config(), "name": unique}
+            copies[operation] = type(operation).from_config(config)
+    if copies:
+        originals = {copy: operation.name for operation, copy in copies.items()}
+        rebuild(graph, copies)
+        return originals
+    return {}
 
 
 def as_float32(model: keras.Model) -> keras.Model:
@@ -72,13 +106,14 @@ def as_float32(model: keras.Model) -> keras.Model:
     if all(layer.compute_dtype in ("float32", None) for layer in layers):
         return model
     graph = Graph.from_model(model)
+    rename_duplicates(graph)
     replacements = {}
     for operation in graph.operations():
         if isinstance(operation, keras.Layer) and operation.compute_dtype != "float32":
             config = {**operation.get_config(), "dtype": "float32"}
             replacements[operation] = type(operation).from_config(config)
     copy = rebuild(graph, replacements, model_class=type(model))
-    for attribute in ("plan", "calibration_inputs"):
+    for attribute in ("plan", "float_layers", "calibration_inputs"):
         if hasattr(model, attribute):
             setattr(copy, attribute, getattr(model, attribute))
     return copy

@@ -8,7 +8,7 @@ import keras
 
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
-from tfcompress.model.rewrite import copy_variables, fresh
+from tfcompress.model.rewrite import copy_variables, fresh, rename_duplicates
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -25,6 +25,7 @@ def strip(model: keras.Model) -> keras.Model:
         ValueError: A subclassed model.
     """
     graph = Graph.from_model(model)
+    rename_duplicates(graph)
     plain: dict[Any, list] = {}
     for operation in list(graph.operations()):
         chain = getattr(operation, "stripped", None)

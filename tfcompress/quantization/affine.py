@@ -66,9 +66,11 @@ def round_through(x: tf.Tensor, rounding: str = "nearest", training: bool | None
     `"stochastic"` rounds up with the probability of the fraction in training, else to nearest.
     """
     if rounding == "truncate":
-        rounded = tf.floor(x)
+        # A whole number that the division before left a little too small is that number.
+        rounded = tf.floor(x + 1e-4)
     elif rounding == "stochastic" and training:
-        rounded = tf.floor(x + tf.random.uniform(tf.shape(x)))
+        # The sum of two floats may round up to one whole number too many.
+        rounded = tf.minimum(tf.floor(x + tf.random.uniform(tf.shape(x))), tf.math.ceil(x))
     else:
         rounded = tf.round(x)
     return x + tf.stop_gradient(rounded - x)

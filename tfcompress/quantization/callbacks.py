@@ -110,6 +110,7 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
         )
     batches = calibration_batches(model, data)
     saved = [(layer.momentum, layer.trainable) for layer in norms]
+    held = [(n.frozen, n.frozen.numpy()) for n in norms if hasattr(n, "frozen")]
     frozen = [(q, q.trainable) for q in iterate_layers(model) if isinstance(q, FakeQuantize)]
     variables = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
     totals = [0.0] * len(variables)
@@ -117,6 +118,8 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
         # Momentum 0 makes the moving statistics those of the last batch alone.
         for layer in norms:
             layer.momentum, layer.trainable = 0.0, True
+        for variable, _ in held:
+            variable.assign(0.0)
         for quantizer, _ in frozen:
             quantizer.trainable = False
         for batch in batches:
@@ -127,5 +130,7 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
             layer.momentum, layer.trainable = momentum, trainable
         for quantizer, trainable in frozen:
             quantizer.trainable = trainable
+        for variable, value in held:
+            variable.assign(value)
     for variable, total in zip(variables, totals, strict=True):
         variable.assign(total / len(batches))

@@ -62,10 +62,11 @@ class FoldedAffine:
             step = link.active_scale() * tf.abs(factor) / code_range(8)[1]
             return factor, round_to_grid(offset, step)
         layer, kernel_call = link
-        _, notes = layer.transformed(call_index=kernel_call, training=False)
+        values, notes = layer.transformed(call_index=kernel_call, training=False)
         if "bias_step" not in notes:
             return factor, offset
-        bias = tf.convert_to_tensor(layer.bias.value) if layer.use_bias else 0.0
+        # Not `layer.bias`, which this layer's policy would give in 16 bits.
+        bias = values["bias"] if layer.use_bias else 0.0
         step = notes["bias_step"] * tf.abs(factor)
         return factor, round_to_grid(offset + bias * factor, step) - bias * factor
 
@@ -89,6 +90,10 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._links = Links()
+
+    def add_weight(self, *args, **kwargs):
+        # Read in float32 under any policy: what is folded into a kernel is not rounded first.
+        return super().add_weight(*args, **{**kwargs, "autocast": False})
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -210,11 +215,6 @@ def affine_layer(layer: keras.Layer) -> keras.Layer:
     if isinstance(layer, keras.layers.Rescaling):
         factor, offset = layer.scale, layer.offset
     else:
-        if layer.mean is None:
-            raise ValueError(
-                "Expected a Normalization that knows its mean and variance. Received: "
-                f"{layer.name!r}. Call its adapt(data), or give them to its constructor, first."
-            )
         # Keras keeps the deviation at or above its epsilon.
         deviation = np.maximum(np.sqrt(layer.variance), keras.backend.epsilon())
         factor, offset = 1.0 / deviation, -np.asarray(layer.mean) / deviation

@@ -78,6 +78,10 @@ class NegativeSlope(keras.layers.PReLU):
 
     quantization_role = Role.AFFINE
 
+    def add_weight(self, *args, **kwargs):
+        # Read in float32 under any policy, as the runtime will have it.
+        return super().add_weight(*args, **{**kwargs, "autocast": False})
+
     def stripped(self) -> list[keras.Layer]:
         # PReLU(−n) = α · (−n), for −n is never positive.
         return [
@@ -99,7 +103,7 @@ class NegativeSlope(keras.layers.PReLU):
         return fake_quantize(alpha, tf.cast(scale, alpha.dtype), narrow_range=True)
 
     def call(self, inputs):
-        return -self.slope() * inputs
+        return tf.cast(-self.slope() * tf.cast(inputs, tf.float32), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

@@ -169,7 +169,7 @@ class Planner:
             only = None
             if node is None:
                 readers = graph.consumers(value)
-                only = [r for r in readers if self._reads_codes(r, needs)]
+                only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
                 if len(only) == len(readers) and not graph.is_output(value):
                     only = None
             graph.insert_after(value, self.quantizers[value], only=only)
@@ -190,6 +190,9 @@ class Planner:
             if self._reads_codes(node, needs):
                 needs.update(node.inputs)
         return needs
+
+    def _is_int8(self, node: Node) -> bool:
+        return self.is_quantized(node) and self.schemes[node.operation] is not None
 
     def _reads_codes(self, node: Node, needs: set[Value]) -> bool:
         moves = role(node.operation) is Role.MOVE
