@@ -95,7 +95,9 @@ def test_cached_training_is_training_with_the_teacher(
         source = TeacherCache.compute(teacher, x, layers=["pool"]) if cached else teacher
         losses = [LogitsDistillation(2.0), FeatureDistillation("pool", "pool")]
         distiller = Distiller(source, student, losses)
-        distiller.compile(keras.optimizers.SGD(0.1), crossentropy, metrics=["accuracy"])
+        distiller.compile(
+            keras.optimizers.SGD(0.1), crossentropy, metrics=["accuracy"], run_eagerly=True
+        )
         if container == "arrays":
             inputs = source.pair(x) if cached else x
             history = distiller.fit(inputs, y, batch_size=16, shuffle=True, epochs=2, verbose=0)
@@ -123,7 +125,7 @@ def test_augmentation_after_attaching_keeps_the_teacher(teacher, images, make_ne
     np.testing.assert_allclose(inputs["student_inputs"], x[:, :, ::-1])
     np.testing.assert_allclose(inputs["teacher_outputs"]["outputs"], cache.outputs)
     distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     distiller.fit(data, shuffle=False, verbose=0, class_weight=dict.fromkeys(range(10), 1.0))
 
 
@@ -131,7 +133,7 @@ def test_plain_data_trains_nothing_but_evaluates(teacher, images, make_net, cros
     x, y = images
     cache = TeacherCache.compute(teacher, x)
     distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     with pytest.raises(ValueError, match=r"cache\.pair"):
         distiller.fit(x, y, verbose=0)
     history = distiller.fit(cache.pair(x), y, validation_data=(x, y), verbose=0).history
@@ -152,7 +154,7 @@ def test_saving_a_cached_distiller(teacher, images, make_net, crossentropy, tmp_
     x, y = images
     cache = TeacherCache.compute(teacher, x)
     distiller = Distiller(cache, make_net(4, "s"), LogitsDistillation())
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     with pytest.raises(ValueError, match="Compute it with `path"):
         distiller.save(tmp_path / "d.keras")
     cache.save(tmp_path / "t.npz")

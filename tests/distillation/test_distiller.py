@@ -68,7 +68,7 @@ def test_total_is_the_stated_sum(make_net, images, crossentropy, weights, studen
         loss_weights=weights,
         student_loss_weight=student_loss_weight,
     )
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     logs = distiller.evaluate(*images, batch_size=64, verbose=0, return_dict=True)
     x, y = images
     own = float(crossentropy(y, student(x)))
@@ -123,7 +123,7 @@ def test_sample_weight_and_class_weight_weigh_every_term(make_net, images, cross
     x, y = images
     teacher, student = make_net(8, "t"), make_net(4, "s")
     distiller = Distiller(teacher, student, [LogitsDistillation(), FeatureDistillation()])
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     weight = (y == 3).astype("float32")
     logs = distiller.evaluate(
         x, y, sample_weight=weight, batch_size=64, return_dict=True, verbose=0
@@ -134,7 +134,7 @@ def test_sample_weight_and_class_weight_weigh_every_term(make_net, images, cross
     for name in ("loss", "student_loss", "logits_distillation", "feature_distillation"):
         assert logs[name] == pytest.approx(share * only[name], rel=1e-4)
     before = student.get_weights()
-    distiller.compile(keras.optimizers.SGD(0.1), crossentropy)
+    distiller.compile(keras.optimizers.SGD(0.1), crossentropy, run_eagerly=True)
     distiller.fit(x, y, class_weight=dict.fromkeys(range(10), 0.0), verbose=0)
     trainable = len(student.trainable_variables)
     assert trainable
@@ -184,7 +184,7 @@ def test_weight_of_a_single_loss_counts(make_net, images, crossentropy):
         keras.utils.set_random_seed(3)
         losses = LogitsDistillation()
         net = Distiller(make_net(8, "t"), make_net(4, "s"), losses, loss_weights=[weight])
-        net.compile("sgd", crossentropy)
+        net.compile("sgd", crossentropy, run_eagerly=True)
         return net.evaluate(*images, verbose=0, return_dict=True)
 
     a, b = total(1.0), total(0.25)
@@ -195,11 +195,11 @@ def test_label_free(make_net, images):
     x, _ = images
     teacher, student = make_net(8, "t"), make_net(4, "s")
     distiller = Distiller(teacher, student, LogitsDistillation(), student_loss_weight=0.0)
-    distiller.compile(keras.optimizers.Adam(0.01))
+    distiller.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     history = distiller.fit(x, epochs=3, verbose=0).history["loss"]
     assert history[-1] < history[0]
     with_labels = Distiller(teacher, student, LogitsDistillation())
-    with_labels.compile("sgd", "mse")
+    with_labels.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match="student_loss_weight=0"):
         with_labels.fit(x, verbose=0)
 
@@ -242,6 +242,7 @@ def test_several_outputs(crossentropy):
         {"kind": crossentropy, "value": "mse"},
         loss_weights={"kind": 1.0, "value": 0.5},
         metrics={"kind": "accuracy"},
+        run_eagerly=True,
     )
     weight = {"kind": np.ones(32, "float32"), "value": np.zeros(32, "float32")}
     history = distiller.fit(x, y, sample_weight=weight, verbose=0).history
@@ -263,7 +264,7 @@ def test_all_outputs_of_a_nested_structure_at_once():
 
     teacher, student = net("t"), net("s")
     distiller = Distiller(teacher, student, FeatureDistillation(), student_loss_weight=0.0)
-    distiller.compile("sgd")
+    distiller.compile("sgd", run_eagerly=True)
     logs = distiller.evaluate(x, verbose=0, return_dict=True)
     pairs = zip(
         keras.tree.flatten(teacher.predict(x, verbose=0)),
@@ -288,7 +289,7 @@ def test_segmentation_with_weights_per_pixel(crossentropy):
 
     teacher, student = net(8, "t"), net(2, "s")
     distiller = Distiller(teacher, student, LogitsDistillation(2.0))
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     logs = distiller.evaluate(
         x, y, sample_weight=weight, batch_size=16, verbose=0, return_dict=True
     )

@@ -129,7 +129,7 @@ def test_distiller_takes_tensors_and_saves_their_names(nested, tmp_path):
         loss.get_config()
     distiller = Distiller(model, student, loss, student_loss_weight=0.0)
     assert (loss.teacher_layer, loss.student_layer) == ("shared:1", "small")
-    distiller.compile("sgd")
+    distiller.compile("sgd", run_eagerly=True)
     before = distiller.evaluate(X, verbose=0)
     distiller.save(tmp_path / "d.keras")
     again = keras.saving.load_model(tmp_path / "d.keras")

@@ -25,7 +25,7 @@ def test_callable(make_net, images, crossentropy):
     from_model = Distiller(teacher, student, LogitsDistillation(2.0))
     logs = []
     for distiller in (from_function, from_model):
-        distiller.compile("sgd", crossentropy)
+        distiller.compile("sgd", crossentropy, run_eagerly=True)
         logs.append(distiller.evaluate(*images, verbose=0))
     assert logs[0] == pytest.approx(logs[1])
     from_function.fit(*images, verbose=0)
@@ -39,7 +39,7 @@ def test_callable_with_several_outputs(make_net, images):
         LogitsDistillation(teacher_layer="logits", teacher_from_logits=True),
         student_loss_weight=0.0,
     )
-    two.compile("sgd")
+    two.compile("sgd", run_eagerly=True)
     two.fit(images[0], verbose=0)
     with pytest.raises(ValueError, match="Expected one of the outputs 'logits'"):
         Distiller(
@@ -107,7 +107,7 @@ def test_ensemble_is_the_weighted_mean(make_net, images, crossentropy, tmp_path)
     mean = 0.75 * one.predict(x, verbose=0) + 0.25 * two.predict(x, verbose=0)
     np.testing.assert_allclose(ensemble.predict(x, verbose=0), mean, rtol=1e-4, atol=1e-6)
     distiller = Distiller(ensemble, make_net(4, "s"), LogitsDistillation())
-    distiller.compile("sgd", crossentropy)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
     distiller.fit(*images, verbose=0)
     assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables)
     before = distiller.evaluate(*images, verbose=0)
@@ -132,7 +132,7 @@ def test_chain_of_teaching_assistants(make_net, images, crossentropy):
     teacher = make_net(16, "big")
     for student in (make_net(8, "assistant"), make_net(2, "small")):
         distiller = Distiller(teacher, student, LogitsDistillation(4.0))
-        distiller.compile("adam", crossentropy)
+        distiller.compile("adam", crossentropy, run_eagerly=True)
         distiller.fit(*images, verbose=0)
         teacher = student
     assert distiller.teacher.name == "assistant"
@@ -146,7 +146,7 @@ def test_teacher_with_probabilities_is_detected(make_net, images):
     values = []
     for model in (teacher, twin):
         distiller = Distiller(model, student, LogitsDistillation(4.0), student_loss_weight=0.0)
-        distiller.compile("sgd")
+        distiller.compile("sgd", run_eagerly=True)
         values.append(distiller.evaluate(images[0], verbose=0))
     assert values[0] == pytest.approx(values[1], rel=1e-3)
 
@@ -162,7 +162,7 @@ def test_features_of_a_wider_and_larger_teacher(images, crossentropy):
     loss = FeatureDistillation("conv", "conv")
     distiller = Distiller(teacher, student, loss)
     assert loss.adapters[0].kernel.shape == (3, 8)
-    distiller.compile(keras.optimizers.Adam(0.05), crossentropy)
+    distiller.compile(keras.optimizers.Adam(0.05), crossentropy, run_eagerly=True)
     history = distiller.fit(*images, epochs=5, verbose=0).history["feature_distillation"]
     assert history[-1] < 0.8 * history[0]
     with pytest.raises(ValueError, match="belongs to another Distiller"):

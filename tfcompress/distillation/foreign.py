@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from tfcompress.distillation.hints import elementwise_loss
-from tfcompress.distillation.loss import DistillationLoss, TensorInfo
+from tfcompress.distillation.loss import DistillationLoss, TensorInfo, snake_case
 from tfcompress.distillation.reduction import weights_per_output
 
 
@@ -24,13 +24,13 @@ class KerasDistillationLoss(DistillationLoss):
 
     Args:
         loss: The loss object.
-        name: Name in the logs. Defaults to the loss's class name.
+        name: Name in the logs. Defaults to `keras_` and the class name in snake case.
     """
 
     def __init__(self, loss: Any, *, name: str | None = None, **kwargs: Any):
         for side in ("teacher_layer", "student_layer"):
             kwargs.setdefault(side, getattr(loss, f"{side}_name", None))
-        super().__init__(name=name or f"keras_{type(loss).__name__.lower()}", **kwargs)
+        super().__init__(name=name or f"keras_{snake_case(type(loss).__name__)}", **kwargs)
         self.wrapped = loss
 
     def bind(self, teacher: list[TensorInfo], student: list[TensorInfo]) -> None:

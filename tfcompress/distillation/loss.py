@@ -54,7 +54,7 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
     ):
         # float32 whatever the student's policy: small differences vanish in 16 bit.
         kwargs.pop("dtype", None)
-        super().__init__(name=name or _snake_case(type(self).__name__), dtype="float32", **kwargs)
+        super().__init__(name=name or snake_case(type(self).__name__), dtype="float32", **kwargs)
         self.teacher_layer = teacher_layer
         self.student_layer = student_layer
         self.built = True
@@ -132,5 +132,6 @@ def require_positive(name: str, value: float) -> float:
     return float(value)
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """`"LogitsDistillation"` → `"logits_distillation"`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
