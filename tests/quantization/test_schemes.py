@@ -1,0 +1,73 @@
+"""Schemes: what may be asked for, and configurations of them."""
+
+import dataclasses
+
+import pytest
+
+from tfcompress.quantization.observers import LeastSquares, MinMax, Percentile
+from tfcompress.quantization.schemes import (
+    PRESETS,
+    ActivationScheme,
+    Scheme,
+    WeightScheme,
+    resolve,
+    scheme_config,
+    scheme_from_config,
+)
+
+
+def test_presets():
+    weights, activations = PRESETS["int8"].weights, PRESETS["int8"].activations
+    assert (weights.num_bits, weights.symmetric, weights.per_channel) == (8, True, True)
+    assert weights.narrow_range
+    assert (activations.num_bits, activations.symmetric, activations.narrow_range) == (8, 0, 0)
+    assert PRESETS["w4a8"].weights.num_bits == 4
+    assert PRESETS["w4a4"].activations.num_bits == 4
+
+
+@pytest.mark.parametrize("cls", [WeightScheme, ActivationScheme])
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"num_bits": 1}, ValueError, "`num_bits` from 2 to 8. Received: 1"),
+        ({"num_bits": 9}, ValueError, "`num_bits`"),
+        ({"num_bits": 8.0}, ValueError, "`num_bits`"),
+        ({"rounding": "up"}, ValueError, "`rounding` in .*nearest.* Received: 'up'"),
+        ({"observer": "minmax"}, TypeError, "`observer` to be an Observer. Received: 'minmax'"),
+    ],
+)
+def test_wrong_fields(cls, fields, error, message):
+    with pytest.raises(error, match=message):
+        cls(**fields)
+
+
+def test_a_scheme_is_of_two_schemes():
+    with pytest.raises(TypeError, match="`weights` to be a WeightScheme. Received: ActivationSch"):
+        Scheme(weights=ActivationScheme())
+    with pytest.raises(TypeError, match="`activations` to be a ActivationScheme"):
+        Scheme(activations="int8")
+
+
+def test_resolve():
+    assert resolve(None) is None
+    assert resolve("w4a8") is PRESETS["w4a8"]
+    assert resolve(PRESETS["int8"]) is PRESETS["int8"]
+    with pytest.raises(ValueError, match=r"one of \['int8'.*Received: 'int9'"):
+        resolve("int9")
+    with pytest.raises(TypeError, match="Received: 8"):
+        resolve(8)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        WeightScheme(3, False, False, False, "truncate", True, Percentile(99.0)),
+        ActivationScheme(5, True, True, "stochastic", True, LeastSquares(9)),
+        ActivationScheme(observer=MinMax()),
+    ],
+)
+def test_config(scheme):
+    config = scheme_config(scheme)
+    assert set(config) == {f.name for f in dataclasses.fields(scheme)}
+    assert scheme_from_config(type(scheme), config) == scheme
+    assert scheme_from_config(type(scheme), scheme) is scheme
