@@ -33,7 +33,6 @@ from tfcompress.pruning import (
     Pruner,
     PruningReport,
     RigL,
-    ThresholdPruning,
     Unstructured,
     register_criterion,
 )
@@ -92,7 +91,6 @@ __all__ = [
     "TFLiteTeacher",
     "TeacherCache",
     "TeacherEnsemble",
-    "ThresholdPruning",
     "Unstructured",
     "WeightScheme",
     "__version__",

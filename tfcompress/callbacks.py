@@ -3,6 +3,13 @@
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.pruning.threshold import ThresholdPruning
 from tfcompress.quantization.callbacks import QuantizationSchedule
 
-__all__ = ["DistillationSchedule", "Pruning", "QuantizationSchedule", "Regularization"]
+__all__ = [
+    "DistillationSchedule",
+    "Pruning",
+    "QuantizationSchedule",
+    "Regularization",
+    "ThresholdPruning",
+]

@@ -49,7 +49,6 @@ class Node:
         kwargs: Keyword arguments, likewise.
         path: Names of the nested models around the call, outermost first.
         outputs: What the call returns, flattened.
-        output_structure: The structure of the returned value, with `Value` leaves.
     """
 
     operation: Any
@@ -57,6 +56,7 @@ class Node:
     kwargs: dict[str, Any]
     path: tuple[str, ...] = ()
     outputs: list[Value] = dataclasses.field(default_factory=list)
+    _inputs: list[Value] | None = dataclasses.field(default=None, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -64,8 +64,11 @@ class Node:
 
     @property
     def inputs(self) -> list[Value]:
-        leaves = tree.flatten((self.args, self.kwargs))
-        return [leaf for leaf in leaves if isinstance(leaf, Value)]
+        # Kept, because every look-up of consumers goes through the inputs of all nodes.
+        if self._inputs is None:
+            leaves = tree.flatten((self.args, self.kwargs))
+            self._inputs = [leaf for leaf in leaves if isinstance(leaf, Value)]
+        return self._inputs
 
     @property
     def output(self) -> Value:
@@ -79,6 +82,7 @@ class Node:
 
         self.args = tree.map_structure(swap, self.args)
         self.kwargs = tree.map_structure(swap, self.kwargs)
+        self._inputs = None
 
 
 class Graph:
