@@ -106,7 +106,8 @@ def test_the_script(run_tool, model_files):
     assert "top-1 agreement" in done.stdout
     done = run_tool("compare", *files)
     assert done.returncode == 2
-    assert done.stderr.startswith("ValueError: Expected a data set. Received: no --data")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: Expected a data set. Received: no --data")
     done = run_tool("compare", files[0], "--data", "digits")
     assert "paths of two models" in done.stderr
 
