@@ -12,7 +12,7 @@ import numpy as np
 from keras import tree
 
 from tfcompress.export.bake import BakedKernel
-from tfcompress.export.bundle import write_bundle
+from tfcompress.export.bundle import bundle_files, write_files
 from tfcompress.export.checks import check_floats, check_limits, float_origins, missing_ranges
 from tfcompress.export.converter import current_converter
 from tfcompress.export.delegation import delegation
@@ -134,15 +134,34 @@ def export_tflite(
         unverified=patched.missing,
     )
     _check_agreement(report, min_agreement)
-    write_atomically(path, data)
-    write_bundle(
+    figures = {k: v for k, v in report.to_dict().items() if k not in ("path", "layers")}
+    beside = bundle_files(
+        data,
         path,
         preprocessing=preprocessing,
         labels=labels,
-        report={k: v for k, v in report.to_dict().items() if k not in ("path", "layers")},
-        golden_data=golden,
+        report=figures,
+        golden_data=_golden(golden, ready, samples),
     )
+    write_atomically(path, data)
+    write_files(path, beside)
     return report
+
+
+def _golden(given: Any, models: Mapping, samples: Mapping) -> Any:
+    """Samples for the golden pairs: those given; real ones where integers (token numbers, say)
+    could not be made up; else `None` for synthetic ones."""
+    if given is not None:
+        return given
+    is_float = all(keras.backend.is_float_dtype(t.dtype) for m in models.values() for t in m.inputs)
+    if is_float or any(s is None for s in samples.values()):
+        return None
+    found = {key: _by_name(models[key], samples[key]) for key in models}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _by_name(model: keras.Model, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {t.name: a for t, a in zip(model.inputs, arrays, strict=True)}
 
 
 def _checked_path(path: str | os.PathLike) -> pathlib.Path:

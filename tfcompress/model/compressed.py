@@ -60,13 +60,15 @@ def _generate(cls: type) -> type:
 
     @functools.wraps(cls.call)
     def call(self, *args, call_index=0, **kwargs):
-        values, _ = self.transformed(call_index=call_index)
+        values, notes = self.transformed(call_index=call_index, in_codes=_scales(self))
         variables = compressed_variables(self)
         mapping = [(variables[name], value) for name, value in values.items()]
+        if "before" in notes:
+            args = (notes["before"](args[0]), *args[1:])
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = cls.call(self, *args, **kwargs)
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
-        return outputs
+        return notes["after"](outputs) if "after" in notes else outputs
 
     call.__signature__ = with_call_index(cls.call)
 
@@ -97,6 +99,14 @@ def _generate(cls: type) -> type:
     generated = type(name, (Compressed, cls), members)
     globals()[name] = generated
     return keras.saving.register_keras_serializable(_PACKAGE)(generated)
+
+
+def _scales(layer: keras.Layer) -> bool:
+    """Whether scaling the layer's input and kernel by positive numbers just scales its output."""
+    activation = getattr(layer, "activation", None)
+    homogeneous = (None, keras.activations.linear, keras.activations.relu)
+    # 16 bits do not hold the codes' sums.
+    return activation in homogeneous and layer.compute_dtype == "float32"
 
 
 def with_call_index(call) -> inspect.Signature:

@@ -44,7 +44,8 @@ class WeightTransform(keras.Layer):
         Args:
             value: The value so far, float32, of the variable's shape.
             notes: Notes for the transforms that follow in this one call of the layer; it starts
-                with `"training"` (bool or None) and `"call_index"` (which call of a shared layer).
+                with `"training"` (bool or None), `"call_index"` (which call of a shared layer)
+                and `"in_codes"` (see `TransformedWeights.call`).
         """
         raise NotImplementedError
 
@@ -100,14 +101,22 @@ class TransformedWeights(keras.Layer):
             for transform in chain:
                 transform.link(layer, inputs, call_index)
 
-    def call(self, call_index: int = 0, training: bool | None = None):
+    def call(self, call_index: int = 0, in_codes: bool = False, training: bool | None = None):
         """Runs every chain, kernels before what depends on them.
+
+        Args:
+            call_index: Which call of a shared layer.
+            in_codes: Whether the layer can compute in integer codes: a transform may then give
+                codes instead of values, with notes `"before"` (what to do with the layer's input)
+                and `"after"` (with its output).
+            training: Filled in by Keras.
 
         Returns:
             `(values, notes)`: the transformed float32 tensor of every variable by name, and what
             the transforms noted for each other (see `WeightTransform.apply`).
         """
-        values, notes = {}, {"call_index": call_index, "training": training}
+        notes = {"call_index": call_index, "in_codes": in_codes, "training": training}
+        values = {}
         for name in sorted(self.chains, key=_first_order):
             value = tf.convert_to_tensor(self._read(name).value)
             for transform in self.chains[name]:

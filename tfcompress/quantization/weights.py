@@ -151,10 +151,28 @@ class FakeQuantizeWeights(WeightTransform):
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         quantizer = self.input_quantizer(notes["call_index"])
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
+        if notes["in_codes"] and not notes["training"] and quantizer is not None:
+            # Sums of whole numbers are exact in float32 up to 2²⁴, as they are in int32, whatever
+            # order they are added in. Rounded values would differ in the last bits.
+            rounded = self._to_codes(rounded, scale, input_scale, notes)
         notes["kernel_scale"] = tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
         notes["bias_step"] = input_scale * notes["kernel_scale"]
         notes["folded"] = self.folded(notes["call_index"])
         return rounded
+
+    def _to_codes(self, rounded, scale, input_scale, notes):
+        """The kernel's codes, with what turns the layer's input to codes and its output back."""
+        known = input_scale > 0
+        step = tf.where(known, input_scale, 1.0)
+
+        def before(inputs):
+            codes = inputs / step
+            return tf.where(known, tf.round(codes), codes)
+
+        back = step * tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
+        notes["before"], notes["after"] = before, lambda outputs: outputs * back
+        notes["output_step"] = back
+        return tf.round(rounded / scale)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": scheme_config(self.scheme)}
@@ -173,6 +191,10 @@ class RoundBias(WeightTransform):
     order = FAKE_QUANT
 
     def apply(self, value, notes):
-        if notes["training"] or notes.get("folded") is not None or "bias_step" not in notes:
+        if notes["training"] or "bias_step" not in notes:
             return value
-        return round_to_grid(value, tf.reshape(notes["bias_step"], tf.shape(value)))
+        if notes.get("folded") is None:
+            value = round_to_grid(value, tf.reshape(notes["bias_step"], tf.shape(value)))
+        if "output_step" in notes:
+            value = value / tf.reshape(notes["output_step"], tf.shape(value))
+        return value

@@ -1,1 +1,1 @@
-"""The command-line tools; the scripts in the top-level `tools/` and the console commands call them."""
+"""The code of the command-line tools; scripts in `tools/` and console commands call it."""
