@@ -210,7 +210,7 @@ class _Lowering:
             return tf.nn.relu(args[0]) if is_relu else None
         x = args[0]
         if isinstance(operation, NegativePart):
-            return forms.channel_affine(x, np.float32(-1.0), None, "relu")
+            return forms.channel_affine(x, np.float32(-operation.factor), None, "relu")
         if isinstance(operation, NegativeSlope):
             return _negative_slope(operation, x, *self._constants[node])
         if role(operation) is Role.RELU and self._ends_at_ceiling(node):

@@ -164,6 +164,8 @@ def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
         return lambda b, n: b.call(_times(1.0 / _scalar(n)), "", n.inputs[0])
     if is_op(operation, "Maximum") and _scalar(node) == 0:
         return lambda b, n: b.call(lambda name: layers.ReLU(name=name), "", n.inputs[0])
+    if activation_of(operation) == "leaky_relu" and 0 < _slope(operation) < 1:
+        return _leaky_relu
     return {
         "silu": _silu,
         "hard_sigmoid": _hard_sigmoid,
@@ -207,6 +209,18 @@ def _hard_silu(b: _Builder, node: Node) -> Value:
     gate = _shifted_relu6(b, node.inputs[0])
     sixth = b.call(_times(1 / 6), "sixth", node.inputs[0])
     return b.call(lambda n: layers.Multiply(name=n), "", sixth, gate)
+
+
+def _slope(operation: Any) -> float:
+    """The slope of a leaky ReLU; that of the bare function is Keras' default."""
+    return float(getattr(operation, "negative_slope", 0.2))
+
+
+def _leaky_relu(b: _Builder, node: Node) -> Value:
+    """x + (1 − slope) · max(−x, 0): XNNPACK's LEAKY_RELU multiplies with few bits."""
+    x, slope = node.inputs[0], _slope(node.operation)
+    negative = b.call(lambda n: NegativePart(1 - slope, name=n), "negative", x)
+    return b.call(lambda n: layers.Add(name=n), "", x, negative)
 
 
 def _prelu(b: _Builder, node: Node) -> Value:

@@ -51,21 +51,29 @@ class MultiplyConstant(_WithConstant):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class NegativePart(keras.layers.Layer):
-    """max(−x, 0), the part of a value below zero."""
+    """factor · max(−x, 0), the part of a value below zero; factor is positive."""
 
     quantization_role = Role.ELEMENTWISE
 
+    def __init__(self, factor: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = float(factor)
+        self.supports_masking = True
+
     def stripped(self) -> list[keras.Layer]:
         return [
-            keras.layers.Rescaling(-1.0, name=f"{self.name}_sign"),
+            keras.layers.Rescaling(-self.factor, name=f"{self.name}_sign"),
             keras.layers.ReLU(name=self.name),
         ]
 
     def call(self, inputs):
-        return keras.ops.relu(-inputs)
+        return keras.ops.relu(inputs * -self.factor)
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
