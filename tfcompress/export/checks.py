@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 
 from tfcompress.export.summary import FileSummary
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
-from tfcompress.quantization.operators import role
+from tfcompress.quantization.operators import Role, role
 from tfcompress.quantization.plan import activation_limits, weight_limits
 from tfcompress.quantization.quantizers import FakeQuantize
 from tfcompress.quantization.weights import FakeQuantizeWeights
@@ -45,12 +45,29 @@ def missing_ranges(model: keras.Model) -> list[FakeQuantize]:
     return [q for q in quantizers if float(q.scale.numpy()) <= 0]
 
 
-def float_origins(summary: FileSummary, models: Mapping[str, keras.Model]) -> dict[str, str]:
-    """Float tensor of the file → the Keras layer that its name tells it comes from."""
+def float_origins(
+    summary: FileSummary,
+    models: Mapping[str, keras.Model],
+    output_names: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    """Float tensor of the file → the Keras layer that it comes from.
+
+    Args:
+        summary: The file.
+        models: Signature key → model.
+        output_names: Signature key → the file's names of the model's flat outputs.
+    """
     layers = {op.name for m in models.values() for op in Graph.from_model(m).operations()}
+    # The name of an output tells nothing; which layer gives it the model knows.
+    outputs = {}
+    for signature in summary.signatures:
+        values = Graph.from_model(models[signature.key]).flat_outputs
+        for name, value in zip(output_names[signature.key], values, strict=True):
+            outputs[signature.subgraph, signature.outputs[name].index] = value.name
     found = {}
     for tensor in summary.float_tensors:
-        found[tensor.name.split(";")[0]] = _origin(tensor.name, layers)
+        by_output = outputs.get((tensor.subgraph, tensor.index), "")
+        found[tensor.name.split(";")[0]] = _origin(tensor.name, layers) or by_output
     return found
 
 
@@ -63,7 +80,12 @@ def check_floats(
     """Raises `ValueError` for float operators that nobody asked for, naming their layers."""
     wanted = set()
     for model in models.values():
-        wanted |= set(requested_floats(model))
+        asked = requested_floats(model)
+        wanted.update(asked)
+        if asked:
+            # What only moves values moves those of a float layer in float.
+            operations = Graph.from_model(model).operations()
+            wanted.update(o.name for o in operations if role(o) is Role.MOVE)
     culprits = {}
     for op in summary.ops:
         if op.name in _BOUNDARY_OPS:

@@ -40,7 +40,9 @@ class Converter:
     def close(self) -> None:
         """Ends the worker; the next conversion starts another."""
         if self._process is not None:
-            self._process.stdin.close()
+            # What was written to a worker that has died cannot be flushed.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process.wait()
             self._log.close()

@@ -107,7 +107,7 @@ def export_tflite(
     patched = patch(data, kernels)
     data = patched.data
     summary = inspect_tflite(data)
-    origins = float_origins(summary, ready)
+    origins = float_origins(summary, ready, names)
     if not allow_float:
         check_floats(origins, summary, ready, float_io)
     parity = {
@@ -186,7 +186,13 @@ def output_names(model: keras.Model) -> list[str]:
         counts = [len(tree.flatten(outputs[k])) for k in keys]
         if all(count == 1 for count in counts):
             return keys
-    names = Graph.from_model(model).output_names
+    graph = Graph.from_model(model)
+    names = list(graph.output_names)
+    for i, value in enumerate(graph.flat_outputs):
+        # A model that was cut out of a quantized one calls its outputs after their quantizers.
+        operation = value.node.operation if value.node is not None else None
+        if isinstance(operation, FakeQuantize) and names[i] == operation.name:
+            names[i] = operation.source or names[i]
     if len(set(names)) != len(names):
         names = [f"{name}_{i}" for i, name in enumerate(names)]
     return names

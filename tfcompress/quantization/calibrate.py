@@ -137,8 +137,10 @@ def _is_arrays(data: Any) -> bool:
         return True
     if isinstance(data, dict):
         return all(_is_arrays(v) for v in data.values())
-    return isinstance(data, (list, tuple)) and all(
-        isinstance(v, (np.ndarray, tf.Tensor)) for v in data
+    return (
+        isinstance(data, (list, tuple))
+        and len(data) > 0
+        and all(isinstance(v, (np.ndarray, tf.Tensor)) for v in data)
     )
 
 

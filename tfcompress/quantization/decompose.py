@@ -298,7 +298,6 @@ def _separable(b: _Builder, node: Node) -> Value:
             kernel_regularizer=layer.pointwise_regularizer,
             kernel_constraint=layer.pointwise_constraint,
             bias_regularizer=layer.bias_regularizer,
-            activation=layer.activation,
             name=name,
             dtype=layer.dtype_policy,
             trainable=layer.trainable,

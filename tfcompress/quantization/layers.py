@@ -132,10 +132,10 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
             lambda: _normalize_by_batch(x, gamma, beta, self.epsilon),
             lambda: _normalize_by(x, gamma, beta, old_mean, old_variance, self.epsilon),
         )
-        # Frozen, the moving statistics come back as they were, so this changes nothing.
-        momentum = self.momentum
-        self.moving_mean.assign(old_mean * momentum + mean * (1.0 - momentum))
-        self.moving_variance.assign(old_variance * momentum + variance * (1.0 - momentum))
+        # Frozen, the moving statistics come back as they were; written so, not a bit changes.
+        rate = 1.0 - self.momentum
+        self.moving_mean.assign(old_mean + (mean - old_mean) * rate)
+        self.moving_variance.assign(old_variance + (variance - old_variance) * rate)
         return tf.cast(outputs, self.compute_dtype)
 
 

@@ -190,7 +190,9 @@ class FakeQuantize(keras.layers.Layer):
 
     def _quantize(self, x, scale, zero_point, training):
         bits, narrow = self.scheme.num_bits, self.scheme.narrow_range
-        if self.scheme.rounding == "nearest":
+        # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
+        # halves are common; between others they hardly ever occur.
+        if self.scheme.rounding == "nearest" and not self.scheme.power_of_two:
             return fake_quantize_tensor(x, scale, zero_point, num_bits=bits, narrow_range=narrow)
         return fake_quantize(
             x,
