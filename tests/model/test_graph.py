@@ -218,16 +218,14 @@ class FunctionalWithCall(keras.Model):
 def test_a_subclassed_model_is_refused_with_the_way_out(cls):
     model = cls()
     model(np.zeros((1, 4), np.float32))
-    with pytest.raises(
-        ValueError, match=rf"subclassed model .* of type {cls.__name__}.*functional"
-    ):
+    with pytest.raises(ValueError, match=rf"model .* of type {cls.__name__}.*functional"):
         Graph.from_model(model)
 
 
 def test_an_unbuilt_sequential_and_a_stranger_are_refused():
     with pytest.raises(ValueError, match=r"Sequential 'net' without an input.*keras\.Input"):
         Graph.from_model(keras.Sequential([layers.Dense(2)], name="net"))
-    with pytest.raises(TypeError, match="Expected a Keras model. Received: 3"):
+    with pytest.raises(TypeError, match=r"Expected a Keras model\. Received: 3"):
         check_functional(3)
     with pytest.raises(TypeError, match="Expected a Keras model"):
         check_functional(layers.Dense(2))

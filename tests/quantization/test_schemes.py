@@ -42,7 +42,7 @@ def test_wrong_fields(cls, fields, error, message):
 
 
 def test_a_scheme_is_of_two_schemes():
-    with pytest.raises(TypeError, match="`weights` to be a WeightScheme. Received: ActivationSch"):
+    with pytest.raises(TypeError, match=r"`weights` to be a WeightScheme\. Received: Act"):
         Scheme(weights=ActivationScheme())
     with pytest.raises(TypeError, match="`activations` to be a ActivationScheme"):
         Scheme(activations="int8")

@@ -1,0 +1,85 @@
+"""Rebuilding models and carrying weights over."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.model.graph import Graph
+from tfcompress.model.rewrite import as_float32, copy_variables, fresh, rebuild
+
+
+def small(dtype=None):
+    inputs = keras.Input((6, 6, 2), name="image")
+    x = layers.Conv2D(3, 3, name="conv", dtype=dtype)(inputs)
+    x = layers.BatchNormalization(name="norm", dtype=dtype)(x)
+    return keras.Model(inputs, layers.Flatten(name="flat", dtype=dtype)(x), name="small")
+
+
+def test_a_replaced_layer_gets_the_weights_and_trainable_of_the_original():
+    model = small()
+    model.get_layer("conv").trainable = False
+    graph = Graph.from_model(model)
+    new = layers.Conv2D(3, 3, name="conv", activation="relu")
+    copy = rebuild(graph, {model.get_layer("conv"): new})
+    assert copy.get_layer("conv") is new
+    assert not new.trainable
+    np.testing.assert_array_equal(new.kernel, model.get_layer("conv").kernel)
+    assert copy.name == "small"
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
+
+
+def test_weights_of_inner_layers_find_each_other_by_path_and_shape():
+    source = layers.Bidirectional(layers.LSTM(3), name="both")
+    target = layers.Bidirectional(layers.LSTM(3), name="both")
+    for layer in (source, target):
+        layer.build((None, 4, 2))
+    random = np.random.default_rng(0)
+    for variable in source.variables:
+        if "seed" not in variable.name:
+            variable.assign(random.normal(size=variable.shape))
+    copy_variables(source, target)
+    for a, b in zip(source.weights, target.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_variable_without_a_place_is_an_error_unless_skipped():
+    source, target = layers.Dense(3, name="d"), layers.Dense(4, name="d")
+    source.build((None, 2))
+    target.build((None, 2))
+    before = [w.copy() for w in target.get_weights()]
+    with pytest.raises(ValueError, match=r"'kernel' of shape \(2, 3\) in the layer that replaces"):
+        copy_variables(source, target)
+    copy_variables(source, target, missing="skip")
+    for a, b in zip(before, target.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float16"])
+def test_as_float32(policy):
+    model = small(policy)
+    copy = as_float32(model)
+    assert copy is not model
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for a, b in zip(model.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(np.float32(a), b)
+    assert as_float32(copy) is copy
+
+
+def test_as_float32_keeps_what_a_quantized_model_knows():
+    x = np.random.default_rng(0).normal(size=(32, 6, 6, 2)).astype(np.float32)
+    config = tfc.QuantizationConfig(by_name={"norm": None})
+    quantized = tfc.quantize(small("mixed_bfloat16"), config, calibration_data=x)
+    copy = as_float32(quantized)
+    assert copy.plan is quantized.plan
+    assert copy.float_layers == ["norm"]
+    assert copy.output_names == ["flat"]
+    np.testing.assert_array_equal(copy.calibration_inputs[0], x)
+
+
+def test_fresh_is_unbuilt_and_of_the_same_configuration():
+    layer = small().get_layer("conv")
+    copy = fresh(layer)
+    assert not copy.built
+    assert copy.get_config() == layer.get_config()

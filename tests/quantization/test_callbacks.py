@@ -1,0 +1,102 @@
+"""The quantization schedule."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.quantization.quantizers import FakeQuantize
+
+
+@pytest.fixture
+def data():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    # Ranges that grow from batch to batch.
+    return x * np.linspace(1, 5, 64, dtype=np.float32)[:, None], np.zeros((64, 3), np.float32)
+
+
+@pytest.fixture
+def quantized():
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization(name="bn")(layers.Dense(5)(inputs))
+    return tfc.quantize(keras.Model(inputs, layers.Dense(3, activation="tanh")(x)))
+
+
+class Watch(keras.callbacks.Callback):
+    """Records the states of the graph after every step, and counts tracings."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        q = [la for la in self.model.layers if isinstance(la, FakeQuantize)][1]
+        bn = self.model.get_layer("bn")
+        self.rows.append(
+            (
+                float(q.enabled.numpy()),
+                q.range[1],
+                bn.moving_mean.numpy().copy(),
+                bn.gamma.numpy().copy(),
+            )
+        )
+
+
+def fit(model, data, schedule, epochs=1):
+    watch = Watch()
+    model.fit(
+        *data, batch_size=8, epochs=epochs, shuffle=False, verbose=0, callbacks=[schedule, watch]
+    )
+    return watch.rows
+
+
+def test_start_and_freezing_by_step_without_a_new_trace(quantized, data):
+    traces = []
+    call = quantized.call
+
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return call(*args, **kwargs)
+
+    quantized.call = counted
+    quantized.compile(keras.optimizers.SGD(0.1), "mse")
+    schedule = tfc.callbacks.QuantizationSchedule(2, freeze_ranges_step=5, freeze_batch_norm_step=6)
+    rows = fit(quantized, data, schedule)
+    enabled, highs, means, gammas = zip(*rows, strict=True)
+    assert enabled == (0, 0, 1, 1, 1, 1, 1, 1)
+    # Ranges move from the first step on, also while nothing is rounded yet.
+    assert len(set(highs[:5])) == 5
+    assert highs[4] == highs[5] == highs[7]
+    assert not np.array_equal(means[4], means[5])
+    np.testing.assert_array_equal(means[5], means[7])
+    # Frozen statistics do not freeze the scale.
+    assert not np.array_equal(gammas[6], gammas[7])
+    assert len(traces) == 1
+
+
+def test_the_clock_is_the_optimizers_so_a_second_fit_goes_on(quantized, data):
+    quantized.compile(keras.optimizers.SGD(0.1), "mse")
+    schedule = tfc.callbacks.QuantizationSchedule(freeze_ranges_step=12)
+    first = fit(quantized, data, schedule)
+    second = fit(quantized, data, tfc.callbacks.QuantizationSchedule(freeze_ranges_step=12))
+    assert first[-1][1] != second[2][1] != second[3][1]
+    assert second[3][1] == second[7][1]
+
+
+def test_fixed_ranges_stay_fixed_and_wrong_steps_are_refused(quantized, data):
+    quantized.compile("sgd", "mse")
+    fit(quantized, data, tfc.callbacks.QuantizationSchedule())
+    last = quantized.layers[-1]
+    assert last.fixed_range == (-1.0, 127 / 128)
+    assert float(last.scale.numpy()) == 1 / 128
+    for options in ({"start_step": -1}, {"freeze_ranges_step": 1.5}):
+        with pytest.raises(ValueError, match=r"to be a step from 0 on\. Received"):
+            tfc.callbacks.QuantizationSchedule(**options)
+
+
+def test_a_model_without_quantizers_is_refused(data):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"Expected a quantized model.*tfcompress\.quantize"):
+        model.fit(*data, verbose=0, callbacks=[tfc.callbacks.QuantizationSchedule()])
