@@ -1,0 +1,98 @@
+"""The contract of everything that Keras saves: `get_config` gives back every argument."""
+
+import inspect
+
+import keras
+import pytest
+from keras.saving import deserialize_keras_object, serialize_keras_object
+
+import tfcompress as tfc
+from tfcompress.model.compressed import COMPRESSED, Compressed
+from tfcompress.model.transforms import KeepMask
+from tfcompress.quantization import layers as quantization_layers
+from tfcompress.quantization import parts
+from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
+
+_WEIGHTS = tfc.WeightScheme(4, False, False, False, "truncate", True, tfc.Percentile(99.0))
+_ACTIVATIONS = tfc.ActivationScheme(7, True, True, "stochastic", True, tfc.MovingAverage(0.5))
+# Every class of the rooms tested here → an instance with no argument at its default.
+EXAMPLES = {
+    KeepMask: lambda: KeepMask(name="mask"),
+    FakeQuantizeWeights: lambda: FakeQuantizeWeights(_WEIGHTS, name="weights"),
+    RoundBias: lambda: RoundBias(name="bias"),
+    FakeQuantize: lambda: FakeQuantize(
+        _ACTIVATIONS, fixed_range=(-1.0, 0.5), source="conv", name="q"
+    ),
+    quantization_layers.QuantizedBatchNormalization: lambda: (
+        quantization_layers.QuantizedBatchNormalization(
+            momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"
+        )
+    ),
+    quantization_layers.ChannelAffine: lambda: quantization_layers.ChannelAffine(
+        [1.0, 2.0], 3.0, name="affine"
+    ),
+    parts.AddConstant: lambda: parts.AddConstant(3.0, name="add"),
+    parts.MultiplyConstant: lambda: parts.MultiplyConstant(0.25, name="times"),
+    parts.NegativePart: lambda: parts.NegativePart(name="negative"),
+    parts.NegativeSlope: lambda: parts.NegativeSlope(shared_axes=[1], name="slope"),
+    parts.ZeroPaddedAverage: lambda: parts.ZeroPaddedAverage((3, 2), (2, 1), name="mean"),
+    parts.BorderCorrection: lambda: parts.BorderCorrection((8, 6), (3, 3), (2, 1), name="border"),
+}
+ROOMS = ("tfcompress.model", "tfcompress.quantization")
+
+
+def registered():
+    names = keras.saving.get_custom_objects()
+    return {name: cls for name, cls in names.items() if name.startswith("tfcompress>")}
+
+
+def test_every_registered_class_of_these_rooms_has_an_example():
+    ours = {c for c in registered().values() if c.__module__.startswith(ROOMS)}
+    models = {c for c in ours if issubclass(c, keras.Model)}
+    assert models == {tfc.QuantizedModel}
+    generated = {c for c in ours if issubclass(c, Compressed)}
+    assert generated == set(COMPRESSED.values())
+    assert ours - models - generated == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("cls", EXAMPLES, ids=lambda cls: cls.__name__)
+def test_every_argument_comes_back(cls):
+    first = EXAMPLES[cls]()
+    config = first.get_config()
+    again = cls.from_config(config)
+    assert again.get_config() == config
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name != "self" and parameter.kind not in (
+            inspect.Parameter.VAR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        ):
+            assert name in config, name
+    restored = deserialize_keras_object(serialize_keras_object(first))
+    assert type(restored) is cls
+    assert restored.get_config() == config
+
+
+def test_the_chains_of_compressed_layers_come_back():
+    for cls, generated in COMPRESSED.items():
+        arguments = {
+            "Embedding": {"input_dim": 3, "output_dim": 2},
+            "EinsumDense": {"equation": "ab,bc->ac", "output_shape": 3},
+            "DepthwiseConv1D": {"kernel_size": 3},
+            "DepthwiseConv2D": {"kernel_size": 3},
+        }.get(cls.__name__)
+        units = {"units": 3} if cls.__module__.endswith(("dense", "lstm", "gru", "rnn")) else None
+        arguments = arguments or units or {"filters": 2, "kernel_size": 3}
+        chains = {"kernel": [FakeQuantizeWeights(_WEIGHTS), KeepMask()], "bias": [RoundBias()]}
+        layer = generated(**arguments, transforms=chains)
+        restored = deserialize_keras_object(serialize_keras_object(layer))
+        assert type(restored) is generated
+        assert restored.get_config() == layer.get_config()
+        assert [type(t) for t in restored.transforms["kernel"]] == [KeepMask, FakeQuantizeWeights]
+        assert restored.transforms["kernel"][1].scheme == _WEIGHTS
+        assert generated.keras_class is cls
+
+
+def test_registered_names_are_those_of_the_classes():
+    for name, cls in registered().items():
+        assert name == f"tfcompress>{cls.__name__}"
