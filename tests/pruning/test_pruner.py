@@ -223,6 +223,12 @@ def test_tensorboard_and_the_logs_show_the_sparsity(model, blobs, tmp_path):
     assert {"sparsity/overall", "sparsity/conv"} <= tags
 
 
+def test_a_missing_tensorboard_is_named_before_training(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="need the package tensorboard"):
+        Pruning(ConstantSparsity(0.5), log_dir="logs")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -62,6 +62,18 @@ def test_zero_is_exact_and_the_range_is_covered(a, b, bits, symmetric, narrow, p
     for end in (min(low, 0.0), max(high, 0.0)):
         rounded = float(fake_quantize(tf.constant(np.float32(end)), scale, zero, **options))
         assert abs(rounded - end) <= 0.5001 * scale + 1e-6 * abs(end)
+    # A side of 0 that has codes is not clipped at all.
+    if not power_of_two and not symmetric:
+        for end, code in ((min(low, 0.0), qmin), (max(high, 0.0), qmax)):
+            assert code == zero or abs(end) <= abs(code - zero) * scale * (1 + 1e-6)
+
+
+def test_pixels_between_minus_one_and_one_do_not_fall_half_way_between_codes():
+    scale, zero = affine_parameters(tf.constant(-1.0), tf.constant(1.0))
+    pixels = np.arange(256) / 127.5 - 1
+    fractions = np.abs(pixels / float(scale) % 1 - 0.5)
+    assert float(zero) in (-1, 0)
+    assert (fractions < 1e-3).mean() < 0.02
 
 
 @given(

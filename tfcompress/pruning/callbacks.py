@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import keras
@@ -86,6 +87,11 @@ class Pruning(keras.callbacks.Callback):
             raise ValueError(
                 f"{needing} needs gradients or activations, so `data` must be batches to compute "
                 "them from: a tuple of arrays (x, y) or a tf.data.Dataset. Received: data=None"
+            )
+        if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "`log_dir` writes TensorBoard summaries, which need the package tensorboard: "
+                f"`pip install tfcompress[reports]`. Received: log_dir={log_dir!r}"
             )
         self.restore_from = restore_from
         self.log_dir = log_dir

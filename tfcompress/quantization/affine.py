@@ -32,7 +32,10 @@ def affine_parameters(
 
     scale = (high − low) / (qmax − qmin) and zero_point = round(qmin − low / scale) after widening
     the range to hold 0; symmetric: scale = max(|low|, |high|) / qmax and zero_point = 0
-    (Jacob et al. 2018, eq. 1). A power-of-two scale is rounded up, so that nothing is clipped.
+    (Jacob et al. 2018, eq. 1). Rounding the zero point moves the grid by up to half a step; the
+    scale then grows until the codes on either side of 0 reach their end. So pixels in −1…1 get
+    codes on both sides of 0 alike, instead of all ending half way between two codes, where float
+    rounding decides. A power-of-two scale is rounded up.
 
     Args:
         low: Smallest value(s) to represent, any shape.
@@ -57,7 +60,12 @@ def affine_parameters(
         scale = tf.pow(2.0, tf.math.ceil(tf.math.log(scale) / np.float32(np.log(2.0)) - 1e-5))
     if symmetric:
         return scale, tf.zeros_like(scale)
-    return scale, tf.clip_by_value(tf.round(qmin - low / scale), qmin, qmax)
+    zero_point = tf.clip_by_value(tf.round(qmin - low / scale), qmin, qmax)
+    if not power_of_two:
+        below = tf.math.divide_no_nan(low, qmin - zero_point)
+        above = tf.math.divide_no_nan(high, qmax - zero_point)
+        scale = tf.maximum(tf.maximum(below, above), MIN_SCALE)
+    return scale, zero_point
 
 
 def round_through(x: tf.Tensor, rounding: str = "nearest", training: bool | None = None):
