@@ -112,7 +112,16 @@ def as_float32(model: keras.Model) -> keras.Model:
         if isinstance(operation, keras.Layer) and operation.compute_dtype != "float32":
             config = {**operation.get_config(), "dtype": "float32"}
             replacements[operation] = type(operation).from_config(config)
-    copy = rebuild(graph, replacements, model_class=type(model))
+    return rebuild_like(model, graph, replacements)
+
+
+def rebuild_like(
+    model: keras.Model, graph: Graph, replacements: dict[Any, Any] | None = None
+) -> keras.Model:
+    """`rebuild` for a copy of the class of `model` that knows what it knows beside its graph."""
+    # A Sequential is made of layers, not of inputs and outputs.
+    model_class = keras.Model if isinstance(model, keras.Sequential) else type(model)
+    copy = rebuild(graph, replacements, model_class=model_class)
     for attribute in ("plan", "float_layers", "calibration_inputs"):
         if hasattr(model, attribute):
             setattr(copy, attribute, getattr(model, attribute))

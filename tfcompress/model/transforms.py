@@ -21,9 +21,14 @@ class WeightTransform(keras.Layer):
     """One link of the chain of one variable. Variables of a transform are never cast.
 
     Subclasses set `order` and implement `apply`.
+
+    Attributes:
+        one_scale: Whether weights of different output channels take the same values on purpose, so
+            that whoever rounds them must use one scale for the whole kernel to keep it so.
     """
 
     order: int = 0
+    one_scale: bool = False
 
     def __init__(self, **kwargs):
         kwargs.pop("dtype", None)

@@ -40,6 +40,8 @@ class FakeQuantizeWeights(WeightTransform):
         # → the quantizer of what the layer reads.
         self._folded = Links()
         self._inputs = Links()
+        # Call index → the quantizer that rounds the layer's sum, past a fused ReLU.
+        self.sum_quantizers = Links()
 
     @property
     def follows(self) -> bool:
@@ -50,13 +52,16 @@ class FakeQuantizeWeights(WeightTransform):
         spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
         rank = len(variable.shape)
         self._output_axes = tuple(axis % rank for axis in spec.output_axes)
+        # Values that channels share (a codebook) stay shared under one scale alone. Batch norm then
+        # scales the file's array of scales and leaves the codes as they are.
+        chain = layer.transformed.chains[variable.name]
+        self._one_scale = any(transform.one_scale for transform in chain)
         super().attach(layer, variable)
 
     def build(self, shape):
+        per_channel = self.scheme.per_channel and not self._one_scale
         self._reduced = tuple(
-            axis
-            for axis in range(len(shape))
-            if not (self.scheme.per_channel and axis in self._output_axes)
+            axis for axis in range(len(shape)) if not (per_channel and axis in self._output_axes)
         )
         self.scale_shape = tuple(1 if a in self._reduced else n for a, n in enumerate(shape))
         self.channel_shape = tuple(n if a in self._output_axes else 1 for a, n in enumerate(shape))
@@ -126,7 +131,7 @@ class FakeQuantizeWeights(WeightTransform):
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
         folded = self.folded(call_index)
-        if folded is None or self.scheme.per_channel:
+        if folded is None or self.scheme.per_channel or self._one_scale:
             return None
         factor = tf.reshape(tf.stop_gradient(folded[0].factor()), self.channel_shape)
         # A channel that batch norm switches off has nothing to round.
@@ -156,6 +161,7 @@ class FakeQuantizeWeights(WeightTransform):
             # order they are added in. Rounded values would differ in the last bits.
             rounded = self._to_codes(rounded, scale, input_scale, notes)
         notes["kernel_scale"] = tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
+        notes["input_scale"] = input_scale
         notes["bias_step"] = input_scale * notes["kernel_scale"]
         notes["folded"] = self.folded(notes["call_index"])
         return rounded
@@ -170,7 +176,11 @@ class FakeQuantizeWeights(WeightTransform):
             return tf.where(known, tf.round(codes), codes)
 
         back = step * tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
-        notes["before"], notes["after"] = before, lambda outputs: outputs * back
+        rounds = self.sum_quantizers.get(notes["call_index"])
+        after = (
+            (lambda sums: sums * back) if rounds is None else partial(rounds.round_sum, step=back)
+        )
+        notes["before"], notes["after"] = before, after
         notes["output_step"] = back
         return tf.round(rounded / scale)
 

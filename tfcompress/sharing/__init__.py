@@ -1,0 +1,14 @@
+"""Fewer distinct weights: clustering, the Deep Compression codec, layers shared by models."""
+
+from tfcompress.sharing.callbacks import Clustering, refresh_assignments
+from tfcompress.sharing.clustering import ClusteringReport, cluster, clustering_report
+from tfcompress.sharing.codebook import Cluster
+
+__all__ = [
+    "Cluster",
+    "Clustering",
+    "ClusteringReport",
+    "cluster",
+    "clustering_report",
+    "refresh_assignments",
+]

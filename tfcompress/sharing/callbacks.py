@@ -1,0 +1,101 @@
+"""The callback that refreshes assignments during `model.fit`."""
+
+from __future__ import annotations
+
+import keras
+
+from tfcompress.sharing.clustering import clustered_kernels, latent_value
+
+
+def refresh_assignments(model: keras.Model, *, reseed: bool = True) -> float:
+    """Assigns every weight of every clustered kernel to its nearest centroid, by its latent value.
+
+    Args:
+        model: A model that `cluster` made, compressed further or not, or a `Distiller` of one.
+        reseed: Move centroids that have lost all their weights to where the error is largest.
+
+    Returns:
+        The fraction of weights that changed their centroid.
+
+    Raises:
+        ValueError: No kernel is clustered.
+    """
+    changed = total = 0
+    for kernel, transform in _clustered(model):
+        value = latent_value(kernel, transform)
+        changed += transform.assign(value, reseed=reseed)
+        total += value.size
+    return changed / total
+
+
+class Clustering(keras.callbacks.Callback):
+    """Refreshes the assignments of a clustered model on a schedule.
+
+    The step is `optimizer.iterations`. Between refreshes, and after `end_step`, the assignments
+    stay and the centroids train. Zeros that pruning makes in the same `fit` are read as zeros at
+    once, and get a centroid of their own at the next refresh, at the latest when training ends.
+
+    Args:
+        frequency: Steps from one refresh to the next, from 1 on.
+        begin_step: First step at which assignments may change.
+        end_step: From this step on they stay; `None`: never. Leave the last part of the training
+            to the centroids.
+        reseed: As in `refresh_assignments`.
+
+    Raises:
+        ValueError: An argument out of range; at the start of `fit`, a model without clusters.
+    """
+
+    def __init__(
+        self,
+        frequency: int = 100,
+        begin_step: int = 0,
+        end_step: int | None = None,
+        *,
+        reseed: bool = True,
+    ):
+        super().__init__()
+        if not isinstance(frequency, int) or frequency < 1:
+            raise ValueError(f"Expected frequency from 1 on. Received: {frequency=}.")
+        if not isinstance(begin_step, int) or begin_step < 0:
+            raise ValueError(f"Expected begin_step from 0 on. Received: {begin_step=}.")
+        if end_step is not None and (not isinstance(end_step, int) or end_step < begin_step):
+            raise ValueError(
+                f"Expected end_step to be None or at least begin_step. Received: {begin_step=}, "
+                f"{end_step=}."
+            )
+        self.frequency = frequency
+        self.begin_step = begin_step
+        self.end_step = end_step
+        self.reseed = reseed
+
+    def set_model(self, model):
+        super().set_model(model)
+        _clustered(model)
+
+    def is_due(self, step: int) -> bool:
+        """Whether assignments are refreshed at `step`."""
+        begun = step >= self.begin_step and (self.end_step is None or step < self.end_step)
+        return begun and (step - self.begin_step) % self.frequency == 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Before the step, so that with several steps to an execution none is missed twice.
+        step = int(self.model.optimizer.iterations.numpy())
+        if self.is_due(step):
+            refresh_assignments(self.model, reseed=self.reseed)
+
+    def on_train_end(self, logs=None):
+        for kernel, transform in _clustered(self.model):
+            value = latent_value(kernel, transform)
+            if transform.needs_zero(value):
+                transform.assign(value, reseed=False)
+
+
+def _clustered(model: keras.Model) -> list:
+    found = clustered_kernels(model)
+    if not found:
+        raise ValueError(
+            f"Expected a clustered model. Received: {model.name!r}, which has no clusters. Train "
+            "what tfcompress.cluster(model) returns."
+        )
+    return found
