@@ -97,8 +97,8 @@ def reseed_empty(
 ) -> np.ndarray:
     """Moves every centroid that no value is nearest to, to where the error is largest.
 
-    The cluster with the largest squared error is split at its mean; the centroids of both halves
-    are their means. All other centroids stay as they are.
+    The cluster with the largest squared error is split in the middle of its range; the centroids of
+    both halves are their means. All other centroids stay as they are.
 
     Args:
         values: (n,).
@@ -116,10 +116,10 @@ def reseed_empty(
         errors = np.bincount(index, (values - centroids[index]) ** 2, centroids.size)
         widest = int(np.argmax(errors))
         members = values[index == widest]
-        upper = members > members.mean()
-        # A cluster of equal values cannot be split, and then no other can.
-        if not upper.any() or upper.all():
+        # Clusters of equal values cannot be split.
+        if members.size == 0 or members.min() == members.max():
             break
+        upper = members > (members.min() + members.max()) / 2
         centroids[widest], centroids[empty[0]] = members[~upper].mean(), members[upper].mean()
     return centroids
 
