@@ -1,0 +1,232 @@
+"""The dependency graph of a model: groups of channels that can be removed, and what that takes.
+
+After DepGraph (Fang et al. 2023, https://arxiv.org/abs/2301.12900): which output channels of which
+layers must go together, and which variables lose what when they do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from tfcompress.model.graph import Graph, Node
+from tfcompress.model.tables import render_table
+from tfcompress.pruning.structure import rules_elementwise, rules_kernels, rules_shapes  # noqa: F401
+from tfcompress.pruning.structure.rules import find_rule
+from tfcompress.pruning.structure.tracer import (
+    Kept,
+    Member,
+    Role,
+    Tracer,
+    describe,
+    operation_class,
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Place:
+    """Where the channels of a group stand on one axis of one variable.
+
+    Attributes:
+        member: The axis.
+        indices: `(channels, n)` indices along it: removing channel i takes the i-th row away.
+    """
+
+    member: Member
+    indices: np.ndarray
+
+
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Channels that can be removed one by one, each with everything that depends on it.
+
+    All channels of a group stand in the same variables, so it has one size, which rounding and
+    bounds are about. Print it to see what removing a channel takes.
+
+    Attributes:
+        units: One label per channel, in the order of the first layer that makes them.
+        places: The axes of variables that lose something with each channel.
+        calls: The calls whose outputs carry the channels.
+        inexact: What a removal changes beside the channels themselves; `None` for nothing.
+    """
+
+    units: np.ndarray
+    places: list[Place]
+    calls: list[Node]
+    inexact: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def makers(self) -> list[Place]:
+        """The kernels that make the channels."""
+        return [p for p in self.places if _makes(p.member)]
+
+    @property
+    def name(self) -> str:
+        """The names of the layers that make the channels."""
+        return " + ".join(dict.fromkeys(p.member.layer.name for p in self.makers))
+
+    @property
+    def multiple(self) -> int:
+        """How many channels of a layer go with one channel of the group, at least."""
+        return min(p.indices.shape[1] for p in self.makers)
+
+    def __str__(self) -> str:
+        rows = []
+        for place in self.places:
+            member, each = place.member, place.indices.shape[1]
+            slices = ["j" if i == member.axis else ":" for i in range(len(member.variable.shape))]
+            rows.append(
+                (
+                    member.layer.name,
+                    operation_class(member.layer).__name__,
+                    member.role.value,
+                    f"{_variable_name(member)}[{', '.join(slices)}]",
+                    len(member.labels),
+                    f"{each} indices" if each > 1 else f"j = {_ranges(place.indices[:, 0])}",
+                )
+            )
+        columns = ("layer", "class", "what it does", "loses", "of", "for each channel")
+        table = render_table(f"{len(self)} channels of {self.name}", columns, rows)
+        passed = ", ".join(dict.fromkeys(n.name for n in self.calls if not _has_variables(n)))
+        if passed:
+            table += f"passes: {passed}\n"
+        if self.inexact:
+            table += f"inexact: {self.inexact}\n"
+        return table
+
+
+class Dependencies:
+    """Which channels of a model can be removed, and what must go with them.
+
+    Args:
+        model: A built Sequential or Functional model; nested ones are looked into.
+
+    Attributes:
+        groups: The groups that can be removed, in the order of the graph.
+        kept: Name of a layer → why (some of) the channels that it makes stay.
+
+    Raises:
+        TypeError: Not a Keras model.
+        ValueError: A subclassed or unbuilt model.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.graph = Graph.from_model(model)
+        self.tracer = Tracer(self.graph)
+        self.tracer.run(find_rule)
+        self.regroup()
+
+    def regroup(self) -> None:
+        """Makes the groups anew, after units were pinned."""
+        self.groups = list(self._make_groups())
+        self.kept = self._make_kept()
+
+    def removed(self, units: np.ndarray) -> Kept:
+        """What is left without these units."""
+        return Kept(self.tracer.units, units)
+
+    def pin(self, units: np.ndarray, reason: str) -> None:
+        """Keeps units whole; call `regroup` afterwards."""
+        self.tracer.units.pin(units, reason)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __str__(self) -> str:
+        text = "\n".join(map(str, self.groups))
+        rows = list(self.kept.items())
+        return text + ("\n" + render_table("Kept whole", ("layer", "why"), rows) if rows else "")
+
+    def _make_groups(self) -> Iterator[Group]:
+        units = self.tracer.units
+        # Unit → where it stands: (number of the member, how often).
+        standing: dict[int, list[tuple[int, int]]] = {}
+        roots: list[np.ndarray | None] = []
+        for number, member in enumerate(self.tracer.members):
+            labels = None if member.labels is None else units.find(member.labels)
+            roots.append(labels)
+            if labels is None:
+                continue
+            for unit, count in zip(*np.unique(labels, return_counts=True), strict=True):
+                standing.setdefault(int(unit), []).append((number, int(count)))
+        alike: dict[tuple, list[int]] = {}
+        for unit in sorted(standing):
+            made = any(_makes(self.tracer.members[n]) for n, _ in standing[unit])
+            if made and units.reason(unit) is None:
+                alike.setdefault(tuple(standing[unit]), []).append(unit)
+        inexact = {
+            int(unit): reason
+            for labels, reason in self.tracer.inexact
+            for unit in np.unique(units.find(labels))
+        }
+        calls = self._calls_of_units()
+        for signature, members in alike.items():
+            group = np.array(members)
+            places = [Place(self.tracer.members[n], _rows(roots[n], group)) for n, _ in signature]
+            yield Group(group, places, calls.get(members[0], []), inexact.get(members[0]))
+
+    def _calls_of_units(self) -> dict[int, list[Node]]:
+        found: dict[int, list[Node]] = {}
+        for node in self.graph.nodes:
+            labels = [a for v in node.outputs for a in self.tracer.of(v) if a is not None]
+            if labels:
+                for unit in np.unique(self.tracer.units.find(np.concatenate(labels))):
+                    found.setdefault(int(unit), []).append(node)
+        return found
+
+    def _make_kept(self) -> dict[str, str]:
+        units, kept = self.tracer.units, {}
+        for member in self.tracer.members:
+            if member.labels is None or member.role is not Role.OUTPUT:
+                continue
+            reasons = [units.reason(u) for u in np.unique(units.find(member.labels))]
+            found = [r for r in reasons if r is not None]
+            if found:
+                part = "" if len(found) == len(reasons) else f"{len(found)} of {len(reasons)}: "
+                kept.setdefault(member.layer.name, part + found[0])
+        for node in self.graph.nodes:
+            # What no rule knows may make channels too.
+            operation = node.operation
+            if find_rule(operation) is None and getattr(operation, "trainable_weights", None):
+                kept.setdefault(operation.name, f"no rule for {describe(operation)}")
+        return kept
+
+
+def _makes(member: Member) -> bool:
+    return member.role is Role.OUTPUT and len(member.variable.shape) > 1
+
+
+def _has_variables(node: Node) -> bool:
+    return bool(getattr(node.operation, "weights", None))
+
+
+def _rows(roots: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """`(len(units), n)` places of each unit; all stand at the same number of places."""
+    order = np.argsort(roots, kind="stable")
+    ordered = roots[order]
+    first = np.searchsorted(ordered, units, "left")
+    count = np.searchsorted(ordered, units[0], "right") - first[0]
+    return order[first[:, None] + np.arange(count)]
+
+
+def _variable_name(member: Member) -> str:
+    parts = member.variable.path.split("/")
+    name = member.layer.name
+    return "/".join(parts[parts.index(name) + 1 :]) if name in parts else parts[-1]
+
+
+def _ranges(indices: np.ndarray) -> str:
+    """`"0–15"` for neighbours, else the first few."""
+    if len(indices) == 1:
+        return str(indices[0])
+    if (np.diff(indices) == 1).all():
+        return f"{indices[0]}–{indices[-1]}"
+    shown = ", ".join(map(str, indices[:4]))
+    return shown + (", …" if len(indices) > 4 else "")

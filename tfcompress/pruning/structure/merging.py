@@ -1,0 +1,109 @@
+"""Merging of near-duplicate channels: one of them goes, and the others are read in its place."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfcompress.pruning.structure.dependencies import Dependencies, Group
+from tfcompress.pruning.structure.removal import Additions
+from tfcompress.pruning.structure.tracer import Role, operation_class
+
+
+class Merged:
+    """Which channels are near-duplicates of which.
+
+    Attributes:
+        removed: Labels of the units that another one stands for.
+    """
+
+    def __init__(self, dependencies: Dependencies, stands_for: dict[int, int]):
+        self._dependencies = dependencies
+        self._stands_for = stands_for
+        self.removed = np.array(sorted(stands_for), np.int64)
+
+    def move(self, removed: np.ndarray, additions: Additions) -> None:
+        """Adds the rows of what went, in the layers that read it, to those of what stands for it.
+
+        Args:
+            removed: Everything that goes. What stands for another and goes itself takes it along.
+            additions: Where to add.
+        """
+        kept = self._dependencies.removed(removed)
+        for group in self._dependencies.groups:
+            left = kept.of(group.units)
+            place_of = {int(unit): i for i, unit in enumerate(group.units)}
+            pairs = [
+                (i, place_of[self._stands_for[unit]])
+                for unit, i in place_of.items()
+                if unit in self._stands_for and not left[i]
+            ]
+            pairs = [(old, new) for old, new in pairs if left[new]]
+            for place in group.places:
+                if place.member.role is Role.INPUT and pairs:
+                    value = np.moveaxis(np.asarray(place.member.variable), place.member.axis, 0)
+                    added = np.zeros_like(value)
+                    for old, new in pairs:
+                        added[place.indices[new]] += value[place.indices[old]]
+                    additions.add(place.member.variable, np.moveaxis(added, 0, place.member.axis))
+
+
+def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
+    """Finds channels that another one of their group can stand for.
+
+    Two channels are near-duplicates where everything that makes them and that they pass on their
+    way (kernels, biases, batch norms) is the same up to `tolerance`:
+    `‖v_j − v_k‖₂ ≤ tolerance · max(‖v_j‖₂, ‖v_k‖₂)` for each kernel, and for each vector relative
+    to its largest entry. At 0 the merged model computes the same.
+
+    Args:
+        dependencies: Of the model.
+        tolerance: 0 or more.
+
+    Raises:
+        ValueError: A negative tolerance.
+    """
+    if tolerance < 0:
+        raise ValueError(f"`merge` is a tolerance, 0 or more. Received: {tolerance}")
+    stands_for: dict[int, int] = {}
+    for group in dependencies.groups:
+        if group.inexact or not _is_read_by_kernels(dependencies, group):
+            continue
+        near = _near(group, tolerance)
+        for j in range(len(group)):
+            # The first of several near-duplicates stays.
+            first = int(np.argmax(near[j, : j + 1]))
+            if first < j and int(group.units[first]) not in stands_for:
+                stands_for[int(group.units[j])] = int(group.units[first])
+    return Merged(dependencies, stands_for)
+
+
+def _near(group: Group, tolerance: float) -> np.ndarray:
+    """`(channels, channels)`: whether two are near-duplicates."""
+    near = np.ones((len(group), len(group)), bool)
+    for place in group.places:
+        if place.member.role is Role.INPUT:
+            continue
+        values = np.moveaxis(np.asarray(place.member.variable, np.float64), place.member.axis, 0)
+        rows = values[place.indices].reshape(len(group), -1)
+        distance = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+        size = np.linalg.norm(rows, axis=-1)
+        scale = np.maximum(size[:, None], size[None])
+        if len(place.member.variable.shape) == 1:
+            scale = np.full_like(scale, np.abs(values).max(initial=0.0))
+        near &= distance <= tolerance * scale
+    return near
+
+
+def _is_read_by_kernels(dependencies: Dependencies, group: Group) -> bool:
+    """Whether all that is done with the channels is to sum them with weights."""
+    tracer = dependencies.tracer
+    for _, labels in tracer.sums:
+        if np.isin(group.units, tracer.units.find(labels)).any():
+            return False
+    # Constants of a channel in the graph are not compared.
+    has_constants = any(
+        node in tracer.edits or operation_class(node.operation) is keras.layers.Rescaling
+        for node in group.calls
+    )
+    return not has_constants and any(p.member.role is Role.INPUT for p in group.places)

@@ -1,0 +1,50 @@
+"""The registry of rules: operation class → how channels pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tfcompress.pruning.structure.tracer import Axes, Tracer, operation_class
+
+#: `rule(tracer, node)` returns the axes of the output (a tuple with one entry per axis), a list of
+#: them for several outputs, or `None` where this call cannot be followed.
+Rule = Callable[[Tracer, Any], "Axes | list[Axes] | None"]
+
+_RULES: dict[type | str, Rule] = {}
+
+
+def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
+    """Registers how channels pass through an operation; a decorator.
+
+    A layer of your own, element by element, with one scale per channel:
+
+    ```python
+    @register_rule(MyScale)
+    def my_scale(tracer, node):
+        (x,) = node.inputs
+        tracer.member(node.operation, "scale", -1, tracer.of(x)[-1], Role.CHANNEL)
+        return tracer.of(x)
+    ```
+
+    Args:
+        *kinds: Classes, matched exactly (a subclass may do anything with its weights); or names
+            of Keras' and our own classes that cannot be imported here: `keras.ops` operations, say.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for kind in kinds:
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def find_rule(operation: Any) -> Rule | None:
+    """The rule of an operation; `None` where there is none."""
+    cls = operation_class(operation)
+    if cls in _RULES:
+        return _RULES[cls]
+    # A class of the user's own may have the name of one of Keras.
+    is_known = cls.__module__.split(".")[0] in ("keras", "tfcompress")
+    return _RULES.get(cls.__name__) if is_known else None

@@ -1,0 +1,233 @@
+"""What a channel is worth: one score per channel of a group, higher for what should stay.
+
+Scores come from the criteria that every kind of pruning shares (one score per weight, summed over
+the weights that make a channel), or from the criteria below, which look at whole channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.model.kernels import compressible_kernels
+from tfcompress.pruning.criteria import Criterion, channel_entropy, get_criterion
+from tfcompress.pruning.scoring import compute_scores
+from tfcompress.pruning.statistics import Loss, Statistics, batches
+from tfcompress.pruning.structure.activations import ChannelActivations
+from tfcompress.pruning.structure.dependencies import Dependencies, Group
+
+
+def batch_norm_scale(scale):
+    """`|γ|` of the batch norms that the channels pass.
+
+    Network slimming (Liu et al. 2017, https://arxiv.org/abs/1708.06519): train with an L1 penalty
+    on γ, then shrink.
+
+    Args:
+        scale: `(norms, channels)`.
+    """
+    return np.abs(scale)
+
+
+def geometric_median(weights):
+    """`Σ_k ‖w_j − w_k‖₂`: a filter near the geometric median of all can be replaced by others.
+
+    FPGM (He et al. 2019, https://arxiv.org/abs/1811.00250).
+
+    Args:
+        weights: `(channels, weights)` of one kernel.
+    """
+    squares = np.square(weights).sum(1)
+    distances = squares[:, None] + squares[None] - 2.0 * weights @ weights.T
+    return np.sqrt(np.maximum(distances, 0.0)).sum(1)
+
+
+def activation_mean(mean_magnitude):
+    """Mean `|a|` of what the following layers read, over examples and positions.
+
+    Molchanov et al. 2017, https://arxiv.org/abs/1611.06440.
+    """
+    return mean_magnitude
+
+
+def activation_entropy(position_means):
+    """Entropy in nats of each channel's mean over positions, in 32 bins over the examples.
+
+    Luo and Wu 2017, https://arxiv.org/abs/1706.05791.
+
+    Args:
+        position_means: `(examples, channels)`.
+    """
+    return channel_entropy(position_means)
+
+
+def nonzero_share(nonzero):
+    """Share of activations that are not zero: 1 − APoZ.
+
+    APoZ is the average percentage of zeros (Hu et al. 2016, https://arxiv.org/abs/1607.03250).
+    """
+    return nonzero
+
+
+#: Name → `(function, what it takes)`.
+CHANNEL_CRITERIA: dict[str, tuple[Callable, str]] = {
+    "batch_norm_scale": (batch_norm_scale, "scale"),
+    "geometric_median": (geometric_median, "weights"),
+    "activation_mean": (activation_mean, "mean_magnitude"),
+    "activation_entropy": (activation_entropy, "position_means"),
+    "apoz": (nonzero_share, "nonzero"),
+}
+
+#: Name → from the scores of several layers `(layers, channels)` to those of the group.
+REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda s: s.mean(0),
+    "sum": lambda s: s.sum(0),
+    "max": lambda s: s.max(0),
+    "min": lambda s: s.min(0),
+    "l2": lambda s: np.sqrt(np.square(s).sum(0)),
+}
+
+
+def _divided_by(measure: Callable) -> Callable[[np.ndarray], np.ndarray]:
+    def normalize(scores):
+        size = measure(np.abs(scores))
+        return scores / size if size > 0 else scores
+
+    return normalize
+
+
+#: Name → from the scores of a group to comparable ones.
+NORMALIZATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
+    None: lambda s: s,
+    "mean": _divided_by(np.mean),
+    "max": _divided_by(np.max),
+    "sum": _divided_by(np.sum),
+    "l2": _divided_by(lambda s: np.sqrt(np.square(s).sum())),
+    "standard": lambda s: (s - s.mean()) / (s.std() or 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How groups are scored.
+
+    Attributes:
+        criterion: Name in the registry of criteria or in `CHANNEL_CRITERIA`, a function, or a
+            `Criterion`.
+        reduction: How the scores of several layers of a group become one: a key of `REDUCTIONS`.
+        normalization: How groups are made comparable: a key of `NORMALIZATIONS`.
+        data: Batches, for criteria that need gradients or activations.
+        loss: `loss(model, x, y, sample_weight)`, for gradients; by default the compiled one.
+        num_batches: How many batches are looked at.
+        batch_size: Where `data` is a tuple of arrays.
+        seed: For criteria that are random.
+
+    Raises:
+        ValueError: A name is not known, data is missing, or the criterion adds up over training.
+    """
+
+    criterion: Any = "magnitude"
+    reduction: str = "mean"
+    normalization: str | None = "mean"
+    data: Any = None
+    loss: Loss | None = None
+    num_batches: int = 4
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, table in (("reduction", REDUCTIONS), ("normalization", NORMALIZATIONS)):
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"`{name}` must be one of {list(table)}. Received: {getattr(self, name)!r}"
+                )
+        if self.criterion in CHANNEL_CRITERIA:
+            needs_data = CHANNEL_CRITERIA[self.criterion][1] not in ("scale", "weights")
+        else:
+            needs_data = self._shared().needs_data
+        if needs_data and self.data is None:
+            raise ValueError(
+                f"The criterion {self.criterion!r} looks at batches. Expected `data` as a tuple "
+                "(x, y) of arrays or a tf.data.Dataset. Received: data=None"
+            )
+
+    def scores(self, dependencies: Dependencies) -> list[np.ndarray | None]:
+        """One array per group, one score per channel; `None` where the criterion says nothing."""
+        raw = self._raw(dependencies)
+        reduce, normalize = REDUCTIONS[self.reduction], NORMALIZATIONS[self.normalization]
+        return [None if r is None else normalize(reduce(np.stack(r))) for r in raw]
+
+    def _shared(self) -> Criterion:
+        try:
+            criterion = get_criterion(self.criterion)
+        except ValueError as error:
+            raise ValueError(f"{error}; for channels also {sorted(CHANNEL_CRITERIA)}") from error
+        if criterion.accumulate:
+            raise ValueError(
+                f"The criterion {criterion.name!r} adds up over training steps, and channels are "
+                "scored at one moment. Choose another, such as 'taylor'."
+            )
+        return criterion
+
+    def _raw(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
+        """Per group, the scores by each of its layers."""
+        groups = dependencies.groups
+        if self.criterion not in CHANNEL_CRITERIA:
+            return self._by_weights(dependencies)
+        function, takes = CHANNEL_CRITERIA[self.criterion]
+        if takes == "scale":
+            return [_nothing([function(s) for s in _scales(g)]) for g in groups]
+        if takes == "weights":
+            return [[function(_rows(p)) for p in g.makers] for g in groups]
+        seen = ChannelActivations(dependencies)
+        for batch in batches(self.data, self.num_batches, self.batch_size):
+            seen.observe(batch[0])
+        return [[function(getattr(seen, takes)(g))] if seen.sees(g) else None for g in groups]
+
+    def _by_weights(self, dependencies: Dependencies) -> list[list[np.ndarray]]:
+        groups, criterion = dependencies.groups, self._shared()
+        by_variable = {id(k.variable): k for k in compressible_kernels(dependencies.model)}
+        wanted = {
+            id(p.member.variable): by_variable[id(p.member.variable)]
+            for g in groups
+            for p in g.makers
+        }
+        kernels = list(wanted.values())
+        statistics = Statistics(dependencies.model, kernels, self.loss)
+        parts = []
+        if criterion.needs_data:
+            parts = list(batches(self.data, self.num_batches, self.batch_size))
+        seeds = [(self.seed, i) for i in range(len(kernels))]
+        arrays = compute_scores(criterion, statistics, [k.name for k in kernels], seeds, parts)
+        by_kernel = dict(zip(wanted, arrays, strict=True))
+        return [
+            [_along(by_kernel[id(p.member.variable)], p).sum(1) for p in g.makers] for g in groups
+        ]
+
+
+def _nothing(scores: Sequence) -> Sequence | None:
+    return scores if len(scores) else None
+
+
+def _along(array: np.ndarray, place) -> np.ndarray:
+    """`(channels, the rest)` of an array laid out like the variable of a place."""
+    rows = np.moveaxis(array, place.member.axis, 0)
+    return rows[place.indices].reshape(len(place.indices), -1)
+
+
+def _rows(place) -> np.ndarray:
+    return _along(np.asarray(place.member.variable), place).astype(np.float64)
+
+
+def _scales(group: Group) -> list[np.ndarray]:
+    """|γ| of each batch norm in the group, the largest where a channel has several."""
+    return [
+        np.abs(_rows(place)).max(1)
+        for place in group.places
+        if isinstance(place.member.layer, keras.layers.BatchNormalization)
+        and place.member.variable.name == "gamma"
+    ]
