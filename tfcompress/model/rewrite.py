@@ -165,6 +165,9 @@ def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "rai
                 f"{tuple(variable.shape)} in the layer that replaces {source.name!r}. Received: "
                 f"{[v.path for v in target.variables]}."
             )
+    if isinstance(target, keras.layers.Normalization):
+        # It computes with copies of its variables in another shape.
+        target.finalize_state()
 
 
 def _relative_path(layer: keras.Layer, variable: keras.Variable) -> str:

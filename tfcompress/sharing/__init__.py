@@ -3,12 +3,16 @@
 from tfcompress.sharing.callbacks import Clustering, refresh_assignments
 from tfcompress.sharing.clustering import ClusteringReport, cluster, clustering_report
 from tfcompress.sharing.codebook import Cluster
+from tfcompress.sharing.codec import PackReport, pack, unpack
 
 __all__ = [
     "Cluster",
     "Clustering",
     "ClusteringReport",
+    "PackReport",
     "cluster",
     "clustering_report",
+    "pack",
     "refresh_assignments",
+    "unpack",
 ]

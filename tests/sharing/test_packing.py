@@ -1,0 +1,167 @@
+"""Packed files: what comes back, what is counted, and what is refused."""
+
+import copy
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfcompress.model.strip import strip
+from tfcompress.quantization.quantize import quantize
+from tfcompress.sharing import cluster, pack, unpack
+from tfcompress.sharing.codec.architecture import check_config, decode_architecture
+from tfcompress.sharing.codec.packing import open_body
+
+
+@pytest.fixture(scope="module")
+def packed(trained, tmp_path_factory):
+    """`(report, stripped model)` of a pruned and clustered model."""
+    pruned = keras.models.clone_model(trained)
+    pruned.set_weights(trained.get_weights())
+    for name in ("conv2", "logits"):
+        kernel = pruned.get_layer(name).kernel
+        value = kernel.numpy()
+        kernel.assign(np.where(np.abs(value) < np.quantile(np.abs(value), 0.8), 0.0, value))
+    model = cluster(pruned, 16)
+    path = tmp_path_factory.mktemp("packed") / "digits.tfcp"
+    return pack(model, path), strip(model)
+
+
+def test_predictions_come_back_to_the_bit(packed, digits):
+    report, plain = packed
+    model = unpack(report.path)
+    assert [type(layer) for layer in model.layers] == [type(layer) for layer in plain.layers]
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    x = digits[1][0]
+    assert np.array_equal(model.predict(x, verbose=0), plain.predict(x, verbose=0))
+
+
+def test_every_byte_is_counted(packed):
+    report, plain = packed
+    with open(report.path, "rb") as file:
+        size = len(file.read())
+    assert report.num_bytes == size == sum(report.parts.values())
+    arrays = sum(array.num_bytes for array in report.arrays)
+    head = size - arrays - report.parts["architecture"]
+    assert 0 < head < 20
+    assert report.float_num_bytes == 4 * sum(w.size for w in plain.get_weights())
+    assert sum(report.layer_bytes().values()) == arrays
+    found = {array.name: array for array in report.arrays}
+    assert found["logits/kernel"].distinct == 16
+    assert found["logits/kernel"].nonzeros == np.count_nonzero(plain.get_layer("logits").kernel)
+    assert "norm/moving_variance" in found
+    assert "logits/kernel" in str(report)
+    assert str(size // 1000) in str(report)
+
+
+def test_every_truncation_and_many_flips_are_refused(packed, tmp_path):
+    report, _ = packed
+    with open(report.path, "rb") as file:
+        data = file.read()
+    random = np.random.default_rng(0)
+    for end in range(len(data)):
+        with pytest.raises(ValueError):
+            open_body(data[:end])
+    for position in random.choice(8 * len(data), 10_000, replace=False):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(ValueError):
+            open_body(bytes(damaged))
+    path = tmp_path / "damaged.tfcp"
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match="checksum"):
+        unpack(path)
+
+
+def test_without_the_checksum_damage_changes_values_or_is_refused(packed, tmp_path):
+    report, plain = packed
+    with open(report.path, "rb") as file:
+        data = file.read()
+    random, path, read = np.random.default_rng(1), tmp_path / "damaged.tfcp", 0
+    architecture = report.parts["architecture"]
+    bits = [*random.choice(range(13 * 8, (15 + architecture) * 8), 10)]
+    bits += [*random.choice(range((15 + architecture) * 8, len(data) * 8), 15)]
+    for position in bits:
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(bytes(damaged))
+        try:
+            model = unpack(path, verify_checksum=False)
+        except ValueError:
+            continue
+        read += 1
+        assert [w.shape for w in model.get_weights()] == [w.shape for w in plain.get_weights()]
+    assert read > 0
+
+
+def test_all_kinds_of_layers(tmp_path):
+    inputs = keras.Input((8, 6))
+    x = layers.Normalization(name="input_norm")(inputs)
+    x = layers.SeparableConv1D(5, 3, name="separable")(x)
+    x = layers.Bidirectional(layers.GRU(4, return_sequences=True))(x)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    x = keras.ops.relu(x) * 0.5 + 1.0
+    inner = keras.Sequential([keras.Input((6, 8)), layers.Dense(4), layers.Dropout(0.3)])
+    x = layers.Flatten()(inner(x))
+    model = keras.Model(inputs, {"a": layers.Dense(3, name="a")(x), "b": layers.ReLU(name="b")(x)})
+    data = np.random.default_rng(0).normal(3, 2, (16, 8, 6)).astype(np.float32)
+    model.get_layer("input_norm").adapt(data)
+    report = pack(model, tmp_path / "m.tfcp")
+    again, plain = unpack(tmp_path / "m.tfcp"), strip(model)
+    for key, value in plain.predict(data, verbose=0).items():
+        assert np.array_equal(again.predict(data, verbose=0)[key], value)
+    assert report.ratio > 0.7
+
+
+def test_quantized_weights_take_a_byte_and_no_more(trained, digits, tmp_path):
+    model = quantize(trained, calibration_data=digits[0][0][:64])
+    report = pack(model, tmp_path / "q.tfcp")
+    found = {array.name: array for array in report.arrays}
+    for name in ("conv2", "logits"):
+        assert found[f"{name}/kernel"].method == "codes and scales"
+        assert found[f"{name}/kernel"].bits < 9.2
+
+
+def test_what_a_file_may_not_name(packed):
+    with open(packed[0].path, "rb") as file:
+        reader = open_body(file.read())
+    good = decode_architecture(reader.take(reader.varint(reader.left)))
+    nodes = [
+        {"class_name": "__lambda__", "config": {"value": "x"}},
+        {"class_name": "Lambda", "module": "keras.layers", "config": {}},
+        {"class_name": "function", "module": "builtins", "config": "exec"},
+        {"class_name": "get_file", "module": "keras.utils", "config": {}},
+        {"class_name": "Popen", "module": "subprocess", "config": {}},
+        {"class_name": "TextVectorization", "module": "keras.layers", "config": {}},
+        {"class_name": "__typespec__", "module": "os", "config": [], "spec_name": "system"},
+        {"class_name": "Own", "module": None, "registered_name": "nobody>Own", "config": {}},
+        {"class_name": ["Dense"], "module": "keras.layers", "config": {}},
+    ]
+    check_config(good)
+    for node in nodes:
+        bad = copy.deepcopy(good)
+        bad["config"]["layers"][2]["config"]["kernel_initializer"] = node
+        assert json.dumps(bad)
+        with pytest.raises(ValueError, match="may not name"):
+            check_config(bad)
+
+
+def test_mistakes(trained, tmp_path):
+    with pytest.raises(ValueError, match="coder"):
+        pack(trained, tmp_path / "a", coder="zip")
+    with pytest.raises(ValueError, match="existing folder"):
+        pack(trained, tmp_path / "nowhere" / "a")
+    inputs = keras.Input((3,))
+    with_code = keras.Model(inputs, layers.Lambda(lambda x: x + 1)(inputs))
+    with pytest.raises(ValueError, match="Lambda"):
+        pack(with_code, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "text").write_text("TFLITE3, as it were")
+    with pytest.raises(ValueError, match="something else"):
+        unpack(tmp_path / "text")
+    (tmp_path / "next").write_bytes(b"TFCP\x07" + bytes(20))
+    with pytest.raises(ValueError, match="version 7"):
+        unpack(tmp_path / "next")

@@ -1,0 +1,176 @@
+"""The architecture in a packed file: Keras' own JSON, deflated, and checked before it is used.
+
+Nothing in a file is executed. Before Keras sees the configuration every object in it must resolve
+to a public Keras layer, operation, initializer, regularizer, constraint or dtype policy, or to a
+class that the reader's own program has registered; anything that runs code of the file (lambdas),
+calls a function by name or opens other files (vocabularies) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+import keras
+
+from tfcompress.sharing.codec.tensors import inflate
+
+_MAX_JSON = 2**26
+
+_BASES = (
+    keras.Operation,
+    keras.initializers.Initializer,
+    keras.regularizers.Regularizer,
+    keras.constraints.Constraint,
+    keras.dtype_policies.DTypePolicy,
+)
+# These run what a file says, or read other files.
+_REFUSED = (
+    "Lambda",
+    "TFSMLayer",
+    "TorchModuleWrapper",
+    "JaxLayer",
+    "FlaxLayer",
+    "StringLookup",
+    "IntegerLookup",
+    "TextVectorization",
+)
+_PLAIN_NODES = ("__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__slice__")
+_PLAIN_NODES += ("__ellipsis__", "__bytes__")
+
+# What nearly every configuration repeats: deflate refers to it instead of spelling it out. It is
+# part of the format: a change needs a new version of it.
+_DICTIONARY = (
+    b'"groups":1,"axis":-1,"momentum":0.99,"epsilon":0.001,"center":true,"scale":true,'
+    b'"beta_initializer":{"module":"keras.initializers","class_name":"Zeros","config":{},'
+    b'"registered_name":null},"gamma_initializer":{"module":"keras.initializers","class_name":'
+    b'"Ones","config":{},"registered_name":null},"moving_mean_initializer":'
+    b'"moving_variance_initializer":"beta_regularizer":null,"gamma_regularizer":null,'
+    b'"beta_constraint":null,"gamma_constraint":null,"synchronized":false,"BatchNormalization"'
+    b'"ReLU","negative_slope":0.0,"threshold":0.0,"max_value":null,"Flatten","Dropout","rate":0.5,'
+    b'"seed":null,"noise_shape":null,"GlobalAveragePooling2D","keepdims":false,"Add",'
+    b'"MaxPooling2D","pool_size":[2,2],"AveragePooling2D","padding":"same","DepthwiseConv2D",'
+    b'"depth_multiplier":1,"depthwise_initializer":"Rescaling","scale":0.00392156862745098,'
+    b'"offset":0.0,"linear","softmax","HeNormal","data_format":"channels_last"'
+    b'{"module":"keras.layers","class_name":"InputLayer","config":{"batch_shape":[null,'
+    b'"dtype":"float32","sparse":false,"ragged":false,"name":"image","optional":false},'
+    b'"registered_name":null,"name":"image","inbound_nodes":[]},'
+    b'{"module":"keras.layers","class_name":"Conv2D","config":{"name":"conv2d","trainable":true,'
+    b'"dtype":{"module":"keras","class_name":"DTypePolicy","config":{"name":"float32"},'
+    b'"registered_name":null},"filters":32,"kernel_size":[3,3],"strides":[1,1],"padding":"valid",'
+    b'"data_format":"channels_last","dilation_rate":[1,1],"groups":1,"activation":"relu",'
+    b'"use_bias":true,"kernel_initializer":{"module":"keras.initializers","class_name":'
+    b'"GlorotUniform","config":{"seed":null,"input_axes":null,"output_axes":null},'
+    b'"registered_name":null},"bias_initializer":{"module":"keras.initializers","class_name":'
+    b'"Zeros","config":{},"registered_name":null},"kernel_regularizer":null,"bias_regularizer":'
+    b'null,"activity_regularizer":null,"kernel_constraint":null,"bias_constraint":null},'
+    b'"registered_name":null,"name":"dense","inbound_nodes":[{"args":[{"class_name":'
+    b'"__keras_tensor__","config":{"shape":[null,28,28,1],"dtype":"float32","keras_history":['
+    b'"input_layer",0,0]}}],"kwargs":{}}]},{"module":"keras.layers","class_name":"Dense","config":'
+    b'{"name":"dense","trainable":true,"dtype":{"module":"keras","class_name":"DTypePolicy",'
+    b'"config":{"name":"float32"},"registered_name":null},"units":10,"activation":"linear",'
+    b'"use_bias":true,"quantization_config":null,"lora_rank":null,'
+    b'{"module":"keras.src.models.functional","class_name":"Functional","config":{"name":"model",'
+    b'"trainable":true,"layers":[],"input_layers":[["image",0,0]],"output_layers":[["logits",0,0]]'
+    b'},"registered_name":"Functional"}'
+)
+
+
+def encode_architecture(model: keras.Model) -> bytes:
+    """The configuration of a plain model, deflated.
+
+    Raises:
+        ValueError: It holds something that `decode_architecture` would refuse.
+    """
+    config = _without_build(keras.saving.serialize_keras_object(model))
+    check_config(config)
+    text = json.dumps(config, separators=(",", ":"))
+    deflater = zlib.compressobj(9, zdict=_DICTIONARY)
+    return deflater.compress(text.encode()) + deflater.flush()
+
+
+def decode_architecture(data: bytes) -> dict[str, Any]:
+    """The configuration; raises `ValueError` where it is damaged or may not be used."""
+    text = inflate(data, _MAX_JSON, _DICTIONARY)
+    try:
+        config = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"Expected a model's configuration. Received: {error}.") from error
+    check_config(config)
+    return config
+
+
+def build_model(config: dict[str, Any]) -> keras.Model:
+    """Makes the model of a checked configuration, with fresh weights.
+
+    Raises:
+        ValueError: Keras refuses it, or it is something else than a model.
+    """
+    try:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:
+        raise ValueError(
+            f"Expected a configuration that Keras {keras.__version__} can build. Received: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a model's configuration. Received: {type(model).__name__}.")
+    return model
+
+
+def check_config(config: Any) -> None:
+    """Raises `ValueError` for any object in a configuration that is not known to be harmless."""
+    stack = [config]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            if "class_name" in node:
+                _check_object(node)
+            if node.get("compile_config"):
+                raise ValueError("Expected an uncompiled model. Received: a compile_config.")
+            stack.extend(node.values())
+
+
+def _check_object(node: dict[str, Any]) -> None:
+    name, module = node["class_name"], node.get("module")
+    if name in _PLAIN_NODES and "config" in node:
+        return
+    if name == "__tuple__":
+        return
+    registered = node.get("registered_name")
+    cls = None
+    if isinstance(name, str) and name not in _REFUSED:
+        if isinstance(registered, str) and ">" in registered:
+            cls = keras.saving.get_registered_object(registered)
+        elif module in ("keras", "keras.layers", "keras.initializers", "keras.regularizers"):
+            cls = getattr(keras if module == "keras" else getattr(keras, module[6:]), name, None)
+        elif module in ("keras.constraints", "keras.dtype_policies"):
+            cls = getattr(getattr(keras, module[6:]), name, None)
+        elif isinstance(module, str) and module.startswith("keras.src."):
+            cls = _loaded(module, name)
+    if not (isinstance(cls, type) and issubclass(cls, _BASES)):
+        raise ValueError(
+            "Expected a model of Keras' own layers, or of classes registered with "
+            "keras.saving.register_keras_serializable. Received: "
+            f"{name!r} of module {module!r}, which a packed file may not name."
+        )
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A class of a Keras module that is imported already: importing would run code."""
+    import sys
+
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _without_build(node: Any) -> Any:
+    """A functional model builds its layers by calling them: their input shapes are no news."""
+    if isinstance(node, list):
+        return [_without_build(item) for item in node]
+    if isinstance(node, dict):
+        dropped = ("build_config", "compile_config")
+        return {key: _without_build(value) for key, value in node.items() if key not in dropped}
+    return node

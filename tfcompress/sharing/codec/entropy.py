@@ -1,0 +1,205 @@
+"""Entropy coding of symbols: Huffman, as in Deep Compression, or ANS, from `constriction`.
+
+A stream is: the size K of its alphabet, the coder, the table of frequencies, the coded bits.
+Coders: fixed width; Huffman (1952); asymmetric numeral systems (Duda 2013), which needs
+Σ −log₂ p(symbol) bits to within a few dozen, where Huffman spends at least one bit per symbol.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
+
+#: What `pack` may be asked for; `"auto"` takes the smaller one, stream by stream.
+CODERS = ("auto", "huffman", "ans")
+
+_FIXED, _HUFFMAN, _ANS = range(3)
+# Table entries up to 127 take one byte, up to this two.
+_MAX_FREQUENCY = 2**14 - 1
+_MAX_ALPHABET = 2**32
+# Huffman is coded symbol by symbol, a million to the second.
+_MAX_HUFFMAN = 2**22
+
+
+def encode_symbols(symbols: np.ndarray, part: str, coder: str = "auto") -> Writer:
+    """Codes integers; their number is not stored.
+
+    Args:
+        symbols: Integers from 0 on, 1-D.
+        part: The part that the bits are booked to; tables go to `"tables"`.
+        coder: One of `CODERS`.
+    """
+    symbols = np.asarray(symbols, np.int64)
+    if symbols.size == 0:
+        return Writer()
+    size = int(symbols.max()) + 1
+    head = Writer().varint("tables", size)
+    if size == 1:
+        return head
+    candidates = [_fixed(symbols, size, part)]
+    # A table longer than the symbols themselves cannot pay.
+    if size <= 4 * symbols.size:
+        frequencies = table(np.bincount(symbols, minlength=size))
+        if coder != "huffman":
+            candidates.append(_ans(symbols, frequencies, part))
+        if coder == "huffman" or (coder == "auto" and symbols.size <= _MAX_HUFFMAN):
+            candidates.append(_huffman(symbols, frequencies, part))
+    return head.extend(smallest(candidates))
+
+
+def decode_symbols(reader: Reader, count: int) -> np.ndarray:
+    """Reads `count` symbols, int64.
+
+    Raises:
+        ValueError: The stream is truncated or cannot have been written by `encode_symbols`.
+    """
+    if count == 0:
+        return np.zeros(0, np.int64)
+    size = reader.varint(_MAX_ALPHABET)
+    if size == 0:
+        raise _damaged("an empty alphabet")
+    if size == 1:
+        return np.zeros(count, np.int64)
+    method = reader.take(1)[0]
+    if method == _FIXED:
+        return _read_fixed(reader, count, size)
+    if method not in (_HUFFMAN, _ANS):
+        raise _damaged(f"the coder {method}")
+    if size > reader.left:
+        raise _damaged("a table longer than the file")
+    frequencies = np.array([reader.varint(_MAX_FREQUENCY) for _ in range(size)], np.float64)
+    if not frequencies.any():
+        raise _damaged("an empty table")
+    words = _read_words(reader)
+    return (_read_huffman if method == _HUFFMAN else read_ans)(words, count, frequencies)
+
+
+def estimated_bits(symbols: np.ndarray) -> float:
+    """What coding `symbols` will take: n · H(symbols) and a byte per entry of the table."""
+    if symbols.size == 0:
+        return 0.0
+    counts = np.bincount(symbols)
+    used = counts[counts > 0]
+    return float(-np.sum(used * np.log2(used / symbols.size))) + 8.0 * counts.size
+
+
+def table(counts: np.ndarray) -> np.ndarray:
+    """Counts scaled to [1, 16383] (0 stays 0), from which both sides compute the same model."""
+    scale = min(1.0, _MAX_FREQUENCY / counts.max())
+    return np.where(counts > 0, np.maximum(np.round(counts * scale), 1), 0)
+
+
+# --- fixed width ----------------------------------------------------------------------------------
+
+
+def _fixed(symbols: np.ndarray, size: int, part: str) -> Writer:
+    width = (size - 1).bit_length()
+    bits = (symbols[:, None] >> np.arange(width)) & 1
+    packed = np.packbits(bits.astype(np.uint8)).tobytes()
+    return Writer().add("tables", bytes([_FIXED])).add(part, packed)
+
+
+def _read_fixed(reader: Reader, count: int, size: int) -> np.ndarray:
+    width = (size - 1).bit_length()
+    data = np.frombuffer(reader.take(-(-count * width // 8)), np.uint8)
+    bits = np.unpackbits(data, count=count * width).reshape(count, width)
+    symbols = (bits.astype(np.int64) << np.arange(width)).sum(1)
+    if symbols.max() >= size:
+        raise _damaged("a symbol outside its alphabet")
+    return symbols
+
+
+# --- Huffman --------------------------------------------------------------------------------------
+
+
+def _huffman(symbols: np.ndarray, frequencies: np.ndarray, part: str) -> Writer:
+    from constriction import symbol
+
+    tree = symbol.huffman.EncoderHuffmanTree(frequencies)
+    encoder = symbol.QueueEncoder()
+    for one in symbols.tolist():
+        encoder.encode_symbol(one, tree)
+    return _coded(_HUFFMAN, frequencies, encoder.get_compressed()[0], part)
+
+
+def _read_huffman(words: np.ndarray, count: int, frequencies: np.ndarray) -> np.ndarray:
+    from constriction import symbol
+
+    tree = symbol.huffman.DecoderHuffmanTree(frequencies)
+    decoder = symbol.QueueDecoder(words)
+    # No symbol is shorter than a bit.
+    if count > 32 * words.size:
+        raise _damaged("too few bits")
+    return np.fromiter((decoder.decode_symbol(tree) for _ in range(count)), np.int64, count)
+
+
+# --- ANS ------------------------------------------------------------------------------------------
+
+
+def _ans(symbols: np.ndarray, frequencies: np.ndarray, part: str) -> Writer:
+    from constriction import stream
+
+    coder = stream.stack.AnsCoder()
+    model = stream.model.Categorical(frequencies, perfect=False)
+    coder.encode_reverse(symbols.astype(np.int32), model)
+    return _coded(_ANS, frequencies, coder.get_compressed(), part)
+
+
+def read_ans(words: np.ndarray, count: int, frequencies: np.ndarray) -> np.ndarray:
+    from constriction import stream
+
+    coder = stream.stack.AnsCoder(words)
+    model = stream.model.Categorical(frequencies, perfect=False)
+    symbols = coder.decode(model, count).astype(np.int64)
+    if not coder.is_empty():
+        raise _damaged("bits left over")
+    return symbols
+
+
+def encode_bits(bits: np.ndarray, probabilities: np.ndarray, part: str) -> Writer:
+    """Codes each bit by its own probability of being 1, which the reader must know."""
+    from constriction import stream
+
+    coder = stream.stack.AnsCoder()
+    model = stream.model.Bernoulli(perfect=False)
+    coder.encode_reverse(bits.astype(np.int32), model, probabilities)
+    return _words(coder.get_compressed(), part)
+
+
+def decode_bits(reader: Reader, probabilities: np.ndarray) -> np.ndarray:
+    """Reads what `encode_bits` wrote, as booleans."""
+    from constriction import stream
+
+    coder = stream.stack.AnsCoder(_read_words(reader))
+    bits = coder.decode(stream.model.Bernoulli(perfect=False), probabilities)
+    if not coder.is_empty():
+        raise _damaged("bits left over")
+    return bits.astype(bool)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _coded(method: int, frequencies: np.ndarray, words: np.ndarray, part: str) -> Writer:
+    writer = Writer().add("tables", bytes([method]))
+    for frequency in frequencies.astype(int).tolist():
+        writer.varint("tables", frequency)
+    return writer.extend(_words(words, part))
+
+
+def _words(words: np.ndarray, part: str) -> Writer:
+    # The last word is not zero in ANS, and padded with zeros in Huffman.
+    data = words.astype("<u4").tobytes().rstrip(b"\0")
+    return Writer().varint(part, len(data)).add(part, data)
+
+
+def _read_words(reader: Reader) -> np.ndarray:
+    data = reader.take(reader.varint(reader.left))
+    if data.endswith(b"\0"):
+        raise _damaged("padding")
+    return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+
+
+def _damaged(what: str) -> ValueError:
+    return ValueError(f"Expected a stream of symbols. Received: {what}. The file is damaged.")

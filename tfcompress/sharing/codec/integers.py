@@ -1,0 +1,147 @@
+"""Coding of integer arrays in which 0 is the background: the weights that were pruned.
+
+Three layouts, of which the shortest is taken:
+
+- dense: every entry is a symbol;
+- sparse: the distance from each non-zero entry to the next, in at most b bits, a longer one in
+  several symbols (the relative index of Han et al. 2016, figure 2), and the values;
+- mask: one bit per entry, coded by a probability that follows from how many entries its row and
+  its column hold, p = rows[i] · columns[j] / total, and the values. Rows that are empty (the
+  borders of an image) then cost nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
+from tfcompress.sharing.codec.entropy import (
+    decode_bits,
+    decode_symbols,
+    encode_bits,
+    encode_symbols,
+    estimated_bits,
+)
+
+_DENSE, _SPARSE, _MASK = range(3)
+_INDEX_BITS = range(2, 13)
+_MAX_MASK = 2**25
+
+
+def encode_integers(array: np.ndarray, coder: str = "auto") -> Writer:
+    """Codes an array of integers from 0 on; its shape is not stored.
+
+    Args:
+        array: Any shape; the last axis makes the columns, all others the rows.
+        coder: One of `entropy.CODERS`; with `"huffman"` the layouts of the paper alone.
+    """
+    flat = array.ravel().astype(np.int64)
+    positions = np.flatnonzero(flat)
+    values = encode_symbols(flat[positions] - 1, "values", coder)
+    candidates = [_head(_DENSE).extend(encode_symbols(flat, "values", coder))]
+    if positions.size < flat.size:
+        candidates.append(_sparse(positions, flat.size, coder).extend(values))
+        if coder != "huffman" and positions.size > 0 and flat.size <= _MAX_MASK:
+            candidates.append(_mask(array, positions.size).extend(values))
+    return smallest(candidates)
+
+
+def decode_integers(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads an array of `shape`, int64; raises `ValueError` on what cannot have been written."""
+    size = int(np.prod(shape))
+    layout = reader.take(1)[0]
+    if layout == _DENSE:
+        return decode_symbols(reader, size).reshape(shape)
+    if layout == _SPARSE:
+        positions = _read_sparse(reader, size)
+    elif layout == _MASK:
+        positions = _read_mask(reader, shape)
+    else:
+        raise _damaged(f"the layout {layout}")
+    flat = np.zeros(size, np.int64)
+    flat[positions] = decode_symbols(reader, positions.size) + 1
+    return flat.reshape(shape)
+
+
+def _head(layout: int) -> Writer:
+    return Writer().add("framing", bytes([layout]))
+
+
+# --- relative index -------------------------------------------------------------------------------
+
+
+def relative_index(positions: np.ndarray, bits: int) -> np.ndarray:
+    """Symbols in [0, 2ᵇ): the zeros before each entry; 2ᵇ − 1 skips as many and says no more."""
+    longest = 2**bits - 1
+    gaps = np.diff(positions, prepend=-1) - 1
+    skips, rest = np.divmod(gaps, longest)
+    symbols = np.full(positions.size + int(skips.sum()), longest, np.int64)
+    symbols[np.cumsum(skips + 1) - 1] = rest
+    return symbols
+
+
+def absolute_index(symbols: np.ndarray, bits: int) -> np.ndarray:
+    """The positions that `relative_index` got."""
+    longest = 2**bits - 1
+    is_entry = symbols < longest
+    return (np.cumsum(np.where(is_entry, symbols + 1, longest)) - 1)[is_entry]
+
+
+def _sparse(positions: np.ndarray, size: int, coder: str) -> Writer:
+    bits = min(_INDEX_BITS, key=lambda b: estimated_bits(relative_index(positions, b)))
+    symbols = relative_index(positions, bits)
+    writer = _head(_SPARSE).add("framing", bytes([bits]))
+    writer.varint("framing", symbols.size)
+    return writer.extend(encode_symbols(symbols, "index", coder))
+
+
+def _read_sparse(reader: Reader, size: int) -> np.ndarray:
+    bits = reader.take(1)[0]
+    if bits not in _INDEX_BITS:
+        raise _damaged(f"an index of {bits} bits")
+    # Every symbol stands for one entry at least.
+    symbols = decode_symbols(reader, reader.varint(size))
+    positions = absolute_index(symbols, bits)
+    if symbols.size and (symbols[-1] == 2**bits - 1 or positions[-1] >= size):
+        raise _damaged("an index beyond the end")
+    return positions
+
+
+# --- mask -----------------------------------------------------------------------------------------
+
+
+def _mask(array: np.ndarray, total: int) -> Writer:
+    bits = (array != 0).reshape(-1, array.shape[-1] if array.ndim else 1)
+    rows, columns = bits.sum(1), bits.sum(0)
+    writer = _head(_MASK)
+    writer.extend(encode_symbols(rows, "index")).extend(encode_symbols(columns, "index"))
+    places = np.ix_(rows > 0, columns > 0)
+    return writer.extend(encode_bits(bits[places].ravel(), _odds(rows, columns), "index"))
+
+
+def _read_mask(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
+    size = int(np.prod(shape))
+    num_columns = shape[-1] if shape else 1
+    num_rows = size // max(num_columns, 1)
+    rows = decode_symbols(reader, num_rows)
+    columns = decode_symbols(reader, num_columns)
+    sums = int(rows.sum()), int(columns.sum())
+    too_many = rows.max(initial=0) > num_columns or columns.max(initial=0) > num_rows
+    if sums[0] != sums[1] or sums[0] == 0 or too_many:
+        raise _damaged("counts of rows and columns that do not agree")
+    bits = np.zeros((num_rows, num_columns), bool)
+    places = np.ix_(rows > 0, columns > 0)
+    bits[places] = decode_bits(reader, _odds(rows, columns)).reshape(bits[places].shape)
+    if not np.array_equal(bits.sum(1), rows):
+        raise _damaged("rows that do not hold what they should")
+    return np.flatnonzero(bits)
+
+
+def _odds(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Probability of every entry; whole numbers and one division give the same on any machine."""
+    counts = np.outer(rows[rows > 0], columns[columns > 0]).astype(np.float64)
+    return np.clip(counts / float(rows.sum()), 2.0**-12, 1.0 - 2.0**-12).ravel()
+
+
+def _damaged(what: str) -> ValueError:
+    return ValueError(f"Expected the index of a kernel. Received: {what}. The file is damaged.")

@@ -1,0 +1,201 @@
+"""`pack` and `unpack`: a model in as few bytes as its zeros and its few values allow.
+
+A file is: `TFCP`, the version, the checksum of all that follows (BLAKE2b, 8 bytes), the length
+of the architecture and the architecture, and the weights of each layer in the order of the model.
+Shapes and dtypes are those that the architecture gives, so nothing in the weights can ask for more
+memory than the model itself takes.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from tfcompress.model.kernels import iterate_layers
+from tfcompress.model.paths import layer_paths
+from tfcompress.model.strip import strip
+from tfcompress.sharing.codec.architecture import (
+    build_model,
+    decode_architecture,
+    encode_architecture,
+)
+from tfcompress.sharing.codec.buffers import Reader, Writer
+from tfcompress.sharing.codec.entropy import CODERS
+from tfcompress.sharing.codec.report import PackedArray, PackReport
+from tfcompress.sharing.codec.tensors import METHODS, decode_tensor, encode_tensor
+
+_MAGIC = b"TFCP"
+_VERSION = 1
+_DIGEST = 8
+
+
+def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") -> PackReport:
+    """Writes `model` as a packed file (Han et al. 2016, "Deep Compression", section 4).
+
+    What is packed is the stripped model, exact to the bit. Each array of weights takes the
+    shortest of: a codebook and an index into it; integer codes and their scales; plain floats, in
+    half precision where that is exact. Zeros are left out by a relative index of bounded gaps or
+    by a coded mask; index, values and masks are entropy coded. So prune, cluster or quantize first:
+    a model of unlike floats takes as many bytes as its weights.
+
+    Args:
+        model: A Sequential or Functional model, compressed in any way or not at all.
+        path: The file to write.
+        coder: `"huffman"`, as in the paper, `"ans"`, or `"auto"`: the shorter one, stream by
+            stream.
+
+    Returns:
+        What every byte is spent on. Print it.
+
+    Raises:
+        ValueError: An unknown coder, a model that cannot be stripped, a layer that cannot be
+            written without code (`Lambda`, classes that are not registered), or a folder that does
+            not exist. Nothing is written then.
+    """
+    path = pathlib.Path(path)
+    if coder not in CODERS:
+        raise ValueError(f"Expected coder to be one of {CODERS}. Received: {coder=}.")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"Expected the path of a file in an existing folder. Received: {str(path)!r}."
+        )
+    plain = strip(model)
+    data, arrays, parts = encode(plain, coder)
+    _check(plain, data)
+    _write(path, data)
+    return PackReport(str(path), len(data), tuple(arrays), parts)
+
+
+def unpack(path: str | os.PathLike, *, verify_checksum: bool = True) -> keras.Model:
+    """Reads a packed file: the plain Keras model that was packed, uncompiled.
+
+    Nothing in the file is executed. The model may use Keras' own layers, and custom ones that this
+    program has registered.
+
+    Args:
+        path: A file that `pack` wrote.
+        verify_checksum: With `False` damage that the format itself does not show goes unnoticed.
+
+    Raises:
+        ValueError: The file is truncated, altered, of another version, or no packed file.
+    """
+    return decode(pathlib.Path(path).read_bytes(), verify_checksum=verify_checksum)
+
+
+def encode(model: keras.Model, coder: str) -> tuple[bytes, list[PackedArray], dict[str, int]]:
+    """The bytes of a plain model, with an account of them."""
+    architecture = encode_architecture(model)
+    body = Writer().varint("framing", len(architecture)).add("architecture", architecture)
+    arrays, paths = [], layer_paths(model)
+    for layer, store in _stores(model):
+        for key, array in store.items():
+            written = encode_tensor(array, coder)
+            arrays.append(
+                PackedArray(
+                    f"{paths[id(layer)]}/{_variable_name(layer, key, array)}",
+                    array.shape,
+                    METHODS[written.data[0]],
+                    int(np.count_nonzero(array)),
+                    int(np.unique(array).size),
+                    len(written),
+                    dict(written.parts),
+                )
+            )
+            body.extend(written)
+    head = _MAGIC + bytes([_VERSION]) + _digest(bytes(body.data))
+    parts = collections.Counter(body.parts) + collections.Counter(framing=len(head))
+    return head + bytes(body.data), arrays, dict(parts)
+
+
+def decode(data: bytes, *, verify_checksum: bool = True) -> keras.Model:
+    """The model in the bytes of a packed file."""
+    reader = open_body(data, verify_checksum)
+    model = build_model(decode_architecture(reader.take(reader.varint(reader.left))))
+    read = []
+    for layer, store in _stores(model):
+        arrays = {k: decode_tensor(reader, a.shape, a.dtype) for k, a in store.items()}
+        read.append((layer, arrays))
+    reader.finish()
+    for layer, arrays in read:
+        layer.load_own_variables(arrays)
+    return model
+
+
+def open_body(data: bytes, verify_checksum: bool = True) -> Reader:
+    """Checks the head of a file and returns a reader of what follows."""
+    head = Reader(data)
+    if head.left < len(_MAGIC) or head.take(len(_MAGIC)) != _MAGIC:
+        raise ValueError("Expected a file that tfcompress.pack wrote. Received: something else.")
+    version = head.take(1)[0]
+    if version != _VERSION:
+        raise ValueError(
+            f"Expected a packed file of version {_VERSION}. Received: version {version}. Read it "
+            "with the tfcompress that wrote it."
+        )
+    digest = head.take(_DIGEST)
+    body = head.take(head.left)
+    if verify_checksum and digest != _digest(body):
+        raise ValueError(
+            "Expected a packed file as it was written. Received: one whose checksum does not fit. "
+            "It is truncated or altered: fetch it again."
+        )
+    return Reader(body)
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_DIGEST).digest()
+
+
+def _stores(model: keras.Model) -> Iterator[tuple[keras.Layer, dict[str, np.ndarray]]]:
+    """Every layer with weights of its own, and these as Keras saves them."""
+    for layer in iterate_layers(model):
+        store: dict[str, np.ndarray] = {}
+        layer.save_own_variables(store)
+        if store:
+            yield layer, {key: np.asarray(value) for key, value in store.items()}
+
+
+def _variable_name(layer: keras.Layer, key: str, array: np.ndarray) -> str:
+    """What the layer calls the variable that it saves under a number."""
+    if key.isdigit() and int(key) < len(layer.weights):
+        variable = layer.weights[int(key)]
+        if tuple(variable.shape) == array.shape:
+            return variable.name
+    return key
+
+
+def _check(model: keras.Model, data: bytes) -> None:
+    """Reads back what is about to be written."""
+    again = decode(data)
+    for (layer, store), (_, other) in zip(_stores(model), _stores(again), strict=True):
+        for key, array in store.items():
+            if array.tobytes() != other[key].tobytes():
+                raise ValueError(
+                    f"Expected to read back the weights that were packed. Received: others for "
+                    f"{layer.name!r}. Please report this model; nothing was written."
+                )
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
