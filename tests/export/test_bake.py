@@ -32,11 +32,12 @@ def test_a_folded_kernel_is_codes_times_scales(quantized):
     assert np.all(baked.scale > 0)
     step = np.float64(baked.input_scale) * baked.scale
     np.testing.assert_allclose(bias / step, np.round(bias / step), atol=0.01)
-    # The folded convolution is convolution and batch norm in inference.
+    # The folded convolution is convolution and batch norm in inference, but for their rounding.
     rounded = model.get_layer(model.layers[1].name)(data)
     expected = model.get_layer("norm")(model.get_layer("conv")(rounded))
     folded = keras.ops.conv(rounded, kernel) + bias
-    np.testing.assert_allclose(folded, expected, rtol=1e-3, atol=1e-4)
+    half_a_step = 0.5001 * float(model.get_layer("norm_quantizer").scale.value)
+    np.testing.assert_allclose(folded, expected, rtol=1e-5, atol=half_a_step)
 
 
 def test_a_plain_kernel_is_the_effective_one(quantized):

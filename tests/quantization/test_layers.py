@@ -103,7 +103,8 @@ def test_the_folded_bias_lies_on_the_int32_grid():
     quantized = tfc.quantize(model, calibration_data=data)
     bn, conv = quantized.get_layer("bn"), quantized.get_layer("conv")
     assert bn.is_folded()
-    factor, addend = (np.asarray(v, np.float64) for v in bn.fold())
+    fold = bn.fold()
+    factor, addend = (np.asarray(v, np.float64) for v in (fold.factor, fold.addend))
     _, notes = conv.transformed(training=False)
     step = np.asarray(notes["bias_step"], np.float64) * np.abs(factor)
     bias = np.asarray(conv.bias, np.float64) * factor + addend

@@ -55,7 +55,8 @@ def bake(
     folded = transform.folded(call_index)
     if folded is not None:
         batch_norm, batch_norm_call = folded
-        factor, addend = (np.asarray(v) for v in batch_norm.fold(batch_norm_call))
+        fold = batch_norm.fold(batch_norm_call)
+        factor, addend = np.asarray(fold.factor), np.asarray(fold.addend)
         bias = np.float32((0.0 if own_bias is None else own_bias) * factor + addend)
         # A negative γ turns the signs of its channel's codes; scales are positive.
         codes = codes * np.where(factor < 0, -1, 1).reshape(shape)

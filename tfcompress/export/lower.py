@@ -39,6 +39,7 @@ class Lowered:
         function: `function(*inputs) -> {output name: tensor}`, to be traced with batch 1.
         specs: Its inputs.
         kernels: What every int8 kernel must look like in the file.
+        scales: Those of its quantizers.
         float_outputs: Names of outputs that no quantizer gives.
         float_inputs: Names of inputs that no quantizer reads.
         preprocessing: What is folded behind an input, for whoever feeds the file.
@@ -47,6 +48,7 @@ class Lowered:
     function: Any
     specs: list[tf.TensorSpec]
     kernels: list[BakedKernel] = dataclasses.field(default_factory=list)
+    scales: list[float] = dataclasses.field(default_factory=list)
     float_outputs: list[str] = dataclasses.field(default_factory=list)
     float_inputs: list[str] = dataclasses.field(default_factory=list)
 
@@ -84,7 +86,7 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
             for name, y in zip(output_names, flat, strict=True)
         }
 
-    lowered = Lowered(function, specs, walker.kernels)
+    lowered = Lowered(function, specs, walker.kernels, walker.scales)
     for name, value in zip(output_names, graph.flat_outputs, strict=True):
         if not walker.holds_codes(value):
             lowered.float_outputs.append(name)
@@ -103,6 +105,7 @@ class _Lowering:
         # Everything that is read from variables is read now, before a graph is traced.
         self._constants: dict[Node, tuple] = {}
         self.kernels: list[BakedKernel] = []
+        self.scales: list[float] = []
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
         for node in graph.nodes:
             call_index = node.kwargs.get("call_index", 0)
@@ -112,9 +115,10 @@ class _Lowering:
                 self.kernels.extend([baked] if baked is not None else [])
             elif isinstance(node.operation, FoldedAffine):
                 fold = node.operation.fold(call_index)
-                self._constants[node] = tuple(np.asarray(v) for v in fold)
+                self._constants[node] = np.asarray(fold.factor), np.asarray(fold.addend)
             elif isinstance(node.operation, FakeQuantize):
                 self._constants[node] = _checked_range(node.operation)
+                self.scales.append(float(node.operation.scale.numpy()))
             elif isinstance(node.operation, NegativeSlope):
                 self._constants[node] = (np.asarray(node.operation.slope()),)
             elif isinstance(node.operation, keras.Layer):

@@ -3,12 +3,15 @@
 The converter takes baked weights as float constants and derives their scales from the largest
 value. Where a scale is fixed, clipped, a power of two or of fewer bits, that is another scale, and
 other codes. Here every kernel is found in the file by shape and value, and its codes, its scales
-and its bias are made exactly what was trained.
+and its bias are made exactly what was trained. The scales of activations go through the converter
+as the ends of a range; here their last bits are put right too, for in a deep network a value that
+is rounded to the other side of a half is not alone for long.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -38,7 +41,7 @@ class PatchResult:
 
     Attributes:
         data: The file.
-        patched: Layers whose kernel was rewritten.
+        patched: Layers whose kernel was rewritten (for more than a scale's last bits).
         missing: Layers whose kernel was not found in the file.
     """
 
@@ -47,12 +50,16 @@ class PatchResult:
     missing: tuple[str, ...]
 
 
-def patch(data: bytes, kernels: list[BakedKernel]) -> PatchResult:
+def patch(
+    data: bytes, kernels: list[BakedKernel], activation_scales: Iterable[float] = ()
+) -> PatchResult:
     """Makes every kernel of a converted file hold exactly the codes and scales given.
 
     Args:
         data: The file as the converter wrote it.
         kernels: What it must hold.
+        activation_scales: Scales of the model's activations: a scale in the file that is one of
+            them but for rounding becomes it.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     patched, missing, taken = [], [], {}
@@ -65,8 +72,8 @@ def patch(data: bytes, kernels: list[BakedKernel]) -> PatchResult:
         taken[_weight_key(graph, op, code)] = kernel
         if _write(model, graph, op, code, kernel):
             patched.append(kernel.layer)
-    if patched:
-        data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    _set_activation_scales(model, np.unique(np.float32(list(activation_scales))))
+    data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return PatchResult(data, tuple(patched), tuple(missing))
 
 
@@ -123,6 +130,8 @@ def _write(model, graph, op, code: int, kernel: BakedKernel) -> bool:
     have = np.asarray(tensor.quantization.scale, np.float32)
     same_scale = have.size in (1, scale.size) and np.allclose(have, scale, rtol=1e-5, atol=0)
     if not is_int4 and same_scale and np.array_equal(stored, codes.ravel()):
+        if have.size == scale.size:
+            tensor.quantization.scale = scale
         return False
     if is_int4:
         tensor.type = schema.TensorType.INT4
@@ -143,6 +152,20 @@ def _write(model, graph, op, code: int, kernel: BakedKernel) -> bool:
         model.buffers[bias.buffer].data = data
         _set_quantization(bias, step.astype(np.float32), 0)
     return True
+
+
+def _set_activation_scales(model, scales: np.ndarray) -> None:
+    if not scales.size:
+        return
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            given = None if tensor.quantization is None else tensor.quantization.scale
+            is_constant = model.buffers[tensor.buffer].data is not None
+            if is_constant or given is None or len(given) != 1:
+                continue
+            nearest = scales[np.abs(scales - given[0]).argmin()]
+            if abs(nearest - given[0]) <= 4e-7 * nearest:
+                tensor.quantization.scale = np.float32([nearest])
 
 
 def pack_int4(codes: np.ndarray) -> np.ndarray:

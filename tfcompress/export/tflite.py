@@ -104,7 +104,8 @@ def export_tflite(
         float_data = converter.convert(plain, quantized=False)
 
     kernels = [kernel for low in lowered.values() for kernel in low.kernels]
-    patched = patch(data, kernels)
+    scales = [scale for low in lowered.values() for scale in low.scales]
+    patched = patch(data, kernels, scales)
     data = patched.data
     summary = inspect_tflite(data)
     origins = float_origins(summary, ready, names)

@@ -7,6 +7,7 @@ an int32 bias, so in inference these layers round it to that grid.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -24,6 +25,13 @@ class FoldedAffine:
 
     # Call index → (compressed layer, its call index), or the quantizer of the input, or None.
     _links: Links
+    # Call index → the quantizer that rounds the layer's output, past a fused ReLU.
+    sum_quantizers: Links
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._links = Links()
+        self.sum_quantizers = Links()
 
     def factor(self) -> tf.Tensor:
         """The multiplier per channel (or a scalar), float32."""
@@ -51,29 +59,68 @@ class FoldedAffine:
         """Whether the runtime folds this call into the kernel before it."""
         return isinstance(self._links.get(call_index), tuple)
 
-    def fold(self, call_index: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
-        """`(factor, addend)` of inference: y = x · factor + addend, the int32 bias rounded."""
+    def fold(self, call_index: int = 0) -> Fold:
+        """What the runtime computes with in that call."""
         factor, offset = self.factor(), self.offset()
         link = self._links.get(call_index)
         if link is None:
-            return factor, offset
+            return Fold(factor, offset)
         if not isinstance(link, tuple):
             # A 1×1 depthwise kernel with one weight per channel: its code is the largest one.
-            step = link.active_scale() * tf.abs(factor) / code_range(8)[1]
-            return factor, round_to_grid(offset, step)
+            kernel_scale = tf.abs(factor) / code_range(8)[1]
+            input_step = link.active_scale()
+            step = input_step * kernel_scale
+            return Fold(factor, round_to_grid(offset, step), input_step, step, code_range(8)[1])
         layer, kernel_call = link
         values, notes = layer.transformed(call_index=kernel_call, training=False)
-        if "bias_step" not in notes:
-            return factor, offset
         # Not `layer.bias`, which this layer's policy would give in 16 bits.
         bias = values["bias"] if layer.use_bias else 0.0
-        step = notes["bias_step"] * tf.abs(factor)
-        return factor, round_to_grid(offset + bias * factor, step) - bias * factor
+        if "bias_step" not in notes:
+            return Fold(factor, offset)
+        # The products are taken in the runtime's order; without the operation between them
+        # TensorFlow's graph optimizer would take them in another.
+        step = notes["input_scale"] * tf.abs(notes["kernel_scale"] * factor)
+        offset = round_to_grid(offset + bias * factor, step)
+        return Fold(factor, offset - bias * factor, notes["bias_step"], step, 1, bias)
 
     def infer(self, inputs, call_index: int):
         """The layer's output in inference."""
-        factor, addend = self.fold(call_index)
-        return tf.cast(tf.cast(inputs, tf.float32) * factor + addend, self.compute_dtype)
+        fold = self.fold(call_index)
+        x = tf.cast(inputs, tf.float32)
+        outputs = x * fold.factor + fold.addend
+        rounds = self.sum_quantizers.get(call_index)
+        if rounds is not None and fold.step is not None and self.compute_dtype == "float32":
+            exact = rounds.round_sum(fold.sums(x), fold.step)
+            # No step: no range is known yet, or batch norm switches the channel off.
+            outputs = tf.where(fold.step > 0, exact, outputs)
+        return tf.cast(outputs, self.compute_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """y = x · factor + addend, as an int32 sum that the runtime adds up.
+
+    Attributes:
+        factor: Per channel or a scalar.
+        addend: Likewise, such that the int32 bias is a whole number.
+        input_step: Value of one unit of `x`; `None` where `x` has no known codes.
+        step: Value of one unit of the sum.
+        code: The kernel's code that multiplies a unit of `x`, but for the sign of `factor`.
+        bias: What the layer before has already added to `x`.
+    """
+
+    factor: tf.Tensor
+    addend: tf.Tensor
+    input_step: tf.Tensor | None = None
+    step: tf.Tensor | None = None
+    code: int = 1
+    bias: tf.Tensor | float = 0.0
+
+    def sums(self, x: tf.Tensor) -> tf.Tensor:
+        """The int32 sums, in float32 (exact to 2²⁴); meaningless where a step is 0."""
+        units = tf.round(tf.math.divide_no_nan(x - self.bias, self.input_step))
+        offset = tf.math.divide_no_nan(self.addend + self.bias * self.factor, self.step)
+        return units * (self.code * tf.sign(self.factor)) + tf.round(offset)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -86,10 +133,6 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
     """
 
     keras_class = keras.layers.BatchNormalization
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._links = Links()
 
     def add_weight(self, *args, **kwargs):
         # Read in float32 under any policy: what is folded into a kernel is not rounded first.
@@ -177,7 +220,6 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         super().__init__(**kwargs)
         self.constants = [np.ravel(c).astype(np.float32).tolist() for c in (factor, offset)]
         self.supports_masking = True
-        self._links = Links()
 
     def stripped(self) -> list[keras.Layer]:
         scale, offset = (c[0] if len(c) == 1 else c for c in self.constants)

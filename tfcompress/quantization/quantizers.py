@@ -26,6 +26,7 @@ from tfcompress.quantization.schemes import (
     scheme_config,
     scheme_from_config,
 )
+from tfcompress.quantization.upstream import upstream_sums
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -173,6 +174,31 @@ class FakeQuantize(keras.layers.Layer):
         self.zero_point.assign(tf.where(known, zero_point, self.zero_point.value))
 
     # --- the tensor --------------------------------------------------------------------------
+
+    def __call__(self, inputs, *args, **kwargs):
+        outputs = super().__call__(inputs, *args, **kwargs)
+        if isinstance(inputs, keras.KerasTensor):
+            for links, call_index in upstream_sums(inputs):
+                links.set(call_index, self)
+        return outputs
+
+    def round_sum(self, total: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Rounds an int32 sum to this tensor's grid just as the runtime does, without clipping.
+
+        round(total · (step / scale)) · scale, where the runtime too multiplies in float32 by the
+        float32 ratio and rounds to even. Rounding the real value total · step instead would fall on
+        the other side of a half once in some ten thousand values, and deep networks amplify that.
+
+        Args:
+            total: Whole numbers, float32 of any shape.
+            step: Value of one unit of the sum, per channel or a scalar, float32.
+        """
+        scale = self.scale.value
+        active = (scale > 0) & (self.enabled.value > 0.5)
+        if self.scheme.rounding != "nearest":
+            return total * step
+        safe = tf.where(active, scale, 1.0)
+        return tf.where(active, tf.round(total * (step / safe)) * safe, total * step)
 
     def call(self, inputs, training=None):
         if self._observe is not None:

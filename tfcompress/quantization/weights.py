@@ -176,11 +176,9 @@ class FakeQuantizeWeights(WeightTransform):
             return tf.where(known, tf.round(codes), codes)
 
         back = step * tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
-        rounds = self.sum_quantizers.get(notes["call_index"])
-        after = (
-            (lambda sums: sums * back) if rounds is None else partial(rounds.round_sum, step=back)
-        )
-        notes["before"], notes["after"] = before, after
+        quantizer = self.sum_quantizers.get(notes["call_index"])
+        after = tf.multiply if quantizer is None else quantizer.round_sum
+        notes["before"], notes["after"] = before, lambda sums: after(sums, back)
         notes["output_step"] = back
         return tf.round(rounded / scale)
 

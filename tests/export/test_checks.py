@@ -1,0 +1,59 @@
+"""What an export refuses, and which float layers it takes for asked."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.export.checks import check_limits, missing_ranges, requested_floats
+
+
+def model():
+    inputs = keras.Input((4,), name="x")
+    y = layers.Dense(3, name="first")(inputs)
+    return keras.Model(inputs, layers.Softmax(name="soft")(layers.Dense(2, name="second")(y)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "words"),
+    [
+        ({"symmetric": False}, {}, ["first: affine weights", "second: affine weights"]),
+        ({"narrow_range": False}, {}, ["first: weights with code −128"]),
+        ({}, {"num_bits": 4}, ["x: 4-bit activations", "soft: 4-bit activations"]),
+        ({}, {"rounding": "truncate"}, ["first: truncated activations"]),
+        ({}, {"narrow_range": True}, ["first: narrow-range activations"]),
+    ],
+)
+def test_limits_name_every_layer_and_the_reason(weights, activations, words):
+    scheme = tfc.Scheme(tfc.WeightScheme(**weights), tfc.ActivationScheme(**activations))
+    with pytest.raises(ValueError, match="schemes that LiteRT can hold") as error:
+        check_limits(tfc.quantize(model(), scheme))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "w4a8"])
+def test_what_a_file_can_hold_passes(scheme):
+    check_limits(tfc.quantize(model(), scheme))
+
+
+def test_missing_ranges_are_those_that_no_data_has_given():
+    quantized = tfc.quantize(model())
+    assert [q.name for q in missing_ranges(quantized)] == [
+        "x_quantizer",
+        "first_quantizer",
+        "second_quantizer",
+    ]
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    assert missing_ranges(tfc.quantize(model(), calibration_data=x)) == []
+
+
+def test_requested_floats_are_known_after_saving_and_guessed_after_cloning(tmp_path):
+    config = tfc.QuantizationConfig(by_name={"first": None, "soft": None})
+    quantized = tfc.quantize(model(), config)
+    assert requested_floats(quantized) == ["first", "soft"]
+    quantized.save(tmp_path / "model.keras")
+    assert requested_floats(keras.models.load_model(tmp_path / "model.keras")) == ["first", "soft"]
+    assert "first" in requested_floats(keras.models.clone_model(quantized))
+    assert requested_floats(tfc.quantize(model())) == []
