@@ -112,6 +112,16 @@ def test_the_coders_reach_what_theory_says():
     assert sizes["auto"] == sizes["ans"]
 
 
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("end", [0, 1, 2])
+def test_streams_that_end_in_a_run_of_one_symbol(coder, end):
+    for run in (1, 7, 31, 64, 500):
+        symbols = np.array([0, 1, 2, 0, 1, 2] + [end] * run)
+        reader = Reader(bytes(encode_symbols(symbols, "values", coder).data))
+        np.testing.assert_array_equal(decode_symbols(reader, symbols.size), symbols)
+        reader.finish()
+
+
 def test_sparse_kernels_cost_what_their_positions_and_values_do():
     random = np.random.default_rng(1)
     book = random.normal(size=31).astype(np.float32)

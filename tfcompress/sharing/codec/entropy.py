@@ -11,8 +11,8 @@ import numpy as np
 
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
 
-#: What `pack` may be asked for; `"auto"` takes the smaller one, stream by stream.
-CODERS = ("auto", "huffman", "ans")
+#: What `pack` may be asked for; `"auto"` takes the smallest, stream by stream.
+CODERS = ("auto", "fixed", "huffman", "ans")
 
 _FIXED, _HUFFMAN, _ANS = range(3)
 # Table entries up to 127 take one byte, up to this two.
@@ -39,7 +39,7 @@ def encode_symbols(symbols: np.ndarray, part: str, coder: str = "auto") -> Write
         return head
     candidates = [_fixed(symbols, size, part)]
     # A table longer than the symbols themselves cannot pay.
-    if size <= 4 * symbols.size:
+    if coder != "fixed" and size <= 4 * symbols.size:
         frequencies = table(np.bincount(symbols, minlength=size))
         if coder != "huffman":
             candidates.append(_ans(symbols, frequencies, part))
@@ -189,15 +189,14 @@ def _coded(method: int, frequencies: np.ndarray, words: np.ndarray, part: str) -
 
 
 def _words(words: np.ndarray, part: str) -> Writer:
-    # The last word is not zero in ANS, and padded with zeros in Huffman.
-    data = words.astype("<u4").tobytes().rstrip(b"\0")
+    data = words.astype("<u4").tobytes()
+    # The last word's own zero bytes are known to be there; words before may be zeros in earnest.
+    data = data[:-3] + data[-3:].rstrip(b"\0")
     return Writer().varint(part, len(data)).add(part, data)
 
 
 def _read_words(reader: Reader) -> np.ndarray:
     data = reader.take(reader.varint(reader.left))
-    if data.endswith(b"\0"):
-        raise _damaged("padding")
     return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
 
 

@@ -33,7 +33,8 @@ def encode_integers(array: np.ndarray, coder: str = "auto") -> Writer:
 
     Args:
         array: Any shape; the last axis makes the columns, all others the rows.
-        coder: One of `entropy.CODERS`; with `"huffman"` the layouts of the paper alone.
+        coder: One of `entropy.CODERS`; with `"fixed"` and `"huffman"` the layouts of the paper
+            alone.
     """
     flat = array.ravel().astype(np.int64)
     positions = np.flatnonzero(flat)
@@ -41,7 +42,8 @@ def encode_integers(array: np.ndarray, coder: str = "auto") -> Writer:
     candidates = [_head(_DENSE).extend(encode_symbols(flat, "values", coder))]
     if positions.size < flat.size:
         candidates.append(_sparse(positions, flat.size, coder).extend(values))
-        if coder != "huffman" and positions.size > 0 and flat.size <= _MAX_MASK:
+        may_mask = coder in ("auto", "ans") and flat.size <= _MAX_MASK
+        if may_mask and positions.size > 0:
             candidates.append(_mask(array, positions.size).extend(values))
     return smallest(candidates)
 
@@ -88,7 +90,14 @@ def absolute_index(symbols: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _sparse(positions: np.ndarray, size: int, coder: str) -> Writer:
-    bits = min(_INDEX_BITS, key=lambda b: estimated_bits(relative_index(positions, b)))
+    def cost(bits):
+        symbols = relative_index(positions, bits)
+        if coder == "huffman":
+            # At a bit or more for every symbol it is not what the entropy says.
+            return 8 * len(encode_symbols(symbols, "index", coder))
+        return bits * symbols.size if coder == "fixed" else estimated_bits(symbols)
+
+    bits = min(_INDEX_BITS, key=cost)
     symbols = relative_index(positions, bits)
     writer = _head(_SPARSE).add("framing", bytes([bits]))
     writer.varint("framing", symbols.size)

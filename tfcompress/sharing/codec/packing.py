@@ -40,16 +40,17 @@ def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") ->
     """Writes `model` as a packed file (Han et al. 2016, "Deep Compression", section 4).
 
     What is packed is the stripped model, exact to the bit. Each array of weights takes the
-    shortest of: a codebook and an index into it; integer codes and their scales; plain floats, in
-    half precision where that is exact. Zeros are left out by a relative index of bounded gaps or
-    by a coded mask; index, values and masks are entropy coded. So prune, cluster or quantize first:
-    a model of unlike floats takes as many bytes as its weights.
+    shortest of: a codebook and an index into it; integer codes and their scales; plain floats, with
+    or without the zeros between them, in half precision where that is exact. Zeros are left out by
+    a relative index of bounded gaps or by a coded mask; index, values and masks are entropy coded.
+    So prune, cluster or quantize first: a model of unlike floats takes as many bytes as its
+    weights.
 
     Args:
         model: A Sequential or Functional model, compressed in any way or not at all.
         path: The file to write.
-        coder: `"huffman"`, as in the paper, `"ans"`, or `"auto"`: the shorter one, stream by
-            stream.
+        coder: `"huffman"`, as in the paper; `"ans"`; `"fixed"`: none, every symbol in as many bits
+            as its alphabet takes; or `"auto"`: the shortest, stream by stream.
 
     Returns:
         What every byte is spent on. Print it.

@@ -28,7 +28,7 @@ class PackedArray:
     Attributes:
         name: Layer and variable.
         shape: Its shape.
-        method: `"codebook"`, `"codes and scales"` or `"plain"`.
+        method: `"codebook"`, `"codes and scales"`, `"sparse"` or `"plain"`.
         nonzeros: Number of entries that are not zero.
         distinct: Number of distinct values, zero included.
         num_bytes: Bytes that it takes.

@@ -10,10 +10,10 @@ import numpy as np
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
 from tfcompress.sharing.codec.integers import decode_integers, encode_integers
 
-_PLAIN, _CODEBOOK, _GRID = range(3)
+_PLAIN, _CODEBOOK, _GRID, _SPARSE = range(4)
 _SINGLE, _HALF, _DEFLATED = range(3)
 #: What the methods are called in reports.
-METHODS = ("plain", "codebook", "codes and scales")
+METHODS = ("plain", "codebook", "codes and scales", "sparse")
 
 # More distinct values than this are not a codebook.
 _MAX_CODEBOOK = 2**16
@@ -31,6 +31,7 @@ def encode_tensor(array: np.ndarray, coder: str = "auto") -> Writer:
     candidates = [_head(_PLAIN).extend(encode_plain(array, "floats"))]
     if array.dtype == np.float32 and array.size > 1:
         candidates.extend(_codebook(array, coder))
+        candidates.append(_sparse(array, coder))
         if array.ndim > 1:
             candidates.extend(_grid(array, coder))
     return smallest(candidates)
@@ -42,11 +43,12 @@ def decode_tensor(reader: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np
     method = reader.take(1)[0]
     if method == _PLAIN:
         return decode_plain(reader, int(np.prod(shape)), dtype).reshape(shape)
-    if method not in (_CODEBOOK, _GRID) or dtype != np.float32:
+    read = {_CODEBOOK: _read_codebook, _GRID: _read_grid, _SPARSE: _read_sparse}.get(method)
+    if read is None or dtype != np.float32:
         raise ValueError(
             f"Expected a way of coding {dtype} weights. Received: {method}. The file is damaged."
         )
-    return (_read_codebook if method == _CODEBOOK else _read_grid)(reader, shape)
+    return read(reader, shape)
 
 
 def _head(method: int) -> Writer:
@@ -124,6 +126,22 @@ def _read_codebook(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
     if index.max(initial=0) > values.size:
         raise ValueError("Expected an index into the codebook. The file is damaged.")
     return np.concatenate([np.zeros(1, np.float32), values])[index]
+
+
+# --- plain floats with zeros between -------------------------------------------------------------
+
+
+def _sparse(array: np.ndarray, coder: str) -> Writer:
+    kept = np.ascontiguousarray(array).view(np.uint32) != 0
+    writer = _head(_SPARSE).extend(encode_integers(kept, coder))
+    return writer.extend(encode_plain(array[kept], "floats"))
+
+
+def _read_sparse(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
+    kept = decode_integers(reader, shape) != 0
+    array = np.zeros(shape, np.float32)
+    array[kept] = decode_plain(reader, int(np.count_nonzero(kept)), np.dtype(np.float32))
+    return array
 
 
 # --- codes and scales -----------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""E[x xᵀ] of what layers read, from real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tfcompress.factorization.decompositions import Metric
+from tfcompress.factorization.forms import possible
+from tfcompress.model.calls import watch_calls
+
+
+def input_metrics(
+    model: keras.Model, chosen: Sequence[keras.Layer], batches: Iterable[Any]
+) -> dict[keras.Layer, dict[str, Metric]]:
+    """Layer → method → the metric of its inputs, summed over all its calls.
+
+    For `"svd"` x is what the whole kernel sees of the input, a patch of height · width · channels;
+    for `"spatial"` it is what the first factor sees, a column of it. Tucker-2 has no metric.
+
+    Args:
+        model: The model.
+        chosen: Dense and convolution layers of it.
+        batches: Batches of its inputs.
+    """
+    sums: dict[tuple[int, str], np.ndarray] = {}
+    counts: dict[tuple[int, str], int] = {}
+
+    def add(layer, args, kwargs, outputs):
+        inputs = args[0] if args else kwargs["inputs"]
+        for method in possible(layer):
+            if method == "tucker2":
+                continue
+            seen = _seen(layer, method, tf.cast(inputs, tf.float32))
+            flat = np.asarray(tf.reshape(seen, [-1, seen.shape[-1]]), np.float64)
+            key = id(layer), method
+            sums[key] = sums.get(key, 0.0) + flat.T @ flat
+            counts[key] = counts.get(key, 0) + len(flat)
+
+    with watch_calls(chosen, add):
+        for batch in batches:
+            model(batch, training=False)
+    if not counts:
+        raise ValueError("Expected at least one batch of inputs as data. Received: none.")
+    found: dict[keras.Layer, dict[str, Metric]] = {}
+    for layer in chosen:
+        found[layer] = {
+            method: Metric.from_covariance(sums[id(layer), method] / counts[id(layer), method])
+            for method in possible(layer)
+            if (id(layer), method) in sums and np.any(sums[id(layer), method])
+        }
+    return found
+
+
+def _seen(layer: keras.Layer, method: str, inputs: tf.Tensor) -> tf.Tensor:
+    """The vectors that the first factor's kernel is multiplied with."""
+    if isinstance(layer, layers.Dense):
+        return inputs
+    size, strides = list(layer.kernel_size), list(layer.strides)
+    rates, padding = list(layer.dilation_rate), layer.padding.upper()
+    if method == "spatial":
+        size[1] = strides[1] = rates[1] = 1
+    if isinstance(layer, layers.Conv3D):
+        if rates != [1, 1, 1] or padding == "CAUSAL":
+            raise ValueError(
+                "Expected a Conv3D without dilation where data is given. Received: "
+                f"{layer.name!r}. Leave it out of `layers`."
+            )
+        return tf.extract_volume_patches(inputs, [1, *size, 1], [1, *strides, 1], padding)
+    if isinstance(layer, layers.Conv1D):
+        if padding == "CAUSAL":
+            left = (size[0] - 1) * rates[0]
+            inputs, padding = tf.pad(inputs, [[0, 0], [left, 0], [0, 0]]), "VALID"
+        inputs = inputs[:, :, None]
+        size, strides, rates = ([values[0], 1] for values in (size, strides, rates))
+    return tf.image.extract_patches(
+        inputs, [1, *size, 1], [1, *strides, 1], [1, *rates, 1], padding
+    )
