@@ -135,21 +135,17 @@ def _write(model, graph, op, code: int, kernel: BakedKernel) -> bool:
         return False
     if is_int4:
         tensor.type = schema.TensorType.INT4
-        model.buffers[tensor.buffer].data = pack_int4(codes)
+        _set_data(model, tensor, pack_int4(codes))
         _require_int4(model, op, code)
     else:
-        model.buffers[tensor.buffer].data = np.frombuffer(codes.tobytes(), np.uint8)
+        _set_data(model, tensor, np.frombuffer(codes.tobytes(), np.uint8))
     _set_quantization(tensor, scale, axis)
     has_bias = len(op.inputs) > bias_position and op.inputs[bias_position] >= 0
     if has_bias and kernel.bias is not None:
         bias = graph.tensors[op.inputs[bias_position]]
         step = np.float64(kernel.input_scale) * scale.astype(np.float64)
         values = np.clip(np.round(kernel.bias.ravel() / step), -(2**31), 2**31 - 1)
-        # A buffer of zeros may serve several biases, so this one gets its own.
-        model.buffers.append(schema.BufferT())
-        bias.buffer = len(model.buffers) - 1
-        data = np.frombuffer(values.astype("<i4").tobytes(), np.uint8)
-        model.buffers[bias.buffer].data = data
+        _set_data(model, bias, np.frombuffer(values.astype("<i4").tobytes(), np.uint8))
         _set_quantization(bias, step.astype(np.float32), 0)
     return True
 
@@ -166,6 +162,42 @@ def _set_activation_scales(model, scales: np.ndarray) -> None:
             nearest = scales[np.abs(scales - given[0]).argmin()]
             if abs(nearest - given[0]) <= 4e-7 * nearest:
                 tensor.quantization.scale = np.float32([nearest])
+
+
+def _set_data(model, tensor, data: np.ndarray) -> None:
+    """Gives a tensor a buffer of its own: the converter lets equal constants share one."""
+    model.buffers.append(schema.BufferT())
+    tensor.buffer = len(model.buffers) - 1
+    model.buffers[tensor.buffer].data = data
+
+
+def share_buffers(model) -> bool:
+    """Stores equal constants once, of whatever subgraph, and drops what no one refers to.
+
+    Returns:
+        Whether anything changed.
+    """
+    first: dict[bytes, int] = {}
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    entries = list(model.metadata or [])
+    for tensor in tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None and len(data):
+            tensor.buffer = first.setdefault(bytes(data), tensor.buffer)
+    # Buffer 0 is the empty one, by the format.
+    listed = [
+        int(index) for index in (() if model.metadataBuffer is None else model.metadataBuffer)
+    ]
+    used = sorted({0, *(t.buffer for t in tensors), *(e.buffer for e in entries), *listed})
+    if len(used) == len(model.buffers):
+        return False
+    places = {old: new for new, old in enumerate(used)}
+    for holder in (*tensors, *entries):
+        holder.buffer = places[holder.buffer]
+    if listed:
+        model.metadataBuffer = [places[index] for index in listed]
+    model.buffers = [model.buffers[old] for old in used]
+    return True
 
 
 def pack_int4(codes: np.ndarray) -> np.ndarray:

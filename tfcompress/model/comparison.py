@@ -1,0 +1,131 @@
+"""Two inventories side by side: what each layer was, and what compression has made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tfcompress.model.compressed import is_compressed
+from tfcompress.model.inventory import Inventory, LayerRow, inventory
+from tfcompress.model.kernels import iterate_layers
+from tfcompress.model.paths import layer_paths
+from tfcompress.model.tables import render_table
+from tfcompress.model.transforms import TransformedWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A model before and after. Print it.
+
+    Attributes:
+        before: Inventory of the one.
+        after: Inventory of the other.
+        gzip_before: Layer → bytes of its weights as float32, gzipped.
+        gzip_after: The same of the other.
+        packed: Layer → bytes in a packed file; empty where none was given.
+    """
+
+    before: Inventory
+    after: Inventory
+    gzip_before: Mapping[str, int]
+    gzip_after: Mapping[str, int]
+    packed: Mapping[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        """Layers with weights, in the order of the model after."""
+        after = [row.name for row in self.after.rows]
+        return [*after, *(row.name for row in self.before.rows if row.name not in after)]
+
+    def bits(self, name: str) -> float | None:
+        """Bits per weight after: those in the packed file, else log₂ of the distinct values."""
+        row = _find(self.after, name)
+        if row is None or not row.parameters:
+            return None
+        if name in self.packed:
+            return 8 * self.packed[name] / row.parameters
+        return math.log2(row.distinct) if row.kernel and row.distinct else 32.0
+
+    def __str__(self) -> str:
+        cells = [self._cells(name) for name in self.names]
+        total = self.before.total, self.after.total
+        gzips = sum(self.gzip_before.values()), sum(self.gzip_after.values())
+        packed = sum(self.packed.values()) if self.packed else None
+        cells.append(("total", *_pairs(*total, *gzips, distinct=False), None, packed))
+        heads = ("layer", "parameters", "non-zeros", "distinct", "raw bytes", "gzip", "MACs")
+        title = "Before → after"
+        return render_table(title, (*heads, "bits each", "packed"), cells, width=160)
+
+    def _cells(self, name: str) -> tuple:
+        before, after = _find(self.before, name), _find(self.after, name)
+        gzips = self.gzip_before.get(name), self.gzip_after.get(name)
+        bits = self.bits(name)
+        shown = None if bits is None else f"{bits:.2f}"
+        return (name, *_pairs(before, after, *gzips), shown, self.packed.get(name))
+
+
+def compare_models(
+    before: keras.Model, after: keras.Model, *, packed: Mapping[str, int] | None = None
+) -> Comparison:
+    """Sets the inventories of two models side by side, layer by layer.
+
+    Args:
+        before: A built model.
+        after: What became of it; layers are matched by name.
+        packed: Layer → bytes in a packed file, as `PackReport.layer_bytes()` gives them.
+    """
+    return Comparison(
+        inventory(before),
+        inventory(after),
+        _gzip_bytes(before),
+        _gzip_bytes(after),
+        dict(packed or {}),
+    )
+
+
+def _find(rows: Inventory, name: str) -> LayerRow | None:
+    return next((row for row in rows.rows if row.name == name), None)
+
+
+def _pairs(before, after, gzip_before, gzip_after, distinct: bool = True) -> list[str]:
+    def of(row, field):
+        return None if row is None else getattr(row, field)
+
+    fields = ["parameters", "nonzeros", "distinct"]
+    pairs = [(of(before, f), of(after, f)) for f in fields]
+    if not distinct:
+        pairs[2] = (None, None)
+    raw = [None if row is None else 4 * row.parameters for row in (before, after)]
+    pairs += [tuple(raw), (gzip_before, gzip_after), (of(before, "macs"), of(after, "macs"))]
+    return [_arrow(*pair) for pair in pairs]
+
+
+def _arrow(before: int | None, after: int | None) -> str:
+    left, right = ("–" if n is None else f"{n:,}" for n in (before, after))
+    return left if left == right else f"{left} → {right}"
+
+
+def _gzip_bytes(model: keras.Model) -> dict[str, int]:
+    """Layer → bytes of its weights in the forward pass, as float32, deflated."""
+    paths, found = layer_paths(model), {}
+    inside = {
+        id(v)
+        for layer in iterate_layers(model)
+        if isinstance(layer, TransformedWeights)
+        for v in layer.weights
+    }
+    for layer in iterate_layers(model):
+        variables = [v for v in layer.weights if id(v) not in inside]
+        inside.update(id(v) for v in variables if not isinstance(layer, keras.Model))
+        if not variables or isinstance(layer, keras.Model):
+            continue
+        effective = layer.effective_weights() if is_compressed(layer) else {}
+        arrays = [np.asarray(effective.get(v.name, v.numpy()), np.float32) for v in variables]
+        data = b"".join(array.tobytes() for array in arrays)
+        found[paths[id(layer)]] = len(zlib.compress(data, 6))
+    return found
