@@ -1,9 +1,18 @@
 """Structured pruning: whole channels go, and what is left is an ordinary, smaller Keras model."""
 
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
+from tfcompress.pruning.structure.masking import ChannelPruner
 from tfcompress.pruning.structure.report import ShrinkReport
 from tfcompress.pruning.structure.rules import register_rule
 from tfcompress.pruning.structure.shrink import shrink
 from tfcompress.pruning.structure.tracer import Role
 
-__all__ = ["Dependencies", "Group", "Role", "ShrinkReport", "register_rule", "shrink"]
+__all__ = [
+    "ChannelPruner",
+    "Dependencies",
+    "Group",
+    "Role",
+    "ShrinkReport",
+    "register_rule",
+    "shrink",
+]

@@ -30,14 +30,18 @@ class Constants:
         dependencies: Of the model.
 
     Attributes:
+        possible: Whether any channel is silent.
         values: Tensor → what each place of its channel axis emits; NaN where that is unknown.
+            Empty where a size is not known: then only what nobody reads is dead.
     """
 
     def __init__(self, dependencies: Dependencies):
         self.dependencies = dependencies
         self.tracer = dependencies.tracer
         self.values: dict[Value, np.ndarray] = {}
-        if _can_be_constant(dependencies) and self._sizes_known():
+        # Most models have none, and need not be run.
+        self.possible = _can_be_constant(dependencies)
+        if self.possible and self._sizes_known():
             self._find()
 
     def of(self, value: Value) -> np.ndarray | None:
@@ -46,7 +50,7 @@ class Constants:
     def dead(self) -> np.ndarray:
         """Labels of the units whose removal changes no output, once their constants are moved."""
         units = self.tracer.units
-        if not self.values:
+        if not self.possible:
             return np.zeros(0, np.int64)
         alive = np.zeros(len(units), bool)
         for labels, counts in self._readings():
@@ -72,8 +76,8 @@ class Constants:
         """Adds the constants of the `removed` units to biases; returns the names of the layers."""
         kept = self.dependencies.removed(removed)
         names = []
-        for node, labels, constants, _ in self._kernel_readings():
-            gone = ~kept.of(labels) & ~np.isnan(constants) & (constants != 0)
+        for node, labels, constants, rows in self._kernel_readings():
+            gone = ~kept.of(labels) & ~np.isnan(constants) & (constants != 0) & rows
             if not gone.any() or _why_not(node, self.tracer.graph) is not None:
                 continue
             moved = _response(node.operation, np.where(gone, constants, 0.0))

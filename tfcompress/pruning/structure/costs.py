@@ -47,7 +47,7 @@ class WeightCost:
                     row = shorter.setdefault((number[id(variable)], axis), np.zeros(len(groups)))
                     row[g] = place.indices.shape[1] / variable.shape[axis]
         self._of_axis = np.array([n for n, _ in shorter], np.int64)
-        self._shorter = np.array(list(shorter.values())).reshape(-1, len(groups))
+        self._shorter = np.array(list(shorter.values())).reshape(len(shorter), len(groups))
         self._full = np.array([len(group) for group in groups])
         self.total = float(self._weights.sum() + rest)
 

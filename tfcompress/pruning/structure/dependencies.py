@@ -7,7 +7,7 @@ layers must go together, and which variables lose what when they do.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -131,6 +131,25 @@ class Dependencies:
     def removed(self, units: np.ndarray) -> Kept:
         """What is left without these units."""
         return Kept(self.tracer.units, units)
+
+    def removed_channels(self, units: np.ndarray) -> dict[str, tuple[int, ...]]:
+        """Name of a layer → the output channels that it loses with these units."""
+        kept, found = self.removed(units), {}
+        for member in self.tracer.members:
+            if _makes(member) and member.labels is not None:
+                gone = np.flatnonzero(~kept.of(member.labels))
+                if gone.size:
+                    found[member.layer.name] = tuple(gone.tolist())
+        return found
+
+    def units_of(self, channels: Mapping[str, Sequence[int]]) -> np.ndarray:
+        """The units of output channels: the inverse of `removed_channels`."""
+        found = [
+            self.tracer.units.find(member.labels[list(channels[member.layer.name])])
+            for member in self.tracer.members
+            if _makes(member) and member.labels is not None and member.layer.name in channels
+        ]
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
     def pin(self, units: np.ndarray, reason: str) -> None:
         """Keeps units whole; call `regroup` afterwards."""

@@ -17,6 +17,7 @@ class ShrinkReport:
         fractions: `"macs"` and `"parameters"` (and `"cost"`) left, as fractions of the given
             model's; `"macs"` is missing where sizes of the inputs are not known.
         round_to: What widths were rounded to in the end.
+        removed: Name of a layer → indices of its output channels that went.
         kept: Name of a layer → why (some of) its channels could not be removed.
         notes: What else there is to know: rounding relaxed, channels that were refused, layers
             that now normalize over fewer channels, constants moved into biases.
@@ -25,6 +26,7 @@ class ShrinkReport:
     widths: Mapping[str, tuple[int, int]]
     fractions: Mapping[str, float]
     round_to: int
+    removed: Mapping[str, tuple[int, ...]]
     kept: Mapping[str, str]
     notes: tuple[str, ...] = ()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
@@ -11,15 +10,12 @@ import numpy as np
 
 from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import Cost, macs_cost, parameter_cost
-from tfcompress.pruning.structure.dependencies import Dependencies, Group
+from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.merging import merge_duplicates
+from tfcompress.pruning.structure.planner import BoundsByName, Planner
 from tfcompress.pruning.structure.removal import Additions, remove
 from tfcompress.pruning.structure.report import ShrinkReport
 from tfcompress.pruning.structure.scores import Scoring
-from tfcompress.pruning.structure.widths import Bounds, Widths, by_rank, choose_widths, uniform
-
-#: Fractions of channels that every group keeps at least and at most, by layer name.
-BoundsByName = Mapping[str, tuple[float, float]]
 
 
 def shrink(
@@ -76,7 +72,7 @@ def shrink(
             `normalization=None` a raw score.
         round_to: Widths are multiples of it, or unchanged: 8 by default with a target, which is
             what XNNPACK computes in, else 1. It is halved, with a note in the report, as long as
-            the target cannot be met within `tolerance`.
+            the target cannot be met within `tolerance`; so is a target that cannot be met at all.
         bounds: Name of a layer, or a regular expression → the fractions of its channels that it
             keeps at least and at most: `(1.0, 1.0)` leaves it alone.
         min_kept: Fraction of its channels that every group keeps at least. A layer is never
@@ -112,33 +108,27 @@ def shrink(
         "threshold": threshold,
     }
     target = _one_target(targets, cost)
-    _check_options(ranking, round_to, min_kept, tolerance)
+    check_options(ranking, round_to, tolerance)
     scoring = Scoring(
         criterion, reduction, normalization, data, loss, num_batches, batch_size, seed
     )
-    planner = _Planner(model, bounds or {}, min_kept, inputs)
-    if merge is not None:
-        planner.merged = merge_duplicates(planner.dependencies, merge)
+    work = _Shrinking(model, bounds, min_kept, merge, inputs)
     if target is None:
-        units = planner.dead(round_to or 1)
-        used_round = round_to or 1
+        units, used = work.dead(round_to or 1), round_to or 1
     elif target == "threshold":
-        used_round = round_to or 1
-        units = planner.below(scoring, threshold, used_round)
+        units, used = work.below(scoring, threshold, round_to or 1), round_to or 1
     else:
-        costs = {"target_macs": planner.macs, "target_parameters": planner.parameters}
-        function = costs[target] if target in costs else planner.measured(scoring, cost)
-        units, used_round = planner.reach(
-            scoring,
-            function,
-            targets[target],
-            ranking,
-            8 if round_to is None else round_to,
-            tolerance,
-            refine=target != "target_cost",
-        )
-    smaller = planner.build(units)
-    smaller.shrink_report = planner.report(units, used_round)
+        scores = work.scores(scoring)
+        function = {
+            "target_macs": lambda: macs_cost(work.dependencies, inputs),
+            "target_parameters": lambda: parameter_cost(work.dependencies),
+            "target_cost": lambda: work.measured(scores, cost),
+        }[target]()
+        options = {"ranking": ranking, "tolerance": tolerance, "refine": target != "target_cost"}
+        options["round_to"] = 8 if round_to is None else round_to
+        units, used = work.reach(scores, function, targets[target], **options)
+    smaller = work.build(units)
+    smaller.shrink_report = work.report(units, used)
     return smaller
 
 
@@ -159,48 +149,43 @@ def _one_target(targets: Mapping[str, float | None], cost) -> str | None:
     return next(iter(given), None)
 
 
-def _check_options(ranking, round_to, min_kept, tolerance) -> None:
+def check_options(ranking: str, round_to: int | None, tolerance: float) -> None:
+    """Raises `ValueError` for what `shrink` and `ChannelPruning` do not take."""
     if ranking not in ("global", "uniform"):
         raise ValueError(f"`ranking` must be 'global' or 'uniform'. Received: {ranking!r}")
     if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
         raise ValueError(f"`round_to` must be a whole number, 1 or more. Received: {round_to!r}")
-    if not 0.0 <= min_kept <= 1.0:
-        raise ValueError(f"`min_kept` must lie in [0, 1]. Received: {min_kept}")
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative. Received: {tolerance}")
 
 
-class _Planner:
-    """Finds what goes; keeps what there is to report."""
+class _Shrinking:
+    """The work of one `shrink`, with what there is to report."""
 
-    def __init__(self, model, bounds: BoundsByName, min_kept: float, inputs: Any = None):
+    def __init__(self, model, bounds, min_kept: float, merge: float | None, inputs: Any):
         self.dependencies = Dependencies(model)
         self.constants = Constants(self.dependencies)
+        self.inputs = inputs
         self.notes: list[str] = []
-        self._min_kept, self._inputs = min_kept, inputs
-        self.merged = None
         for reason, labels in self.constants.refused().items():
             count = len(np.unique(self.dependencies.tracer.units.find(labels)))
             self.notes.append(f"{count} channels stay: each {reason}")
             self.dependencies.pin(labels, reason)
         self.dependencies.regroup()
-        self._bounds = [self._fractions(g, bounds) for g in self.groups]
-        self._check_names(bounds)
-        self._dead = set(self.constants.dead().tolist())
+        self.planner = Planner(self.dependencies, bounds, min_kept)
+        self.merged = None if merge is None else merge_duplicates(self.dependencies, merge)
+        self.gone = self.constants.dead()
+        if self.merged is not None:
+            self.gone = np.union1d(self.gone, self.merged.removed)
+            self.notes.append(f"{len(self.merged.removed)} near-duplicate channels merged")
 
-    @property
-    def groups(self) -> list[Group]:
-        return self.dependencies.groups
-
-    # ---- what goes ------------------------------------------------------------------------------
+    def scores(self, scoring: Scoring) -> list[np.ndarray]:
+        return self.planner.scores(scoring, self.gone, self.notes)
 
     def dead(self, round_to: int) -> np.ndarray:
-        """The units that do nothing any more (and what was merged away)."""
-        gone = set(self._dead)
-        if self.merged is not None:
-            gone |= set(self.merged.removed.tolist())
-        scores = [np.array([0.0 if u in gone else 1.0 for u in g.units]) for g in self.groups]
-        units = self._below(scores, 0.5, round_to)
+        """What does nothing any more, and what was merged away."""
+        alive = [np.where(np.isin(g.units, self.gone), 0.0, 1.0) for g in self.planner.groups]
+        units = self.planner.below(alive, 0.5, round_to)
         if not len(units):
             raise ValueError(
                 "Nothing to remove: every channel still does something. Expected target_macs, "
@@ -211,70 +196,37 @@ class _Planner:
         return units
 
     def below(self, scoring: Scoring, threshold: float, round_to: int) -> np.ndarray:
-        """The units whose score is below the threshold."""
-        units = self._below(self._scores(scoring), threshold, round_to)
+        units = self.planner.below(self.scores(scoring), threshold, round_to)
         if not len(units):
             raise ValueError(
                 f"Nothing to remove: no channel has a score below threshold={threshold}. Scores "
-                f"are divided by {scoring.normalization!r} of their group; normalization=None "
+                f"are divided by the {scoring.normalization!r} of their group; normalization=None "
                 "leaves them raw."
             )
         return units
 
-    def reach(
-        self, scoring, cost: Cost, target, ranking, round_to, tolerance, refine
-    ) -> tuple[np.ndarray, int]:
-        """The units of least score, so many that the cost meets the target."""
-        if not self.groups:
-            raise ValueError(f"No channel can be removed. Kept: {self.dependencies.kept}")
-        scores = self._scores(scoring)
-        best: Widths | None = None
-        step, found_at = round_to, round_to
-        while step >= 1:
-            bounds = self._allowed(step)
-            path = uniform(bounds) if ranking == "uniform" else by_rank(scores, bounds)
-            # A measured cost costs minutes, and its noise would be chased.
-            options = {} if refine else {"tolerance": tolerance, "max_evaluations": 10}
-            found = choose_widths(path, bounds, cost, target, refine=refine, **options)
-            if best is None or abs(found.cost - target) < abs(best.cost - target):
-                best, found_at = found, step
-            if abs(best.cost - target) <= tolerance:
-                break
-            step //= 2
-        if found_at != round_to:
-            self.notes.append(
-                f"widths are multiples of {found_at} and not of round_to={round_to}, with which "
-                f"the target {target:g} cannot be met within {tolerance:g}"
-            )
-        if abs(best.cost - target) > tolerance and refine:
+    def reach(self, scores, cost: Cost, target: float, **options) -> tuple[np.ndarray, int]:
+        kept_whole = f"kept whole: {self.dependencies.kept}"
+        if not self.planner.groups:
+            raise ValueError(f"No channel of the model can be removed; {kept_whole}")
+        least = self.planner.least(cost)
+        if least > target + options["tolerance"]:
             raise ValueError(
-                f"Expected a target that the bounds allow. Received: {target:g}, where the nearest "
-                f"is {best.cost:.3f}. Lower `min_kept`={self._min_kept} or widen `bounds`; kept "
-                f"whole: {self.dependencies.kept}"
+                "Expected a target that the model and the bounds allow. Received: "
+                f"{target:g}, where the least is {least:.3f}. Lower `min_kept`="
+                f"{self.planner.min_kept:g}, or widen `bounds`; {kept_whole}"
             )
-        if abs(best.cost - target) > tolerance:
-            self.notes.append(f"the cost is {best.cost:.3f} of the model's, not {target:g}")
-        return self._lowest(scores, best.kept), found_at
+        found = self.planner.reach(scores, cost, target, **options)
+        if found.note:
+            self.notes.append(found.note)
+        return found.units, found.round_to
 
-    # ---- costs ----------------------------------------------------------------------------------
-
-    @property
-    def macs(self) -> Cost:
-        return macs_cost(self.dependencies, self._inputs)
-
-    @property
-    def parameters(self) -> Cost:
-        return parameter_cost(self.dependencies)
-
-    def measured(self, scoring: Scoring, cost: Callable[[keras.Model], float]) -> Cost:
-        """`cost` of a model with these widths over that of the given one."""
-        scores = self._scores(scoring)
+    def measured(self, scores, cost: Callable[[keras.Model], float]) -> Cost:
+        """`cost` of the model with these widths over that of the given one."""
         full = float(cost(self.dependencies.model))
         if not full > 0:
             raise ValueError(f"`cost` of the given model must be positive. Received: {full}")
-        return lambda kept: float(cost(self.build(self._lowest(scores, kept)))) / full
-
-    # ---- the result -----------------------------------------------------------------------------
+        return lambda kept: float(cost(self.build(self.planner.lowest(scores, kept)))) / full
 
     def build(self, units: np.ndarray) -> keras.Model:
         additions = Additions()
@@ -284,94 +236,30 @@ class _Planner:
         return remove(self.dependencies, units, additions)
 
     def report(self, units: np.ndarray, round_to: int) -> ShrinkReport:
-        kept = np.array([len(g) - np.isin(g.units, units).sum() for g in self.groups])
+        kept = self.planner.left(units)
         widths: dict[str, tuple[int, int]] = {}
-        for group, left in zip(self.groups, kept, strict=True):
-            full = len(group) * group.multiple
+        for group, left in zip(self.planner.groups, kept, strict=True):
             before, after = widths.get(group.name, (0, 0))
-            widths[group.name] = (before + full, after + int(left) * group.multiple)
+            full, rest = len(group) * group.multiple, int(left) * group.multiple
+            widths[group.name] = (before + full, after + rest)
         fractions = {}
         try:
-            fractions["macs"] = self.macs(kept)
+            fractions["macs"] = macs_cost(self.dependencies, self.inputs)(kept)
         except ValueError:
             self.notes.append("MACs are not known, for a size of the inputs is not: pass `inputs`")
-        fractions["parameters"] = self.parameters(kept)
+        fractions["parameters"] = parameter_cost(self.dependencies)(kept)
         moved = self.constants.move(units, Additions())
         if moved:
             self.notes.append(f"constants of removed channels moved into {', '.join(moved)}")
-        inexact = {g.inexact for g in self.groups if g.inexact and np.isin(g.units, units).any()}
-        self.notes += sorted(inexact)
-        if self.merged is not None:
-            self.notes.append(f"{len(self.merged.removed)} near-duplicate channels merged")
-        return ShrinkReport(widths, fractions, round_to, self.dependencies.kept, tuple(self.notes))
-
-    # ---- inside ---------------------------------------------------------------------------------
-
-    def _scores(self, scoring: Scoring) -> list[np.ndarray]:
-        """One per channel: what does nothing first of all, what cannot be scored never."""
-        if not hasattr(self, "_scored"):
-            self._scored = []
-            for group, scores in zip(self.groups, scoring.scores(self.dependencies), strict=True):
-                if scores is None:
-                    self.notes.append(
-                        f"the criterion {scoring.criterion!r} says nothing of {group.name}"
-                    )
-                    scores = np.full(len(group), np.inf)
-                scores = np.array(scores, np.float64)
-                gone = [u in self._dead for u in group.units.tolist()]
-                if self.merged is not None:
-                    gone = gone | np.isin(group.units, self.merged.removed)
-                scores[gone] = -np.inf
-                self._scored.append(scores)
-        return self._scored
-
-    def _below(self, scores, threshold: float, round_to: int) -> np.ndarray:
-        allowed = self._allowed(round_to)
-        kept = []
-        for bound, values in zip(allowed, scores, strict=True):
-            count = int((values >= threshold).sum())
-            # Up, never down: what is above the threshold stays.
-            larger = bound.allowed[bound.allowed >= count]
-            kept.append(int(larger[0]) if larger.size else int(bound.allowed[-1]))
-        return self._lowest(scores, np.array(kept))
-
-    def _lowest(self, scores: Sequence[np.ndarray], kept: np.ndarray) -> np.ndarray:
-        gone = [
-            group.units[np.argsort(values, kind="stable")[: len(group) - count]]
-            for group, values, count in zip(self.groups, scores, kept, strict=True)
-        ]
-        return np.concatenate(gone) if gone else np.zeros(0, np.int64)
-
-    def _allowed(self, round_to: int) -> list[Bounds]:
-        found = []
-        for group, (low, high) in zip(self.groups, self._bounds, strict=True):
-            full = len(group)
-            step = round_to // int(np.gcd(round_to, group.multiple))
-            fewest = max(1, int(np.ceil(low * full - 1e-9)))
-            most = max(fewest, int(np.floor(high * full + 1e-9)))
-            found.append(Bounds(full, fewest, most, step))
-        return found
-
-    def _fractions(self, group: Group, bounds: BoundsByName) -> tuple[float, float]:
-        """The narrowest of the bounds of the layers that make the group."""
-        low, high = self._min_kept, 1.0
-        for place in group.makers:
-            for pattern, (least, most) in bounds.items():
-                if not 0.0 <= least <= most <= 1.0:
-                    raise ValueError(
-                        "`bounds` are fractions (least, most) with 0 ≤ least ≤ most ≤ 1. "
-                        f"Received: {pattern!r}: {(least, most)}"
-                    )
-                name = place.member.layer.name
-                if pattern == name or re.fullmatch(pattern, name):
-                    low, high = max(low, least), min(high, most)
-        return low, max(low, high)
-
-    def _check_names(self, bounds: BoundsByName) -> None:
-        names = {layer.name for layer in self.dependencies.graph.operations()}
-        for pattern in bounds:
-            if not any(pattern == n or re.fullmatch(pattern, n) for n in names):
-                raise ValueError(
-                    f"`bounds` name layers of the model. Received: {pattern!r}, which matches none "
-                    f"of {sorted(names)}"
-                )
+        groups = self.planner.groups
+        self.notes += sorted(
+            {g.inexact for g in groups if g.inexact and np.isin(g.units, units).any()}
+        )
+        return ShrinkReport(
+            widths,
+            fractions,
+            round_to,
+            self.dependencies.removed_channels(units),
+            self.dependencies.kept,
+            tuple(self.notes),
+        )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from tfcompress.pruning.structure.costs import Cost
+
+# Groups of which pairs are moved.
+_FEW = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,8 @@ def choose_widths(
         bounds: What is allowed.
         cost: Kept numbers → fraction.
         target: The fraction to reach.
-        tolerance: A distance from the target that is near enough to stop at.
-        refine: Whether to move single groups; it costs many evaluations.
+        tolerance: A distance from the target that is near enough.
+        refine: Whether to move groups one by one; it costs many evaluations.
         max_evaluations: Of the bisection.
 
     Returns:
@@ -119,7 +122,7 @@ def choose_widths(
     low, high = 0.0, 1.0
     best = min((widths(x) for x in (low, high)), key=lambda k: abs(evaluate(k) - target))
     while len(known) < max_evaluations and high - low > 1e-4:
-        if abs(evaluate(best) - target) <= tolerance:
+        if not refine and abs(evaluate(best) - target) <= tolerance:
             break
         middle = (low + high) / 2
         kept = widths(middle)
@@ -127,25 +130,40 @@ def choose_widths(
             best = kept
         low, high = (middle, high) if evaluate(kept) > target else (low, middle)
     if refine:
-        best = _refine(best, bounds, evaluate, target)
+        best = _refine(best, bounds, evaluate, target, tolerance / 10)
+        # Where layers are thin, one group up and another one down comes nearer.
+        if len(bounds) <= _FEW:
+            best = _refine(best, bounds, evaluate, target, tolerance, at_once=2)
     return Widths(best, evaluate(best), len(known))
 
 
 def _refine(
-    kept: np.ndarray, bounds: Sequence[Bounds], evaluate: Cost, target: float
+    kept: np.ndarray,
+    bounds: Sequence[Bounds],
+    evaluate: Cost,
+    target: float,
+    enough: float,
+    at_once: int = 1,
 ) -> np.ndarray:
-    """Moves one group by one step as long as that brings the cost nearer to the target."""
-    while True:
-        here = evaluate(kept)
-        direction = 1 if here < target else -1
-        moves = []
-        for g, bound in enumerate(bounds):
-            allowed = bound.allowed
-            at = int(np.searchsorted(allowed, kept[g])) + direction
-            if 0 <= at < len(allowed):
+    """Moves up to `at_once` groups by a step until the cost is near enough or comes no nearer."""
+    while abs(evaluate(kept) - target) > enough:
+        moves = [kept]
+        for _ in range(at_once):
+            moves += [m for start in moves for m in _neighbours(start, bounds)]
+        nearest = min(moves, key=lambda k: abs(evaluate(k) - target))
+        if abs(evaluate(nearest) - target) >= abs(evaluate(kept) - target):
+            break
+        kept = nearest
+    return kept
+
+
+def _neighbours(kept: np.ndarray, bounds: Sequence[Bounds]) -> Iterator[np.ndarray]:
+    """The widths one step of one group away."""
+    for g, bound in enumerate(bounds):
+        allowed = bound.allowed
+        at = int(np.searchsorted(allowed, kept[g]))
+        for place in (at - 1, at + 1):
+            if 0 <= place < len(allowed):
                 moved = kept.copy()
-                moved[g] = allowed[at]
-                moves.append((abs(evaluate(moved) - target), g, moved))
-        if not moves or min(moves, key=lambda m: m[:2])[0] >= abs(here - target):
-            return kept
-        kept = min(moves, key=lambda m: m[:2])[2]
+                moved[g] = allowed[place]
+                yield moved

@@ -1,0 +1,137 @@
+"""Channels masked during fit, float and quantized, and their removal."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tests.pruning.structure.oracle import outputs, relative_error
+from tfcompress.pruning.structure import ChannelPruner, shrink
+from tfcompress.pruning.structure.callbacks import ChannelPruning
+
+
+def network():
+    """A residual network whose first batch norm has no scale, with a separable branch."""
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(16, 3, padding="same", name="stem")(image)
+    x = layers.ReLU()(layers.BatchNormalization(scale=False)(x))
+    y = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
+    y = layers.ReLU()(layers.BatchNormalization()(y))
+    y = layers.DepthwiseConv2D(3, padding="same")(y)
+    y = layers.BatchNormalization()(layers.Conv2D(16, 1)(y))
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Flatten()(layers.MaxPooling2D(4)(x))
+    x = layers.Dense(24, "sigmoid", name="hidden")(x)
+    return keras.Model(image, layers.Dense(10, name="logits")(x))
+
+
+def compiled(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    return model
+
+
+def callback(steps=22, **options):
+    schedule = tfc.PolynomialDecay(0.0, 0.5, begin_step=0, end_step=steps, frequency=4)
+    return ChannelPruning(schedule, verbose=0, round_to=2, **options)
+
+
+def fit(model, digits, callbacks, epochs=3, **options):
+    (x, y), _ = digits
+    return model.fit(x, y, batch_size=128, epochs=epochs, verbose=0, callbacks=callbacks, **options)
+
+
+@pytest.fixture(scope="module")
+def masked(digits):
+    keras.utils.set_random_seed(0)
+    model = compiled(network())
+    pruning = callback()
+    history = fit(model, digits, [pruning])
+    return model, pruning, history
+
+
+def test_the_shrunk_copy_computes_the_same(masked, digits):
+    model, pruning, history = masked
+    assert history.history["macs_left"][-1] == pytest.approx(0.5, abs=0.02)
+    smaller = shrink(model)
+    inputs = [digits[1][0]]
+    assert relative_error(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+    ratio = tfc.count_macs(smaller) / tfc.count_macs(model)
+    assert ratio == pytest.approx(pruning.pruner.left(), abs=1e-9)
+    assert ratio == pytest.approx(0.5, abs=0.02)
+    for layer in smaller.layers:
+        if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.DepthwiseConv2D):
+            assert layer.filters % 2 == 0
+    assert not pruning.pruner._variables or all(
+        v.constraint is None for v in model.trainable_variables
+    )
+
+
+def test_masks_cover_every_member(masked):
+    _, pruning, _ = masked
+    dependencies, units = pruning.pruner.dependencies, pruning.pruner.units
+    kept = dependencies.removed(units)
+    seen = set()
+    for member in dependencies.tracer.members:
+        if member.labels is None or member.variable.name == "moving_variance":
+            continue
+        gone = np.compress(~kept.of(member.labels), np.asarray(member.variable), member.axis)
+        assert (gone == 0).all(), member.variable.path
+        seen.add(member.variable.name)
+    assert seen >= {"kernel", "bias", "gamma", "beta", "moving_mean"}
+    assert len(units) == len(set(units.tolist())) > 10
+
+
+def test_a_second_fit_starts_from_the_zeros_and_never_grows_back(masked, digits):
+    model, pruning, _ = masked
+    copy = compiled(keras.models.clone_model(model))
+    copy.set_weights(model.get_weights())
+    again = ChannelPruning(tfc.ConstantSparsity(0.6, 0), verbose=0, round_to=1)
+    fit(copy, digits, [again], epochs=1)
+    assert set(pruning.pruner.units.tolist()) <= set(again.pruner.units.tolist())
+    assert again.pruner.left() == pytest.approx(0.4, abs=0.02)
+
+
+def test_quantized_the_shrunk_copy_computes_the_same_to_a_step(masked, digits):
+    (x, _), (x_test, _) = digits
+    model = tfc.quantize(masked[0], calibration_data=x[:128])
+    smaller = shrink(model)
+    assert type(smaller) is type(model)
+    assert smaller.shrink_report.fractions["macs"] == pytest.approx(masked[1].pruner.left())
+    before, after = outputs(model, [x_test])[0], outputs(smaller, [x_test])[0]
+    step = float(next(v for v in model.layers[-1].variables if v.name == "scale").value)
+    assert np.abs(before - after).max() <= step * 1.001
+    assert np.abs(before).max() > 20 * step
+    # A quantized model can be masked itself, and shrunk again.
+    with ChannelPruner(smaller, tfc.ConstantSparsity(0.4, 0), round_to=2) as pruner:
+        pruner.update(0)
+    smallest = shrink(smaller)
+    assert np.abs(outputs(smaller, [x_test])[0] - outputs(smallest, [x_test])[0]).max() <= step
+    assert tfc.count_macs(smallest) / tfc.count_macs(smaller) == pytest.approx(0.6, abs=0.03)
+
+
+def test_custom_loop_and_step_without_optimizer():
+    model = network()
+    with ChannelPruner(model, tfc.ConstantSparsity(0.5, 2, frequency=10), round_to=2) as pruner:
+        assert not pruner.update(0)
+        assert pruner.left() == 1.0
+        assert pruner.update(2)
+        assert not pruner.is_due(3)
+        assert pruner.left() == pytest.approx(0.5, abs=0.02)
+    assert tfc.count_macs(shrink(model)) == pytest.approx(0.5 * tfc.count_macs(model), rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "time"}, "budget"),
+        ({"criterion": "taylor"}, "looks at batches"),
+        ({"criterion": "movement"}, "adds up over training"),
+        ({"reduction": "median"}, "`reduction` must be one of"),
+        ({"round_to": 0}, "round_to"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        ChannelPruner(network(), tfc.ConstantSparsity(0.5, 0), **options)

@@ -1,0 +1,87 @@
+"""The callback for channel masks during `model.fit`: thin, the work is done by `ChannelPruner`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.pruning.schedules import get_schedule
+from tfcompress.pruning.structure.masking import ChannelPruner
+from tfcompress.pruning.structure.scores import Scoring
+
+
+class ChannelPruning(keras.callbacks.Callback):
+    """Masks whole channels during an ordinary `model.fit`, for `shrink` to remove afterwards.
+
+    ```python
+    model.fit(x, y, callbacks=[
+        tfc.callbacks.ChannelPruning(tfc.PolynomialDecay(0.0, 0.5, begin_step=0, end_step=5000)),
+    ])
+    model = tfc.shrink(model)
+    ```
+
+    The schedule gives the fraction of multiply-accumulates that is gone at each step
+    (`optimizer.iterations`). Which channels go together comes from the graph, as in `shrink`; a
+    masked channel is zero in all its members: kernels, biases, γ and β. The constraints are taken
+    off when training ends. Put the callback before `BackupAndRestore`: a resumed run takes up the
+    channels that it finds at zero. What is left of the budget goes to the epoch's logs as
+    `"macs_left"` or `"parameters_left"`.
+
+    Args:
+        schedule: A schedule (`PolynomialDecay`, ...), one of tfmot, or a callable.
+        budget: What the schedule counts: `"macs"` or `"parameters"`.
+        verbose: 0 is silent; 1 prints what cannot be removed, and a line after each epoch.
+        **options: `criterion`, `ranking`, `round_to`, `bounds`, `min_kept`, `tolerance`,
+            `reduction`, `normalization`, `data`, `loss`, `num_batches`, `batch_size`, `seed`,
+            `inputs`; see `shrink`.
+
+    Attributes:
+        pruner: The `ChannelPruner` of the current or the last `fit`.
+
+    Raises:
+        ValueError: Data is missing; and before training starts, as `shrink`.
+    """
+
+    def __init__(self, schedule: Any, *, budget: str = "macs", verbose: int = 1, **options: Any):
+        super().__init__()
+        self.schedule = get_schedule(schedule)
+        self.budget = budget
+        self.verbose = verbose
+        self.options = options
+        names = Scoring.__dataclass_fields__
+        Scoring(**{k: v for k, v in options.items() if k in names})
+        self.pruner: ChannelPruner | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self.pruner = ChannelPruner(model, self.schedule, budget=self.budget, **self.options)
+        # The step was traced without the constraints if the model was fitted before.
+        model.train_function = None
+        if self.verbose and self.pruner.dependencies.kept:
+            kept = self.pruner.dependencies.kept
+            print("ChannelPruning keeps whole: " + ", ".join(f"{n} ({w})" for n, w in kept.items()))
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # Not earlier: in between, `BackupAndRestore` loads weights and steps.
+        if not self.pruner.begun:
+            self.pruner.update(self.pruner.clock())
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        step = self.pruner.clock()
+        if self.pruner.is_due(step):
+            self.pruner.update(step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        left = self.pruner.left()
+        if logs is not None:
+            logs[f"{self.budget}_left"] = left
+        if self.verbose:
+            step = self.pruner.clock()
+            print(f"ChannelPruning, step {step}: {100 * left:.1f} % of {self.budget} left")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.pruner.begun:
+            self.pruner.update(self.pruner.clock())
+        self.pruner.finish()
+        self.model.train_function = None

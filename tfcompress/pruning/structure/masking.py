@@ -1,0 +1,212 @@
+"""Channels held at zero while a model trains, so that `shrink` can remove them afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.pruning import masks as constraints
+from tfcompress.pruning.schedules import get_schedule
+from tfcompress.pruning.structure.costs import macs_cost, parameter_cost
+from tfcompress.pruning.structure.dependencies import Dependencies
+from tfcompress.pruning.structure.planner import BoundsByName, Planner
+from tfcompress.pruning.structure.scores import Scoring
+from tfcompress.pruning.structure.shrink import check_options
+from tfcompress.pruning.structure.tracer import Member, Role
+
+
+class ChannelPruner:
+    """Masks whole channels of a model while a custom training loop trains it.
+
+    ```python
+    with ChannelPruner(model, tfc.PolynomialDecay(0.0, 0.5, begin_step=0, end_step=1000)) as pruner:
+        pruner.update(0)
+        for step, batch in enumerate(data, start=1):
+            train_step(batch)      # traced after the pruner was made: it holds the zeros
+            pruner.update(step)
+    model = tfc.shrink(model)      # without a target: what is masked goes
+    ```
+
+    A masked channel is zero in everything that makes it and that it passes (kernels, biases, γ and
+    β), and in the rows of the kernels that read it: it emits nothing and nothing hears it. Masks
+    are held by constraints on the variables and never grow back; a new run starts from the
+    channels that it finds at zero.
+
+    Args:
+        model: A built Sequential or Functional model, or a distiller with such a `student`.
+        schedule: Fraction of the budget that is gone at each step.
+        budget: What the schedule counts: `"macs"` or `"parameters"`.
+        criterion, reduction, normalization, data, loss, num_batches, batch_size, seed, ranking,
+            round_to, bounds, min_kept, tolerance, inputs: See `shrink`.
+
+    Raises:
+        TypeError: Not a Keras model.
+        ValueError: As `shrink`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        schedule: Any,
+        *,
+        budget: str = "macs",
+        ranking: str = "global",
+        round_to: int = 8,
+        bounds: BoundsByName | None = None,
+        min_kept: float = 0.1,
+        tolerance: float = 0.02,
+        inputs: Any = None,
+        **scoring: Any,
+    ):
+        if budget not in ("macs", "parameters"):
+            raise ValueError(f"`budget` must be 'macs' or 'parameters'. Received: {budget!r}")
+        check_options(ranking, round_to, tolerance)
+        self.model = model
+        self.schedule = get_schedule(schedule)
+        self.scoring = Scoring(**scoring)
+        self.dependencies = Dependencies(getattr(model, "student", model))
+        self.planner = Planner(self.dependencies, bounds, min_kept)
+        if not self.planner.groups:
+            raise ValueError(
+                f"No channel of the model can be removed; kept whole: {self.dependencies.kept}"
+            )
+        is_macs = budget == "macs"
+        self._cost = macs_cost(self.dependencies, inputs) if is_macs else None
+        self._cost = self._cost or parameter_cost(self.dependencies)
+        self._options = {"ranking": ranking, "round_to": round_to, "tolerance": tolerance}
+        self.units = np.zeros(0, np.int64)
+        self.last_update: int | None = None
+        self.begun = False
+        self._step = 0
+        self._attach()
+
+    # ---- what a training loop calls -------------------------------------------------------------
+
+    def is_due(self, step: int) -> bool:
+        """Whether `update(step)` would choose channels anew."""
+        update = self.schedule.last_update(int(step))
+        is_new = self.last_update is None or (update is not None and update > self.last_update)
+        return not self.begun or (update is not None and is_new)
+
+    def update(self, step: int) -> bool:
+        """Brings the masks to where they belong at `step`, and applies them.
+
+        Returns:
+            Whether channels were chosen anew.
+        """
+        self._step = step = int(step)
+        if not self.begun:
+            self.begun = True
+            self.units = self._found()
+        due = self.schedule.last_update(step)
+        changed = due is not None and (self.last_update is None or due > self.last_update)
+        if changed:
+            self.last_update = due
+            gone = self.schedule.sparsity(due)
+            # On the way there, widths that are no multiples could not become multiples again.
+            self._choose(1.0 - gone, relax=gone >= self.schedule.final)
+        self.apply_masks()
+        return changed
+
+    def apply_masks(self) -> None:
+        """Sets masked channels to zero."""
+        kept = self.dependencies.removed(self.units)
+        for variable, mask in self._masks.items():
+            mask.assign(self._mask_of(variable, kept))
+        self._apply()
+
+    def finish(self) -> None:
+        """Applies the masks a last time and takes the constraints off."""
+        if self.begun:
+            self.apply_masks()
+        for variable, constraint in self._constraints.items():
+            constraints.detach(self._variables[variable], constraint)
+
+    def left(self) -> float:
+        """Fraction of the budget that is left once masked channels are removed."""
+        return self._cost(self.planner.left(self.units))
+
+    def __enter__(self) -> ChannelPruner:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.finish()
+
+    def clock(self) -> int:
+        """The current step: the optimizer's where there is one."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            return int(optimizer.iterations.numpy())
+        return self._step
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _choose(self, target: float, relax: bool) -> None:
+        at_most = self.planner.left(self.units)
+        if target >= self._cost(at_most):
+            return
+        scores = self.planner.scores(self.scoring, self.units)
+        found = self.planner.reach(
+            scores, self._cost, target, at_most=at_most, relax=relax, **self._options
+        )
+        self.units = np.union1d(self.units, found.units)
+
+    def _found(self) -> np.ndarray:
+        """The channels whose makers, and all that they pass, are zero."""
+        zero = []
+        for group in self.planner.groups:
+            silent = np.ones(len(group), bool)
+            for place in group.places:
+                if _is_masked(place.member) and place.member.role is not Role.INPUT:
+                    value = np.moveaxis(np.asarray(place.member.variable), place.member.axis, 0)
+                    rows = value[place.indices].reshape(len(group), -1)
+                    silent &= (rows == 0).all(1)
+            # A group that is nothing but zeros counts as freshly initialized.
+            zero.append(group.units[silent] if not silent.all() else group.units[:0])
+        return np.concatenate(zero)
+
+    def _attach(self) -> None:
+        members = [m for m in self.dependencies.tracer.members if _is_masked(m)]
+        self._variables = {id(m.variable): m.variable for m in members}
+        self._axes: dict[int, list[Member]] = {key: [] for key in self._variables}
+        for member in members:
+            self._axes[id(member.variable)].append(member)
+        strategy = getattr(self.model, "distribute_strategy", None)
+        self._masks, self._constraints = {}, {}
+        for key, variable in self._variables.items():
+            with contextlib.nullcontext() if strategy is None else strategy.scope():
+                self._masks[key] = keras.Variable(
+                    np.ones(variable.shape, bool),
+                    dtype="bool",
+                    trainable=False,
+                    autocast=False,
+                    aggregation="only_first_replica",
+                    name="channel_mask",
+                )
+            if variable.trainable:
+                self._constraints[key] = constraints.MaskConstraint(self._masks[key])
+                constraints.attach(variable, self._constraints[key])
+        self._apply = tf.function(self._assign_masked)
+
+    def _mask_of(self, variable: int, kept) -> np.ndarray:
+        mask = np.ones(self._variables[variable].shape, bool)
+        for member in self._axes[variable]:
+            shape = [1] * mask.ndim
+            shape[member.axis] = -1
+            mask &= kept.of(member.labels).reshape(shape)
+        return mask
+
+    def _assign_masked(self) -> None:
+        for key, variable in self._variables.items():
+            value = tf.convert_to_tensor(variable)
+            mask = tf.convert_to_tensor(self._masks[key])
+            variable.assign(tf.where(mask, value, tf.zeros_like(value)))
+
+
+def _is_masked(member: Member) -> bool:
+    """All but a variance; a moving mean of zeros stays zero, for nothing comes in."""
+    return member.labels is not None and member.variable.name != "moving_variance"

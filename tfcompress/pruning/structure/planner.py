@@ -1,0 +1,203 @@
+"""Which channels go: scores, bounds and a target brought together."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfcompress.pruning.structure.costs import Cost
+from tfcompress.pruning.structure.dependencies import Dependencies, Group
+from tfcompress.pruning.structure.scores import Scoring
+from tfcompress.pruning.structure.widths import Bounds, Widths, by_rank, choose_widths, uniform
+
+#: Name of a layer, or a regular expression → the fractions that it keeps at least and at most.
+BoundsByName = Mapping[str, tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What `Planner.reach` found.
+
+    Attributes:
+        units: Labels of what goes.
+        cost: What is left of the cost, as a fraction.
+        round_to: What widths are multiples of.
+        note: What to know about the rounding; `None` for nothing.
+    """
+
+    units: np.ndarray
+    cost: float
+    round_to: int
+    note: str | None = None
+
+
+class Planner:
+    """Chooses channels of a model.
+
+    Args:
+        dependencies: Of the model.
+        bounds: See `shrink`.
+        min_kept: Fraction of its channels that every group keeps at least.
+
+    Raises:
+        ValueError: A bound is not a pair of fractions, or matches no layer.
+    """
+
+    def __init__(
+        self, dependencies: Dependencies, bounds: BoundsByName | None = None, min_kept: float = 0.1
+    ):
+        if not 0.0 <= min_kept <= 1.0:
+            raise ValueError(f"`min_kept` must lie in [0, 1]. Received: {min_kept}")
+        self.dependencies = dependencies
+        self.min_kept = min_kept
+        self._fractions = [_narrowest(g, bounds or {}, min_kept) for g in dependencies.groups]
+        _check_names(dependencies, bounds or {})
+
+    @property
+    def groups(self) -> list[Group]:
+        return self.dependencies.groups
+
+    def scores(
+        self, scoring: Scoring, gone: np.ndarray, notes: list[str] | None = None
+    ) -> list[np.ndarray]:
+        """One array per group: the criterion's scores, `-inf` for `gone`, `inf` for no score."""
+        found = []
+        for group, values in zip(self.groups, scoring.scores(self.dependencies), strict=True):
+            if values is None:
+                values = np.full(len(group), np.inf)
+                if notes is not None:
+                    notes.append(f"{scoring.criterion!r} says nothing of {group.name}")
+            values = np.array(values, np.float64)
+            if np.isnan(values).any():
+                raise ValueError(
+                    f"The scores of {group.name} are not numbers (NaN): has the training diverged?"
+                )
+            values[np.isin(group.units, gone)] = -np.inf
+            found.append(values)
+        return found
+
+    def reach(
+        self,
+        scores: Sequence[np.ndarray],
+        cost: Cost,
+        target: float,
+        *,
+        ranking: str = "global",
+        round_to: int = 8,
+        tolerance: float = 0.02,
+        refine: bool = True,
+        relax: bool = True,
+        at_most: np.ndarray | None = None,
+    ) -> Reached:
+        """The channels of least score, so many that the cost meets the target.
+
+        Args:
+            scores: See `scores`.
+            cost: Kept numbers → fraction.
+            target: The fraction to reach.
+            ranking: `"global"` or `"uniform"`.
+            round_to: Widths are multiples of it.
+            tolerance: How near is near enough.
+            relax: Whether `round_to` is halved as long as the target cannot be met.
+            refine: See `choose_widths`; False where evaluating the cost takes long.
+            at_most: What groups may keep at most.
+        """
+        best: Widths | None = None
+        step, found_at = round_to, round_to
+        while step >= 1:
+            bounds = self.allowed(step, at_most)
+            path = uniform(bounds) if ranking == "uniform" else by_rank(scores, bounds)
+            # A measured cost takes minutes, and its noise would be chased.
+            found = choose_widths(
+                path,
+                bounds,
+                cost,
+                target,
+                tolerance=tolerance,
+                refine=refine,
+                max_evaluations=40 if refine else 10,
+            )
+            if best is None or abs(found.cost - target) < abs(best.cost - target):
+                best, found_at = found, step
+            if abs(best.cost - target) <= tolerance or not relax:
+                break
+            step //= 2
+        note = None
+        if abs(best.cost - target) > tolerance:
+            note = f"the nearest to the target {target:g} is {best.cost:.3f}"
+        elif found_at != round_to:
+            note = (
+                f"widths are multiples of {found_at} and not of round_to={round_to}, with which "
+                f"the target {target:g} cannot be met within {tolerance:g}"
+            )
+        return Reached(self.lowest(scores, best.kept), best.cost, found_at, note)
+
+    def below(
+        self, scores: Sequence[np.ndarray], threshold: float, round_to: int = 1
+    ) -> np.ndarray:
+        """The channels whose score is below the threshold, fewer where rounding wants it."""
+        kept = []
+        for bound, values in zip(self.allowed(round_to), scores, strict=True):
+            # Up, never down: what is above the threshold stays.
+            allowed = bound.allowed
+            enough = allowed[allowed >= (values >= threshold).sum()]
+            kept.append(int(enough[0] if enough.size else allowed[-1]))
+        return self.lowest(scores, np.array(kept))
+
+    def lowest(self, scores: Sequence[np.ndarray], kept: np.ndarray) -> np.ndarray:
+        """The channels of least score in each group, all but `kept` of them."""
+        gone = [
+            group.units[np.argsort(values, kind="stable")[: len(group) - count]]
+            for group, values, count in zip(self.groups, scores, kept, strict=True)
+        ]
+        return np.concatenate(gone) if gone else np.zeros(0, np.int64)
+
+    def left(self, units: np.ndarray) -> np.ndarray:
+        """How many channels each group keeps without these."""
+        return np.array([len(g) - int(np.isin(g.units, units).sum()) for g in self.groups])
+
+    def least(self, cost: Cost) -> float:
+        """The cost with as few channels as the bounds allow."""
+        return cost(np.array([bound.allowed[0] for bound in self.allowed(1)]))
+
+    def allowed(self, round_to: int, at_most: np.ndarray | None = None) -> list[Bounds]:
+        found = []
+        for i, (group, (low, high)) in enumerate(zip(self.groups, self._fractions, strict=True)):
+            full = len(group)
+            # A channel of the group may be several of its layers.
+            step = round_to // int(np.gcd(round_to, group.multiple))
+            fewest = max(1, int(np.ceil(low * full - 1e-9)))
+            most = max(fewest, int(np.floor(high * full + 1e-9)))
+            if at_most is not None:
+                most = min(most, int(at_most[i]))
+                fewest = min(fewest, most)
+            found.append(Bounds(full, fewest, most, step))
+        return found
+
+
+def _narrowest(group: Group, bounds: BoundsByName, min_kept: float) -> tuple[float, float]:
+    """The narrowest of the bounds of the layers that make the group."""
+    low, high = min_kept, 1.0
+    for name in {place.member.layer.name for place in group.makers}:
+        for pattern, (least, most) in bounds.items():
+            if not 0.0 <= least <= most <= 1.0:
+                raise ValueError(
+                    "`bounds` are fractions (least, most) with 0 ≤ least ≤ most ≤ 1. Received: "
+                    f"{pattern!r}: {(least, most)}"
+                )
+            if pattern == name or re.fullmatch(pattern, name):
+                low, high = max(low, least), min(high, most)
+    return low, max(low, high)
+
+
+def _check_names(dependencies: Dependencies, bounds: BoundsByName) -> None:
+    names = {operation.name for operation in dependencies.graph.operations()}
+    for pattern in bounds:
+        if not any(pattern == name or re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"`bounds` name layers of the model. Received: {pattern!r}, which matches none of "
+                f"{sorted(names)}"
+            )
