@@ -101,7 +101,7 @@ def fashion(settings, folder: pathlib.Path) -> str:
             model = keras.models.load_model(path, compile=False)
             if variant != "float":
                 methods, weighted = VARIANTS[variant]
-                seen = x[np.random.default_rng(seed).choice(limit, 512, replace=False)]
+                seen = x[np.random.default_rng(seed).choice(limit, min(512, limit), replace=False)]
                 options = {"methods": methods, "data": seen if weighted else None}
                 print(plan_factorization(start, target_macs=settings.target_macs, **options))
                 model = factorize(start, target_macs=settings.target_macs, **options)

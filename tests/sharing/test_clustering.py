@@ -10,7 +10,7 @@ from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.model.strip import strip
 from tfcompress.pruning import PolynomialDecay, Pruning
 from tfcompress.quantization.quantize import quantize
-from tfcompress.sharing import Clustering, cluster, clustering_report, refresh_assignments
+from tfcompress.sharing import Cluster, Clustering, cluster, clustering_report, refresh_assignments
 from tfcompress.sharing.clustering import clustered_kernels
 from tfcompress.sharing.codebook import read_codebook
 from tfcompress.sharing.kmeans import nearest
@@ -205,6 +205,18 @@ def test_choosing_layers_and_naming_what_is_left_alone():
 def test_mistakes(trained, arguments, message):
     with pytest.raises(ValueError, match=message):
         cluster(trained, **arguments)
+
+
+def test_every_argument_comes_back():
+    first = Cluster(5, scope="channel", preserve_sparsity=False, name="clusters")
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(first))
+    assert type(restored) is Cluster
+    assert restored.get_config() == first.get_config()
+    assert (restored.num_clusters, restored.scope, restored.preserve_sparsity) == (
+        5,
+        "channel",
+        False,
+    )
 
 
 def test_mistakes_in_training(trained):

@@ -7,6 +7,7 @@ from tfcompress.export.bake import bake
 from tfcompress.export.tflite import export_tflite
 from tfcompress.quantization import MeanStd
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.quantization.equalization import equalize
 from tfcompress.quantization.quantize import quantize
 from tfcompress.quantization.schemes import Scheme, WeightScheme
 from tfcompress.sharing import Clustering, cluster
@@ -95,3 +96,11 @@ def test_other_schemes_keep_the_codebook(trained, weights):
     for name in ("conv2", "logits"):
         assert np.unique(bake(model.get_layer(name))[2].codes).size <= 6
     assert np.unique(np.abs(bake(model.get_layer("conv1"))[2].codes)).size <= 6
+
+
+def test_equalization_leaves_codebooks_alone(trained, digits):
+    x = digits[1][0][:20]
+    clustered = cluster(trained, 8)
+    np.testing.assert_allclose(
+        equalize(clustered).predict(x, verbose=0), clustered.predict(x, verbose=0), atol=1e-4
+    )

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress.model.compressed import compressed_class
+from tfcompress.model.compressed import compressed_class, is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
+from tfcompress.model.transforms import KEEP_MASK
 from tfcompress.quantization.operators import (
     Role,
     activation_name,
@@ -88,8 +89,14 @@ def _is_kernel(graph: Graph, node: Node) -> bool:
         return False
     grouped = getattr(operation, "groups", 1) != 1
     multiplied = getattr(operation, "depth_multiplier", 1) != 1
-    known = compressed_class(operation) is not None
+    known = compressed_class(operation) is not None and not _has_codebook(operation)
     return known and not grouped and not multiplied and len(graph.calls(operation)) == 1
+
+
+def _has_codebook(operation) -> bool:
+    """Whether what the layer computes with is not its kernel alone, which could be scaled."""
+    chains = operation.transforms.values() if is_compressed(operation) else ()
+    return any(transform.order > KEEP_MASK for chain in chains for transform in chain)
 
 
 def _is_batch_norm(graph: Graph, node: Node) -> bool:

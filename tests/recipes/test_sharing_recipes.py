@@ -1,0 +1,63 @@
+"""The recipes of sharing and factorization run, resume and make their tables, on a few images."""
+
+import types
+
+import numpy as np
+import pytest
+
+from recipes import deep_compression, factorize, share_models
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """Every data set is a hundred and some random images."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (128, 28, 28, 1)).astype("float32")
+    y = (np.arange(128) % 10).astype("int32")
+    for recipe in (deep_compression, factorize, share_models):
+        monkeypatch.setattr(recipe.datasets, "load", lambda *_: ((x, y), (x[:50], y[:50])))
+
+
+def test_deep_compression(images, tmp_path, capsys):
+    options = types.SimpleNamespace(
+        network="lenet300",
+        seeds=["0"],
+        sparsities=["0.9"],
+        clusters=[],
+        epochs=["1", "1", "1"],
+        train_samples=0,
+        data_dir=None,
+        output=str(tmp_path),
+    )
+    experiment = deep_compression.Experiment(options)
+    experiment.run(0)
+    rows = experiment.results.rows
+    assert [row["stage"] for row in rows] == ["float", "pruned", "shared"]
+    sizes = [int(row["packed_bytes"]) for row in rows]
+    assert sizes[0] > 5 * sizes[1] > 6 * sizes[2]
+    assert float(rows[2]["zeros"]) == pytest.approx(0.9, abs=0.01)
+    assert max(int(k) for k in rows[2]["distinct"].split("/")) <= 17
+    assert int(rows[2]["packed_bytes"]) <= int(rows[2]["huffman_bytes"])
+    experiment.run(0)
+    assert experiment.results.rows == rows
+    assert "shared 0.9" in experiment.table()
+
+
+def test_factorize(images, tmp_path):
+    options = types.SimpleNamespace(
+        seeds=["0"],
+        target_macs=0.5,
+        epochs=1,
+        extra_epochs=1,
+        extra_learning_rate=1e-3,
+        train_samples=0,
+        data_dir=None,
+    )
+    factorize.VARIANTS, variants = {"best": factorize.VARIANTS["best"]}, factorize.VARIANTS
+    try:
+        text = factorize.fashion(options, tmp_path)
+    finally:
+        factorize.VARIANTS = variants
+    assert "best" in text
+    control, best = factorize.Results(tmp_path / "factorize.csv", factorize.KEY).rows
+    assert int(best["macs"]) <= 0.5 * int(control["macs"])
