@@ -65,6 +65,8 @@ CRITERIA = (
     "apoz",
     "random",
 )
+#: By how much `criteria` divides the MACs.
+FACTORS = (2, 4, 8)
 KEY = ("experiment", "variant", "seed", "epochs", "train_samples", "target")
 
 
@@ -208,7 +210,7 @@ class Run:
     def criteria(self) -> None:
         dense, seed = self.dense(), self.seeds[0]
         self.measure("dense", 0, 1.0, lambda: dense, dense)
-        for factor in (2, 4, 8):
+        for factor in FACTORS:
             for criterion in self.options.criteria or CRITERIA:
 
                 def make(target=1 / factor, criterion=criterion):

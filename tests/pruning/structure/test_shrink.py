@@ -164,6 +164,14 @@ def test_dead_is_not_taken_for_what_is_only_quiet():
     assert shrink(model).get_layer("first").filters == 7
 
 
+def test_a_layer_is_never_emptied():
+    model = plain()
+    silence(model, list(range(8)), -1.0)
+    smaller = shrink(model)
+    assert smaller.get_layer("first").filters == 1
+    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
+
+
 def test_slimming_by_threshold():
     model = plain()
     gamma = np.array([1.0, 1e-6, 0.8, 0.9, 1e-5, 1.1, 0.01, 0.7], "float32")

@@ -75,8 +75,8 @@ def shrink(
             the target cannot be met within `tolerance`; so is a target that cannot be met at all.
         bounds: Name of a layer, or a regular expression → the fractions of its channels that it
             keeps at least and at most: `(1.0, 1.0)` leaves it alone.
-        min_kept: Fraction of its channels that every group keeps at least. A layer is never
-            emptied.
+        min_kept: Fraction of its channels that every group keeps at least, where there is a
+            target. A layer is never emptied.
         tolerance: How far from the target, in fractions of the model's cost, is near enough.
         reduction: How the scores of layers that go together become one: `"mean"`, `"sum"`,
             `"max"`, `"min"`, `"l2"`.
@@ -112,7 +112,8 @@ def shrink(
     scoring = Scoring(
         criterion, reduction, normalization, data, loss, num_batches, batch_size, seed
     )
-    work = _Shrinking(model, bounds, min_kept, merge, inputs)
+    # Without a target exactly what is silent goes, however much of a layer that is.
+    work = _Shrinking(model, bounds, 0.0 if target is None else min_kept, merge, inputs)
     if target is None:
         units, used = work.dead(round_to or 1), round_to or 1
     elif target == "threshold":
