@@ -70,7 +70,6 @@ def stepper(keras, model, name: str):
     random = np.random.default_rng(0)
     x = random.uniform(-1, 1, (batch, *shape)).astype(np.float32)
     y = random.integers(0, 10, batch).astype(np.int32)
-    model.train_on_batch(x, y)
     model.make_train_function()
     data = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
 
@@ -141,10 +140,11 @@ def tfmot(name: str) -> dict[str, list[float]]:
     return ratios(measure({k: stepper(tf_keras, m, name) for k, m in candidates.items()}))
 
 
-def peer_process() -> dict[str, dict[str, list[float]]]:
+def peer_process(name: str) -> dict[str, list[float]]:
+    """The ratios of tfmot, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training_step", "--peer"]
     command += [f"--rounds={_ROUNDS.value}", f"--steps={_STEPS.value}"]
-    command.append(f"--models={','.join(_MODELS.value)}")
+    command.append(f"--models={name}")
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -155,20 +155,18 @@ def peer_process() -> dict[str, dict[str, list[float]]]:
 def main(argv) -> None:
     del argv
     if _PEER.value:
-        print(json.dumps({name: tfmot(name) for name in _MODELS.value}))
+        print(json.dumps(tfmot(_MODELS.value[0])))
         return
     from tfcompress.model.tables import render_table
 
-    found = {name: ours(name) for name in _MODELS.value}
-    for name, peer in peer_process().items():
-        found[name].update(peer)
-    rows = []
-    for name, candidates in found.items():
-        for candidate, (t, t1, t3, c, c1, c3) in candidates.items():
+    columns = ("candidate", "time / float [quartiles]", "CPU time / float")
+    for name in _MODELS.value:
+        rows = []
+        for candidate, (t, t1, t3, c, c1, c3) in {**ours(name), **peer_process(name)}.items():
             wall, cpu = f"{t:.3f} [{t1:.3f}, {t3:.3f}]", f"{c:.3f} [{c1:.3f}, {c3:.3f}]"
-            rows.append((name, candidate, wall, cpu))
-    columns = ("model", "candidate", "time / float [quartiles]", "CPU time / float")
-    print(render_table(f"Training step, {_ROUNDS.value} interleaved rounds", columns, rows))
+            rows.append((candidate, wall, cpu))
+        title = f"Training step of {name}, {_ROUNDS.value} interleaved rounds"
+        print(render_table(title, columns, rows), flush=True)
 
 
 if __name__ == "__main__":
