@@ -17,6 +17,8 @@ Variants of `resnet8`, all of half the MACs; `n` epochs are those of `--epochs`:
 | `uniform_scratch`    | every layer narrowed alike, fresh weights, n epochs                |
 | `scratch_long`       | as `scratch`, with the dense model's 30 epochs and the n           |
 
+The column `target` is the fraction of MACs to keep; for `slimming`, that of batch-normed channels.
+
 Each finished run adds a row to `shrink.csv` in `--output`; started again, the recipe skips what is
 there. Accuracies are those of the last epoch on the whole test set.
 
@@ -219,7 +221,7 @@ class Run:
                 self.measure(criterion, seed, round(1 / factor, 4), make, dense)
 
     def slimming(self) -> None:
-        """With and without the penalty, cut to the same MACs by one threshold on |γ|."""
+        """With and without the penalty: the same share of channels cut by one threshold on |γ|."""
         for seed in self.seeds:
             keras.utils.set_random_seed(seed)
             start = models.build(self.architecture, self.train[0].shape[1:], 10)
@@ -237,7 +239,7 @@ class Run:
                 options = {"criterion": "batch_norm_scale", "normalization": None}
                 small = shrink(trained, threshold=limit, **options)
                 print(small.shrink_report)
-                target = self.options.target
+                target = round(1 - self.options.cut, 4)
                 self.measure(f"{name}, trained", seed, target, lambda m=trained: m, trained)
                 self.measure(f"{name}, cut", seed, target, lambda m=small: m, trained)
                 make = lambda m=small, s=seed: self.tuned(m, s)  # noqa: E731
@@ -256,7 +258,7 @@ class Run:
             seed=seed,
             epochs=self.epochs,
             train_samples=len(self.train[0]),
-            target=self.options.target,
+            target=round(1 - self.options.cut, 4),
         )
 
     @property
