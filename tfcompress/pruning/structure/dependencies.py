@@ -14,7 +14,12 @@ import numpy as np
 
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.tables import render_table
-from tfcompress.pruning.structure import rules_elementwise, rules_kernels, rules_shapes  # noqa: F401
+from tfcompress.pruning.structure import (  # noqa: F401
+    rules_elementwise,
+    rules_kernels,
+    rules_reshape,
+    rules_shapes,
+)
 from tfcompress.pruning.structure.rules import find_rule
 from tfcompress.pruning.structure.tracer import (
     Kept,
