@@ -101,12 +101,13 @@ def measure(student: keras.Model, path: pathlib.Path, x_test, y_test) -> dict[st
     kernels = [layer for layer in report.layers if layer.name in masked]
     if len(kernels) != len(masked):
         raise RuntimeError(f"Expected every kernel in the file: {sorted(masked)}.")
-    lost = [max(0, masked[layer.name] - layer.zeros) for layer in kernels]
+    zeros = {layer.name: layer.pruned + layer.rounded_to_zero for layer in kernels}
+    lost = [max(0, masked[name] - zeros[name]) for name in zeros]
     predicted = student.predict(x_test, batch_size=500, verbose=0)
     return {
         "keras": 100 * float(np.mean(predicted.argmax(-1) == y_test)),
         "litert": 100 * float(np.mean(logits.argmax(-1) == y_test)),
-        "zeros": 100 * min(layer.zeros / layer.num_weights for layer in kernels),
+        "zeros": 100 * min(zeros[layer.name] / layer.num_weights for layer in kernels),
         "lost_zeros": sum(lost),
         "codes": max(layer.distinct for layer in kernels),
         "equal": 100 * report.agreement,

@@ -114,3 +114,7 @@ def test_a_pruned_model_keeps_its_zeros_through_quantized_training_clone_and_fil
     summary = inspect_tflite(tmp_path / "model.tflite")
     (stored,) = [t for t in summary.tensors if t.is_constant and t.shape == (8, 64)]
     assert stored.sparsity >= 0.5
+    (layer,) = report.layers
+    assert layer.pruned == zeros.sum()
+    assert layer.pruned + layer.rounded_to_zero == stored.size - stored.non_zeros
+    assert report.dense_gzip_bytes > report.gzip_bytes + 100

@@ -17,6 +17,7 @@ from tfcompress.distillation import (
     TFLiteTeacher,
 )
 from tfcompress.export import ConversionError, ExportReport, export_tflite, shared_converter
+from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
 from tfcompress.model.inventory import inventory
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
@@ -36,6 +37,7 @@ from tfcompress.pruning import (
     Unstructured,
     register_criterion,
 )
+from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
 from tfcompress.quantization import (
     ActivationScheme,
     LeastSquares,
@@ -53,6 +55,17 @@ from tfcompress.quantization import (
     quantize,
     reestimate_batch_norm,
 )
+from tfcompress.sharing import (
+    ClusteringReport,
+    PackReport,
+    SharedModels,
+    cluster,
+    clustering_report,
+    pack,
+    refresh_assignments,
+    share_weights,
+    unpack,
+)
 from tfcompress.version import __version__
 
 __all__ = [
@@ -60,13 +73,17 @@ __all__ = [
     "ActivationScheme",
     "AttentionTransfer",
     "Block",
+    "ChannelPruner",
     "Channels",
+    "ClusteringReport",
     "ConstantSparsity",
     "ConversionError",
     "CosineSchedule",
+    "Dependencies",
     "Distiller",
     "DynamicNetworkSurgery",
     "ExportReport",
+    "FactorizationPlan",
     "FeatureDistillation",
     "LeastSquares",
     "LogitsDistillation",
@@ -76,6 +93,7 @@ __all__ = [
     "MovingAverage",
     "NOfM",
     "Observer",
+    "PackReport",
     "Percentile",
     "Plan",
     "PolynomialDecay",
@@ -87,6 +105,8 @@ __all__ = [
     "RelationalDistance",
     "RigL",
     "Scheme",
+    "SharedModels",
+    "ShrinkReport",
     "SimilarityPreserving",
     "TFLiteTeacher",
     "TeacherCache",
@@ -95,13 +115,22 @@ __all__ = [
     "WeightScheme",
     "__version__",
     "callbacks",
+    "cluster",
+    "clustering_report",
     "count_macs",
     "export_tflite",
+    "factorize",
     "inventory",
+    "pack",
     "plan",
+    "plan_factorization",
     "quantize",
     "reestimate_batch_norm",
+    "refresh_assignments",
     "register_criterion",
+    "share_weights",
     "shared_converter",
+    "shrink",
     "strip",
+    "unpack",
 ]

@@ -73,6 +73,8 @@ def test_the_report(exported):
     assert [by_name[n].num_scales for n in ("conv", "depthwise", "dense")] == [4, 4, 5]
     assert by_name["dense"].num_weights == 5 * (4 * 4 * 4 + 4)
     assert all(layer.num_bits == 8 for layer in report.layers)
+    assert all(layer.pruned == 0 for layer in report.layers)
+    assert report.dense_gzip_bytes is None
     parity = {p.output: p for p in report.parity["serving_default"]}
     assert set(parity) == {"logits", "embedding"}
     assert report.agreement == min(p.equal for p in parity.values()) >= 0.98

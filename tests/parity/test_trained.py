@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 import tfcompress as tfc
-from recipes.models import build
 from tfcompress.tools import datasets
 
 pytestmark = pytest.mark.data
@@ -15,7 +15,18 @@ pytestmark = pytest.mark.data
 def test_the_file_decides_as_the_model(name, data_dir, tmp_path):
     (x, y), (x_test, y_test) = datasets.load(name, data_dir)
     images, labels, test = x[:6000], y[:6000], x_test[:1000]
-    model = build("lenet5", images.shape[1:], 10)
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28, 1), name="image"),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(16, 3, strides=2, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(32, 3, strides=2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(10, name="logits"),
+        ]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
     model.fit(images, labels, batch_size=64, epochs=2, verbose=0)

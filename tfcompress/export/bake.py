@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from tfcompress.model.compressed import Compressed
+from tfcompress.model.transforms import FAKE_QUANT
 from tfcompress.quantization.weights import FakeQuantizeWeights
 
 
@@ -22,6 +24,7 @@ class BakedKernel:
         bias: Folded bias per output channel, on its grid; `None` for none.
         input_scale: Scale of what the layer reads.
         num_bits: Of the scheme.
+        num_pruned: How many weights are zero before they are rounded.
     """
 
     layer: str
@@ -31,6 +34,7 @@ class BakedKernel:
     bias: np.ndarray | None
     input_scale: float
     num_bits: int
+    num_pruned: int = 0
 
 
 def bake(
@@ -71,5 +75,14 @@ def bake(
         bias,
         0.0 if quantizer is None else float(quantizer.scale.numpy()),
         transform.scheme.num_bits,
+        _zeros_before_rounding(layer, notes),
     )
     return kernel, bias, baked
+
+
+def _zeros_before_rounding(layer: Compressed, notes: dict) -> int:
+    value = tf.convert_to_tensor(layer.kernel.value)
+    for transform in layer.transforms["kernel"]:
+        if transform.order < FAKE_QUANT:
+            value = transform.apply(value, dict(notes))
+    return int(np.sum(np.asarray(value) == 0))

@@ -73,6 +73,7 @@ def patch(
         if _write(model, graph, op, code, kernel):
             patched.append(kernel.layer)
     _set_activation_scales(model, np.unique(np.float32(list(activation_scales))))
+    share_buffers(model)
     data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return PatchResult(data, tuple(patched), tuple(missing))
 

@@ -20,7 +20,8 @@ class LayerReport:
         smallest_scale: Of its scales.
         largest_scale: Of its scales.
         num_weights: How many weights it has.
-        zeros: How many of its codes are zero.
+        pruned: How many weights are zero in the model already.
+        rounded_to_zero: How many more the rounding to codes made zero.
         distinct: How many different codes it uses.
     """
 
@@ -30,7 +31,8 @@ class LayerReport:
     smallest_scale: float
     largest_scale: float
     num_weights: int
-    zeros: int
+    pruned: int
+    rounded_to_zero: int
     distinct: int
 
 
@@ -44,6 +46,8 @@ class ExportReport:
         gzip_bytes: Its size under gzip, which is what a phone downloads.
         float_num_bytes: Size of the same model as a float file.
         float_gzip_bytes: Likewise under gzip.
+        dense_gzip_bytes: For a pruned model, what gzip would make of this file if its zero weights
+            were like the others (drawn anew from them): what pruning saved. Else `None`.
         ops: Op name → how many.
         float_tensors: Float tensor left in the file → the Keras layer it comes from.
         flex_ops: Ops that LiteRT alone cannot run.
@@ -71,6 +75,7 @@ class ExportReport:
     parity: dict[str, tuple[Parity, ...]]
     patched: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
+    dense_gzip_bytes: int | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -84,8 +89,9 @@ class ExportReport:
 
     def __str__(self) -> str:
         parts = [f"{self.path}\n\n", self._sizes(), self._runtime(), self._parity()]
-        columns = ("layer", "bits", "scales", "smallest", "largest", "weights", "zeros", "codes")
+        columns = ("layer", "bits", "scales", "smallest", "largest", "weights", "pruned")
         rows = [dataclasses.astuple(layer) for layer in self.layers]
+        columns = (*columns, "rounded to 0", "codes")
         parts.append(render_table("Kernels", columns, rows))
         return "".join(parts)
 
@@ -99,6 +105,8 @@ class ExportReport:
                 f"{self.gzip_bytes / self.float_gzip_bytes:.3f}",
             ),
         ]
+        if self.dense_gzip_bytes is not None:
+            rows.append(("this file, were it dense", self.num_bytes, self.dense_gzip_bytes))
         return render_table("Size in bytes", ("", "raw", "gzip"), rows)
 
     def _runtime(self) -> str:

@@ -16,6 +16,7 @@ from tfcompress.export.bundle import bundle_files, write_files
 from tfcompress.export.checks import check_floats, check_limits, float_origins, missing_ranges
 from tfcompress.export.converter import current_converter
 from tfcompress.export.delegation import delegation
+from tfcompress.export.dense import dense_gzip_size
 from tfcompress.export.files import gzip_size, write_atomically
 from tfcompress.export.inspect import inspect_tflite
 from tfcompress.export.lower import lower
@@ -133,6 +134,7 @@ def export_tflite(
         parity=parity,
         patched=patched.patched,
         unverified=patched.missing,
+        dense_gzip_bytes=dense_gzip_size(data) if any(k.num_pruned for k in kernels) else None,
     )
     _check_agreement(report, min_agreement)
     figures = {k: v for k, v in report.to_dict().items() if k not in ("path", "layers")}
@@ -240,7 +242,8 @@ def _layer_report(kernel: BakedKernel) -> LayerReport:
         float(kernel.scale.min()),
         float(kernel.scale.max()),
         int(kernel.codes.size),
-        int(np.sum(kernel.codes == 0)),
+        kernel.num_pruned,
+        int(np.sum(kernel.codes == 0)) - kernel.num_pruned,
         int(np.unique(kernel.codes).size),
     )
 
