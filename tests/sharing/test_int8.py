@@ -57,6 +57,17 @@ def test_the_file_computes_what_keras_computes(exported, digits, accuracy):
     assert accuracy(model, digits[1]) > 0.9
 
 
+def test_the_file_holds_nothing_that_is_not_used(exported):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(exported[0].path)
+    holders = [*model.subgraphs[0].tensors, *model.metadata]
+    used = {0} | {holder.buffer for holder in holders}
+    assert used == set(range(len(model.buffers)))
+    contents = [bytes(b.data) for b in model.buffers if b.data is not None and len(b.data)]
+    assert len(set(contents)) == len(contents)
+
+
 def test_batch_norm_scales_the_scales_alone(exported):
     report, codes, model = exported
     layer = model.get_layer("conv1")
