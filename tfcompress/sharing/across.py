@@ -142,6 +142,8 @@ def share_weights(
         distance = max(_distance(a, b) for a, b in itertools.combinations(members, 2))
         names = tuple((member.model, member.layer.name) for member in members)
         shared.append(SharedGroup(name, names, distance, sum(v.size for v in made[-1][1])))
+    grouped = {(m.model, m.layer.name) for members in groups for m in members}
+    alone = _left_alone(graphs, found, apart, grouped)
     _rename_models(graphs)
     results = tuple(
         rebuild(graph, replaced) for graph, replaced in zip(graphs, replacements, strict=True)
@@ -149,8 +151,6 @@ def share_weights(
     for layer, values in made:
         for variable, array in zip(layer.weights, values, strict=True):
             variable.assign(array)
-    grouped = {(m.model, m.layer.name) for members in groups for m in members}
-    alone = _left_alone(graphs, found, apart, grouped)
     return SharedModels(results, _joint(results), tuple(shared), alone)
 
 
