@@ -17,6 +17,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         "model.tflite",
         "model.json",
         "model.golden.json",
+        "model.packed",
     }
     assert "No float tensor is left." in capsys.readouterr().out
     assert namespace["report"].agreement >= 0.9

@@ -18,6 +18,7 @@ from tfcompress.distillation import (
 )
 from tfcompress.export import ConversionError, ExportReport, export_tflite, shared_converter
 from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
+from tfcompress.model.comparison import Comparison, compare_models
 from tfcompress.model.inventory import inventory
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
@@ -76,6 +77,7 @@ __all__ = [
     "ChannelPruner",
     "Channels",
     "ClusteringReport",
+    "Comparison",
     "ConstantSparsity",
     "ConversionError",
     "CosineSchedule",
@@ -117,6 +119,7 @@ __all__ = [
     "callbacks",
     "cluster",
     "clustering_report",
+    "compare_models",
     "count_macs",
     "export_tflite",
     "factorize",
