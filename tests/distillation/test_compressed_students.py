@@ -53,8 +53,9 @@ def test_defaults_do_not_harm_a_student_of_four_bits(float_teacher, digits, cros
             results[name] = accuracy(student, test)
         gains.append(results["distilled"] - results["alone"])
         assert results["distilled"] >= accuracy(float_teacher, test) - 0.02
-    # 360 test images: one of them is 0.28 points.
-    assert np.mean(gains) >= -0.004
+    # The harm to guard against is of ten points. Of 360 test images one is 0.28 points, and two of
+    # them change sides from one machine to the next.
+    assert np.mean(gains) >= -0.01
 
 
 def test_one_fit_prunes_quantizes_and_distils(float_teacher, digits, crossentropy, tmp_path):

@@ -50,13 +50,11 @@ def ds_cnn(digits):
 def test_networks_after_training_steps(make, digits, tmp_path):
     model, images, labels = make(digits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # Statistics and weights of training, not of initialization.
-    model.compile(keras.optimizers.Adam(1e-3), loss)
-    model.fit(images, labels, batch_size=40, epochs=1, verbose=0)
+    # Statistics of these images, not of initialization.
     tfc.reestimate_batch_norm(model, images)
     quantized = tfc.quantize(model, calibration_data=images[:120])
     assert not quantized.plan.float_layers
-    quantized.compile(keras.optimizers.Adam(1e-4), loss)
+    quantized.compile(keras.optimizers.Adam(1e-3), loss)
     quantized.fit(images, labels, batch_size=40, steps_per_epoch=2, verbose=0)
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -67,5 +65,6 @@ def test_networks_after_training_steps(make, digits, tmp_path):
     (parity,) = report.parity["serving_default"]
     assert parity.samples >= 200
     assert parity.distinct >= 64
-    assert parity.equal >= 0.97
     assert parity.within_one >= 0.999
+    # In a graph, as here, as eagerly: to the bit, but for a tie of an average pooling.
+    assert parity.equal >= 0.99

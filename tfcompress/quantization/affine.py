@@ -50,10 +50,12 @@ def affine_parameters(
     """
     qmin, qmax = code_range(num_bits, narrow_range)
     low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    # By the reciprocal, because TensorFlow's graph optimizer makes it so of any division by a
+    # constant: the last bit must be the same in a graph, eagerly and in the file.
     if symmetric:
-        scale = tf.maximum(-low, high) / qmax
+        scale = tf.maximum(-low, high) * np.float32(1 / qmax)
     else:
-        scale = (high - low) / (qmax - qmin)
+        scale = (high - low) * np.float32(1 / (qmax - qmin))
     scale = tf.maximum(scale, MIN_SCALE)
     if power_of_two:
         # The small constant keeps an exact power of two where rounding in log2 would double it.

@@ -67,7 +67,7 @@ class FoldedAffine:
             return Fold(factor, offset)
         if not isinstance(link, tuple):
             # A 1×1 depthwise kernel with one weight per channel: its code is the largest one.
-            kernel_scale = tf.abs(factor) / code_range(8)[1]
+            kernel_scale = tf.abs(factor) * np.float32(1 / code_range(8)[1])
             input_step = link.active_scale()
             step = input_step * kernel_scale
             return Fold(factor, round_to_grid(offset, step), input_step, step, code_range(8)[1])

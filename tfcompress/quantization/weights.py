@@ -205,4 +205,5 @@ class RoundBias(WeightTransform):
             value = round_to_grid(value, tf.reshape(notes["bias_step"], tf.shape(value)))
         if "output_step" in notes:
             value = value / tf.reshape(notes["output_step"], tf.shape(value))
+            value = value if notes.get("folded") is not None else tf.round(value)
         return value
