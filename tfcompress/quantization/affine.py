@@ -35,7 +35,8 @@ def affine_parameters(
     (Jacob et al. 2018, eq. 1). Rounding the zero point moves the grid by up to half a step; the
     scale then grows until the codes on either side of 0 reach their end. So pixels in −1…1 get
     codes on both sides of 0 alike, instead of all ending half way between two codes, where float
-    rounding decides. A power-of-two scale is rounded up.
+    rounding decides. With fewer than 8 bits that would cost more resolution than the half step of
+    clipping that it saves, so there the scale stays. A power-of-two scale is rounded up.
 
     Args:
         low: Smallest value(s) to represent, any shape.
@@ -63,7 +64,7 @@ def affine_parameters(
     if symmetric:
         return scale, tf.zeros_like(scale)
     zero_point = tf.clip_by_value(tf.round(qmin - low / scale), qmin, qmax)
-    if not power_of_two:
+    if num_bits == 8 and not power_of_two:
         below = tf.math.divide_no_nan(low, qmin - zero_point)
         above = tf.math.divide_no_nan(high, qmax - zero_point)
         scale = tf.maximum(tf.maximum(below, above), MIN_SCALE)
