@@ -26,6 +26,14 @@ def mobilenet(digits):
     return keras.Model(inputs, layers.Dense(10, name="logits")(body.output)), images, labels
 
 
+def mobilenet_v2(digits):
+    images, labels = resized_digits(digits, (96, 96))
+    model = keras.applications.MobileNetV2(
+        (96, 96, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
+    )
+    return model, images * 2.0 - 1.0, labels
+
+
 def resnet8(digits):
     images, labels = resized_digits(digits, (32, 32))
     return build("resnet8", (32, 32, 3), 10), images * 255.0, labels
@@ -36,7 +44,9 @@ def ds_cnn(digits):
     return build("ds_cnn", (49, 10, 1), 10), images, labels
 
 
-@pytest.mark.parametrize("make", [mobilenet, resnet8, ds_cnn], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [mobilenet, mobilenet_v2, resnet8, ds_cnn], ids=lambda make: make.__name__
+)
 def test_networks_after_training_steps(make, digits, tmp_path):
     model, images, labels = make(digits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -55,5 +65,6 @@ def test_networks_after_training_steps(make, digits, tmp_path):
     (parity,) = report.parity["serving_default"]
     assert parity.samples >= 200
     assert parity.distinct >= 64
-    assert parity.equal >= 0.97
+    # Sums, products and residual additions are exact; a mean may end on a tie.
+    assert parity.equal >= 0.99
     assert parity.within_one >= 0.999

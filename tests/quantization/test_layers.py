@@ -71,6 +71,15 @@ def test_not_trainable_means_inference_as_in_keras():
     np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-5)
 
 
+def test_what_stands_before_a_frozen_batch_norm_still_trains(small_model, images):
+    quantized = tfc.quantize(small_model, calibration_data=images)
+    quantized.get_layer("bn").trainable = False
+    kernel = quantized.get_layer("conv").kernel
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(quantized(images, training=True) ** 2)
+    assert np.abs(tape.gradient(loss, kernel.value)).max() > 0
+
+
 @pytest.mark.parametrize(
     ("layer", "data"),
     [

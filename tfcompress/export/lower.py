@@ -21,7 +21,7 @@ from tfcompress.export.bake import BakedKernel, bake
 from tfcompress.model.compressed import Compressed, compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.quantization.layers import FoldedAffine
-from tfcompress.quantization.operators import Role, activation_of, role
+from tfcompress.quantization.operators import Role, activation_of, keras_class, role
 from tfcompress.quantization.parts import (
     BorderCorrection,
     NegativePart,
@@ -192,13 +192,12 @@ class _Lowering:
     def _kernel(self, node: Node, args: tuple, kwargs: dict):
         layer: Compressed = node.operation
         kernel, bias = self._constants[node]
-        kwargs = {k: v for k, v in kwargs.items() if k != "call_index"}
         variables = compressed_variables(layer)
         mapping = [(variables["kernel"], tf.constant(kernel))]
         if layer.use_bias:
             mapping.append((variables["bias"], tf.constant(bias)))
         with keras.StatelessScope(mapping):
-            y = _run(layer, args, kwargs, layer.keras_class)
+            y = _run(layer, args, kwargs)
         return y if bias is None or layer.use_bias else y + tf.constant(bias)
 
     # --- forms -------------------------------------------------------------------------------
@@ -249,9 +248,10 @@ class _Lowering:
         )
 
 
-def _run(operation, args: tuple, kwargs: dict, cls: type | None = None):
-    """Runs an operation's own `call` in inference, in the precision of its arguments."""
-    call = (cls or type(operation)).call
+def _run(operation, args: tuple, kwargs: dict):
+    """Runs the `call` of an operation's Keras class in inference, as precise as its arguments."""
+    call = keras_class(operation).call
+    kwargs = {k: v for k, v in kwargs.items() if k != "call_index"}
     if "training" in inspect.signature(call).parameters:
         kwargs = {**kwargs, "training": False}
     return call(operation, *args, **kwargs)

@@ -28,6 +28,10 @@ from tfcompress.quantization.parts import (
 )
 
 
+#: `keras.ops` operations on two tensors that have a layer, by their class names.
+_ARITHMETIC = {"Add": layers.Add, "Subtract": layers.Subtract, "Multiply": layers.Multiply}
+
+
 @dataclasses.dataclass
 class Decomposition:
     """What was taken apart.
@@ -162,6 +166,9 @@ def _rule(node: Node) -> Callable[[_Builder, Node], Value] | None:
         return _chain if len(node.inputs) > 2 else None
     if is_op(operation, "TrueDivide", "Divide") and _scalar(node):
         return lambda b, n: b.call(_times(1.0 / _scalar(n)), "", n.inputs[0])
+    if is_op(operation, *_ARITHMETIC) and _takes_two_of_a_rank(node):
+        cls = _ARITHMETIC[type(operation).__name__]
+        return lambda b, n: b.call(lambda name: cls(name=name), "", *n.inputs)
     if is_op(operation, "Maximum") and _scalar(node) == 0:
         return lambda b, n: b.call(lambda name: layers.ReLU(name=name), "", n.inputs[0])
     if activation_of(operation) == "leaky_relu" and 0 < _slope(operation) < 1:
@@ -179,6 +186,11 @@ def _scalar(node: Node) -> float | None:
     if len(node.args) == 2 and is_first and isinstance(node.args[1], (int, float)):
         return float(node.args[1])
     return None
+
+
+def _takes_two_of_a_rank(node: Node) -> bool:
+    """Whether `f(tensor, tensor)` broadcasts as Keras' merge layers do."""
+    return len(node.inputs) == 2 and len({len(value.shape) for value in node.inputs}) == 1
 
 
 def _plus(value):

@@ -92,7 +92,9 @@ class FoldedAffine:
         if rounds is not None and fold.step is not None and self.compute_dtype == "float32":
             exact = rounds.round_sum(fold.sums(x), fold.step)
             # No step: no range is known yet, or batch norm switches the channel off.
-            outputs = tf.where(fold.step > 0, exact, outputs)
+            exact = tf.where(fold.step > 0, exact, outputs)
+            # Its gradient is that of the real value: a frozen layer passes gradients on.
+            outputs += tf.stop_gradient(exact - outputs)
         return tf.cast(outputs, self.compute_dtype)
 
 

@@ -12,6 +12,7 @@ from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
 from tfcompress.quantization import equalization
+from tfcompress.quantization.arithmetic import ARITHMETIC_CLASSES
 from tfcompress.quantization.bias_correction import correct_biases
 from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
@@ -138,6 +139,9 @@ def _replacements(planner: Planner, preserve_sparsity: bool):
                 masks.append((replacements[operation], mask))
         elif keras_class(operation) in AFFINE_CLASSES:
             replacements[operation] = affine_layer(operation)
+        elif keras_class(operation) in ARITHMETIC_CLASSES:
+            cls = ARITHMETIC_CLASSES[keras_class(operation)]
+            replacements[operation] = cls.from_config(operation.get_config())
     return replacements, masks
 
 

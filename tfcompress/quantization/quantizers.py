@@ -8,6 +8,7 @@ Keras keeps shared on load and on clone.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -137,6 +138,8 @@ class FakeQuantize(keras.layers.Layer):
 
     def active_scale(self) -> tf.Tensor:
         """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""
+        if self._observe is not None:
+            return tf.zeros(())
         return self.scale.value * self.enabled.value
 
     def observe(self, callback) -> None:
@@ -193,12 +196,15 @@ class FakeQuantize(keras.layers.Layer):
             total: Whole numbers, float32 of any shape.
             step: Value of one unit of the sum, per channel or a scalar, float32.
         """
-        scale = self.scale.value
-        active = (scale > 0) & (self.enabled.value > 0.5)
+        return self.round_by(lambda scale: tf.round(total * (step / scale)), total * step)
+
+    def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
+        """`codes(scale)` · scale where this tensor is rounded to nearest, else `otherwise`."""
         if self.scheme.rounding != "nearest":
-            return total * step
-        safe = tf.where(active, scale, 1.0)
-        return tf.where(active, tf.round(total * (step / safe)) * safe, total * step)
+            return otherwise
+        scale = self.active_scale()
+        safe = tf.where(scale > 0, scale, 1.0)
+        return tf.where(scale > 0, codes(safe) * safe, otherwise)
 
     def call(self, inputs, training=None):
         if self._observe is not None:
@@ -207,9 +213,8 @@ class FakeQuantize(keras.layers.Layer):
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
         scale, zero_point = self.scale.value, self.zero_point.value
-        active = (scale > 0) & (self.enabled.value > 0.5)
         return tf.cond(
-            active,
+            self.active_scale() > 0,
             lambda: self._quantize(inputs, scale, zero_point, training),
             lambda: tf.identity(inputs),
         )
