@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
-from recipes import prune_data
+from recipes.batches import BATCH, augmented
 from recipes.cluster_tfmot import in_subprocess
 from recipes.quantize import with_fused_batch_norm
 from recipes.results import Results, mean_and_deviation
@@ -42,7 +42,7 @@ KEY = ("variant", "seed", "epochs", "train_samples")
 
 def fit(model, x, y, seed: int, epochs: int, rate: float, callbacks: Sequence = ()) -> None:
     """Adam with cosine decay on augmented batches, the same for every variant of a seed."""
-    batches = prune_data.augmented(x, y, seed)
+    batches = augmented(x, y, seed)
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
@@ -60,7 +60,7 @@ def int8(start, x, y, seed: int, epochs: int, rate: float, k: int | None, init: 
     chosen = np.random.default_rng(seed).choice(len(x), 512, replace=False)
     model = start if k is None else cluster(start, k, init=init, seed=seed)
     model = tfc.quantize(model, calibration_data=x[chosen])
-    steps = epochs * (len(x) // prune_data.BATCH)
+    steps = epochs * (len(x) // BATCH)
     callbacks = [
         tfc.callbacks.QuantizationSchedule(
             freeze_ranges_step=steps * 3 // 4, freeze_batch_norm_step=steps // 2

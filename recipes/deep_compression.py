@@ -28,12 +28,12 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
 from recipes import models
+from recipes.batches import shifted
 from recipes.results import Results, mean_and_deviation
 from tfcompress.model.tables import render_table
 from tfcompress.pruning import PolynomialDecay, Pruning
@@ -41,7 +41,6 @@ from tfcompress.sharing import Clustering, cluster, pack, unpack
 from tfcompress.tools import datasets
 
 KEY = ("network", "stage", "sparsity", "clusters", "seed", "epochs", "train_samples")
-_BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +66,12 @@ NETWORKS = {
 }
 
 
-def batches(x: np.ndarray, y: np.ndarray, seed: int) -> tf.data.Dataset:
-    """Shuffled batches, each moved by up to a pixel: a digit's border is empty, so none is cut."""
-
-    def move(images, labels):
-        by = tf.random.uniform([2], -1, 2, tf.int32)
-        return tf.roll(images, by, [1, 2]), labels
-
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-    return data.batch(_BATCH, drop_remainder=True).map(move).prefetch(2)
-
-
-def fit(model, data: tf.data.Dataset, epochs: int, rate: float, callbacks=()) -> None:
-    """Adam with cosine decay."""
+def fit(model, data, epochs: int, rate: float, callbacks=()) -> None:
+    """Adam with cosine decay on `data`, batches of moved digits."""
     steps = epochs * len(data)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=8)
     model.fit(data, epochs=epochs, verbose=0, shuffle=False, callbacks=list(callbacks))
 
 
@@ -128,7 +116,7 @@ class Experiment:
         wanted += [(stage, s) for s in self.sparsities for stage in ("pruned", "shared")]
         if all(self.results.has(**self.key(stage, s, seed)) for stage, s in wanted):
             return
-        data = batches(self.x, self.y, seed)
+        data = shifted(self.x, self.y, seed)
         model = self.saved("float", seed, lambda: self.trained(data, seed))
         self.measure("float", 0.0, seed, model)
         for sparsity in self.sparsities:
@@ -153,7 +141,7 @@ class Experiment:
 
     def trained(self, data, seed: int) -> keras.Model:
         model = models.build(self.network, self.x.shape[1:], 10)
-        fit(model, data, self.epochs[0], 2e-3)
+        fit(model, data, self.epochs[0], 3e-3)
         return model
 
     def pruned(self, model, data, sparsity: float) -> keras.Model:
@@ -161,7 +149,7 @@ class Experiment:
         copy.set_weights(model.get_weights())
         steps = self.epochs[1] * len(data)
         decay = PolynomialDecay(0.5, sparsity, 0, int(0.6 * steps), frequency=max(1, steps // 200))
-        fit(copy, data, self.epochs[1], 2e-3, [Pruning(decay, scope="global", verbose=0)])
+        fit(copy, data, self.epochs[1], 3e-3, [Pruning(decay, scope="global", verbose=0)])
         return copy
 
     def shared(self, model, data) -> keras.Model:

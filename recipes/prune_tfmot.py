@@ -71,7 +71,7 @@ def prune(
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    from recipes.prune_data import augmented, load_arrays
+    from recipes.batches import augmented, load_arrays
 
     tf_keras.utils.set_random_seed(seed)
     (x, y), (x_test, y_test) = load_arrays(data)
