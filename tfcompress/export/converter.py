@@ -48,12 +48,15 @@ class Converter:
             self._log.close()
         self._process, self._jobs = None, 0
 
-    def convert(self, signatures: Mapping[str, Lowered], *, quantized: bool) -> bytes:
+    def convert(
+        self, signatures: Mapping[str, Lowered], *, quantized: bool, sparse: bool = False
+    ) -> bytes:
         """Converts one model of one or several signatures.
 
         Args:
             signatures: Signature key → lowered model.
             quantized: Whether the functions hold fake-quant; else the file is float.
+            sparse: Leave the zeros of a float file's weights out.
 
         Raises:
             ConversionError: With the converter's own message, or the signal that ended it.
@@ -66,6 +69,7 @@ class Converter:
                 "signatures": list(signatures),
                 "output": str(output),
                 "quantized": quantized,
+                "sparse": sparse,
                 "float_inputs": any(s.float_inputs for s in signatures.values()),
                 "float_outputs": any(s.float_outputs for s in signatures.values()),
             }

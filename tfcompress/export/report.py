@@ -58,6 +58,7 @@ class ExportReport:
         parity: Signature → agreement with the Keras model, per output; empty without data.
         patched: Layers whose codes or scales were written into the file after conversion.
         unverified: Layers whose kernel was not found in the file.
+        sparse_layers: Layers whose zeros `sparse_encoding` left out of the file.
     """
 
     path: str
@@ -76,6 +77,7 @@ class ExportReport:
     patched: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     dense_gzip_bytes: int | None = None
+    sparse_layers: tuple[str, ...] = ()
 
     @property
     def agreement(self) -> float | None:
@@ -127,6 +129,8 @@ class ExportReport:
             lines.append(f"LiteRT alone cannot run: {', '.join(self.flex_ops)}.")
         if self.patched:
             lines.append(f"Codes and scales written into the file: {', '.join(self.patched)}.")
+        if self.sparse_layers:
+            lines.append(f"Without their zeros in the file: {', '.join(self.sparse_layers)}.")
         if self.unverified:
             lines.append(f"Kernels not found in the file: {', '.join(self.unverified)}.")
         return "\n".join(lines) + "\n\n"

@@ -3,8 +3,8 @@
 Run as a script, it imports TensorFlow and nothing of tfcompress. A conversion can leak memory or
 bring the interpreter down; here that costs a process and not the user's training session.
 
-A job is a JSON object {"saved_model", "signatures", "output", "quantized", "float_inputs",
-"float_outputs"}; the answer is one line, {"ok": true} or {"error": text}.
+A job is a JSON object {"saved_model", "signatures", "output", "quantized", "sparse",
+"float_inputs", "float_outputs"}; the answer is one line, {"ok": true} or {"error": text}.
 """
 
 import os
@@ -35,6 +35,8 @@ def convert(job: dict) -> bytes:
             converter.inference_input_type = tf.int8
         if not job["float_outputs"]:
             converter.inference_output_type = tf.int8
+    elif job["sparse"]:
+        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     return converter.convert()
 
 

@@ -27,7 +27,6 @@ from tfcompress.quantization.parts import (
     is_uniform_pool,
 )
 
-
 #: `keras.ops` operations on two tensors that have a layer, by their class names.
 _ARITHMETIC = {"Add": layers.Add, "Subtract": layers.Subtract, "Multiply": layers.Multiply}
 
