@@ -1,19 +1,14 @@
-"""tfmot's clustering on the same weights, then int8: run by `cluster.py` in its own process.
-
-tfmot works on the legacy Keras, and importing it flips `tf.keras` for the whole process.
-"""
+"""tfmot's clustering on the same weights, then int8: run by `cluster.py` in its own process."""
 
 from __future__ import annotations
 
 import pathlib
-import subprocess
 import sys
-import tempfile
 from typing import Any
 
 import numpy as np
 
-from recipes.prune_tfmot import _in_order_of_creation, _number, _resnet8
+from recipes.legacy import resnet8, run_module, scaled
 
 
 def in_subprocess(
@@ -30,20 +25,7 @@ def in_subprocess(
         seed: Seed.
         rate: Learning rate.
     """
-    (x, y), (x_test, y_test) = data
-    arrays = []
-    for kind in ("Conv2D", "BatchNormalization", "Dense"):
-        same = [layer for layer in model.layers if type(layer).__name__ == kind]
-        for layer in sorted(same, key=_number):
-            arrays += layer.get_weights()
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(pathlib.Path(folder, name)) for name in ("weights.npz", "data.npz")]
-        np.savez(files[0], *arrays)
-        x, x_test = x.astype(np.uint8), x_test.astype(np.uint8)
-        np.savez(files[1], x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-        arguments = [*files, str(path), str(k), str(epochs), str(seed), str(rate)]
-        command = [sys.executable, "-m", "recipes.cluster_tfmot", *arguments]
-        subprocess.run(command, check=True)
+    run_module("recipes.cluster_tfmot", model, data, path, k, epochs, seed, rate)
 
 
 def cluster(
@@ -71,18 +53,14 @@ def cluster(
 
     tf_keras.utils.set_random_seed(seed)
     (x, y), _ = load_arrays(data)
-    model = _resnet8(tf_keras)
-    with np.load(weights) as file:
-        arrays = [file[f"arr_{i}"] for i in range(len(file.files))]
-    for layer, group in _in_order_of_creation(model, arrays):
-        layer.set_weights(group)
+    model = resnet8(tf_keras, weights)
     clustering = tfmot.clustering.keras
     clustered = clustering.cluster_weights(
         model,
         number_of_clusters=k,
         cluster_centroids_init=clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
     )
-    batches = augmented(x, y, seed).map(lambda image, label: (image / 127.5 - 1.0, label))
+    batches = augmented(x, y, seed).map(lambda image, label: (scaled(image), label))
     decay = tf_keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     clustered.compile(tf_keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
@@ -90,8 +68,8 @@ def cluster(
     plain = clustering.strip_clustering(clustered)
     # The file takes the pixels that ours take.
     inputs = tf_keras.Input((32, 32, 3), batch_size=1)
-    scaled = tf_keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    whole = tf_keras.Model(inputs, plain(scaled))
+    pixels = tf_keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    whole = tf_keras.Model(inputs, plain(pixels))
     chosen = np.random.default_rng(seed).choice(len(x), 512, replace=False)
 
     def samples():

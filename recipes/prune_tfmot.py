@@ -1,17 +1,11 @@
-"""tfmot's gradual pruning on the same weights: run by `prune.py` in a process of its own.
-
-tfmot works on the legacy Keras, and importing it flips `tf.keras` for the whole process.
-"""
+"""tfmot's gradual pruning on the same weights: run by `prune.py` in a process of its own."""
 
 from __future__ import annotations
 
-import pathlib
-import subprocess
 import sys
-import tempfile
 from typing import Any
 
-import numpy as np
+from recipes.legacy import resnet8, run_module, scaled
 
 
 def in_subprocess(
@@ -27,28 +21,9 @@ def in_subprocess(
         seed: Seed.
         rate: Learning rate.
     """
-    (x, y), (x_test, y_test) = data
-    arrays = []
-    for kind in ("Conv2D", "BatchNormalization", "Dense"):
-        same = [layer for layer in model.layers if type(layer).__name__ == kind]
-        for layer in sorted(same, key=_number):
-            arrays += layer.get_weights()
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(pathlib.Path(folder, name)) for name in ("weights.npz", "data.npz")]
-        np.savez(files[0], *arrays)
-        x, x_test = x.astype(np.uint8), x_test.astype(np.uint8)
-        np.savez(files[1], x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-        arguments = [*files, str(sparsity), str(epochs), str(seed), str(rate)]
-        command = [sys.executable, "-m", "recipes.prune_tfmot", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    before, after, zeros = map(float, done.stdout.splitlines()[-1].split()[1:])
+    line = run_module("recipes.prune_tfmot", model, data, sparsity, epochs, seed, rate)
+    before, after, zeros = map(float, line.split()[1:])
     return before, after, zeros
-
-
-def _number(layer: Any) -> int:
-    """The number that Keras put behind the name of a layer, in the order of creation."""
-    digits = layer.name.rpartition("_")[2]
-    return int(digits) if digits.isdigit() else 0
 
 
 def prune(
@@ -75,16 +50,8 @@ def prune(
 
     tf_keras.utils.set_random_seed(seed)
     (x, y), (x_test, y_test) = load_arrays(data)
-
-    def scaled(image):
-        return image / 127.5 - 1.0
-
     x_test = scaled(x_test)
-    model = _resnet8(tf_keras)
-    with np.load(weights) as file:
-        arrays = [file[f"arr_{i}"] for i in range(len(file.files))]
-    for layer, group in _in_order_of_creation(model, arrays):
-        layer.set_weights(group)
+    model = resnet8(tf_keras, weights)
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, metrics=["accuracy"])
     before = 1 - model.evaluate(x_test, y_test, batch_size=500, verbose=0)[1]
@@ -110,45 +77,6 @@ def _frequency(steps: int) -> int:
     # A divisor of the length of the schedule: tfmot has no update at its end otherwise.
     length = int(0.7 * steps)
     return max(d for d in range(1, 101) if length % d == 0)
-
-
-def _resnet8(keras):
-    """The ResNet-8 of `recipes.models` in the legacy Keras, without the scaling of the pixels.
-
-    tfmot refuses a model with a `Rescaling` layer.
-    """
-    layers = keras.layers
-
-    def convolution(x, filters, size, strides=1):
-        options = {"kernel_regularizer": keras.regularizers.L2(1e-4), "padding": "same"}
-        return layers.Conv2D(filters, size, strides, **options)(x)
-
-    def conv_bn(x, filters, strides=1):
-        return layers.BatchNormalization()(convolution(x, filters, 3, strides))
-
-    inputs = keras.Input((32, 32, 3))
-    x = layers.ReLU()(conv_bn(inputs, 16))
-    for filters, strides in ((16, 1), (32, 2), (64, 2)):
-        branch = layers.ReLU()(conv_bn(x, filters, strides))
-        branch = conv_bn(branch, filters)
-        if strides > 1:
-            x = convolution(x, filters, 1, strides)
-        x = layers.ReLU()(layers.Add()([x, branch]))
-    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-
-
-def _in_order_of_creation(model, arrays):
-    arrays = list(arrays)
-    for kind in ("conv2d", "batch_normalization", "dense"):
-        same = [
-            layer
-            for layer in model.layers
-            if layer.name == kind or layer.name.startswith(f"{kind}_")
-        ]
-        for layer in sorted(same, key=_number):
-            count = len(layer.get_weights())
-            yield layer, arrays[:count]
-            del arrays[:count]
 
 
 if __name__ == "__main__":

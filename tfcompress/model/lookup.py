@@ -25,7 +25,7 @@ def look_up(settings: Mapping[Any, Any], layer: keras.Layer, path: str, default:
         if name in settings:
             return settings[name]
     for key, setting in settings.items():
-        if isinstance(key, str) and any(_matches(key, name) for name in names):
+        if isinstance(key, str) and any(matches(key, name) for name in names):
             return setting
     for cls in type(layer).__mro__:
         if cls in settings:
@@ -42,7 +42,7 @@ def check_keys(
         if isinstance(key, type):
             found = any(isinstance(layer, key) for layer, _ in layers)
         elif isinstance(key, str):
-            found = any(_matches(key, n) for layer, path in layers for n in (path, layer.name))
+            found = any(matches(key, n) for layer, path in layers for n in (path, layer.name))
         else:
             raise TypeError(
                 f"Expected the keys of `{argument}` to be layer names, regular expressions or "
@@ -50,7 +50,7 @@ def check_keys(
             )
         if not found:
             names = sorted({name for layer, path in layers for name in (layer.name, path)})
-            near = difflib.get_close_matches(str(key), names, n=3)
+            near = difflib.get_closematches(str(key), names, n=3)
             hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {names}"
             raise ValueError(
                 f"Expected every key of `{argument}` to match a layer with a kernel. "
@@ -58,7 +58,12 @@ def check_keys(
             )
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
+    """Whether a layer name or regular expression is, as a whole, `name`.
+
+    Raises:
+        ValueError: Neither a name nor a regular expression.
+    """
     if pattern == name:
         return True
     try:
@@ -67,3 +72,12 @@ def _matches(pattern: str, name: str) -> bool:
         raise ValueError(
             f"Expected a layer name or a regular expression. Received: {pattern!r} ({error})."
         ) from error
+
+
+def near_names(key: str, names: Iterable[str]) -> str:
+    """A sentence for whoever wrote a name that is not there: the nearest ones, else some."""
+    names = sorted(set(names))
+    near = difflib.get_close_matches(key, names, n=3)
+    if near:
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    return f"There are: {names[:20]}."

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tfcompress.model.lookup import matches, near_names
 from tfcompress.quantization.operators import keras_class
 from tfcompress.quantization.schemes import Scheme, resolve
 
@@ -57,7 +56,7 @@ class QuantizationConfig:
             if name in self.by_name:
                 return self.by_name[name], True
         for pattern, scheme in self.by_name.items():
-            if any(_matches(pattern, name) for name in (path, operation.name)):
+            if any(matches(pattern, name) for name in (path, operation.name)):
                 return scheme, True
         cls = keras_class(operation)
         for key, scheme in self.by_type.items():
@@ -74,7 +73,7 @@ class QuantizationConfig:
         operations = list(operations)
         names = sorted({n for operation, path in operations for n in (operation.name, path)})
         for pattern in self.by_name:
-            if not any(_matches(pattern, name) for name in names):
+            if not any(matches(pattern, name) for name in names):
                 raise ValueError(_no_match("by_name", pattern, names))
         types = sorted({keras_class(operation).__name__ for operation, _ in operations})
         for key in self.by_type:
@@ -88,19 +87,8 @@ def as_config(config: QuantizationConfig | Scheme | str) -> QuantizationConfig:
     return config if isinstance(config, QuantizationConfig) else QuantizationConfig(config)
 
 
-def _matches(pattern: str, name: str) -> bool:
-    if pattern == name:
-        return True
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise ValueError(
-            f"Expected `by_name` keys to be layer names or regular expressions. "
-            f"Received: {pattern!r} ({error})."
-        ) from error
-
-
 def _no_match(field: str, key: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(key, names, n=3)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {names[:20]}."
-    return f"Expected every key of `{field}` to match a layer. Received: {key!r}. {hint}"
+    return (
+        f"Expected every key of `{field}` to match a layer. Received: {key!r}. "
+        f"{near_names(key, names)}"
+    )
