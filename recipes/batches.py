@@ -21,7 +21,7 @@ def shifted(x: np.ndarray, y: np.ndarray, seed: int, batch_size: int = 256) -> t
         return tf.roll(tf.gather(images, indices), by, [1, 2]), tf.gather(labels, indices)
 
     data = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed)
-    return data.batch(batch_size, drop_remainder=True).map(load).prefetch(4)
+    return data.batch(min(batch_size, len(x)), drop_remainder=True).map(load).prefetch(4)
 
 
 def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """The contract of everything that Keras saves: `get_config` gives back every argument."""
 
 import inspect
+from functools import partial
 
 import keras
 import pytest
@@ -9,8 +10,8 @@ from keras.saving import deserialize_keras_object, serialize_keras_object
 import tfcompress as tfc
 from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.transforms import KeepMask
+from tfcompress.quantization import arithmetic, parts
 from tfcompress.quantization import layers as quantization_layers
-from tfcompress.quantization import parts
 from tfcompress.quantization.quantizers import FakeQuantize
 from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
 
@@ -32,6 +33,7 @@ EXAMPLES = {
     quantization_layers.ChannelAffine: lambda: quantization_layers.ChannelAffine(
         [1.0, 2.0], 3.0, name="affine"
     ),
+    **{cls: partial(cls, name="merge") for cls in arithmetic.ARITHMETIC_CLASSES.values()},
     parts.AddConstant: lambda: parts.AddConstant(3.0, name="add"),
     parts.MultiplyConstant: lambda: parts.MultiplyConstant(0.25, name="times"),
     parts.NegativePart: lambda: parts.NegativePart(name="negative"),

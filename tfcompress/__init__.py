@@ -1,7 +1,13 @@
 """tfcompress: training-time compression for Keras 3 on TensorFlow.
 
 What you trained is what you ship.
+
+Imported at once is what a saved model needs to load; the other rooms when they are first used, so
+that the import costs little beside TensorFlow's own.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from tfcompress import callbacks
 from tfcompress.distillation import (
@@ -16,9 +22,6 @@ from tfcompress.distillation import (
     TeacherEnsemble,
     TFLiteTeacher,
 )
-from tfcompress.export import ConversionError, ExportReport, export_tflite, shared_converter
-from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
-from tfcompress.model.comparison import Comparison, compare_models
 from tfcompress.model.inventory import inventory
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
@@ -38,7 +41,6 @@ from tfcompress.pruning import (
     Unstructured,
     register_criterion,
 )
-from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
 from tfcompress.quantization import (
     ActivationScheme,
     LeastSquares,
@@ -68,6 +70,26 @@ from tfcompress.sharing import (
     unpack,
 )
 from tfcompress.version import __version__
+
+if TYPE_CHECKING:
+    from tfcompress.export import (
+        ConversionError,
+        ExportReport,
+        export_tflite,
+        shared_converter,
+    )
+    from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
+    from tfcompress.model.comparison import Comparison, compare_models
+    from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
+
+#: Room → the public names that it is imported for.
+_ROOMS = {
+    "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
+    "tfcompress.factorization": ("FactorizationPlan", "factorize", "plan_factorization"),
+    "tfcompress.model.comparison": ("Comparison", "compare_models"),
+    "tfcompress.pruning.structure": ("ChannelPruner", "Dependencies", "ShrinkReport", "shrink"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "SET",
@@ -137,3 +159,13 @@ __all__ = [
     "strip",
     "unpack",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,12 +1,16 @@
 """Every callback for `model.fit`, gathered."""
 
+from typing import TYPE_CHECKING
+
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization_callback import Regularization
-from tfcompress.pruning.structure.callbacks import ChannelPruning
 from tfcompress.pruning.threshold import ThresholdPruning
 from tfcompress.quantization.callbacks import QuantizationSchedule
 from tfcompress.sharing.callbacks import Clustering
+
+if TYPE_CHECKING:
+    from tfcompress.pruning.structure.callbacks import ChannelPruning
 
 __all__ = [
     "ChannelPruning",
@@ -17,3 +21,12 @@ __all__ = [
     "Regularization",
     "ThresholdPruning",
 ]
+
+
+def __getattr__(name: str):
+    # Imported when it is first used: the rooms of structured pruning are large.
+    if name != "ChannelPruning":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tfcompress.pruning.structure.callbacks import ChannelPruning
+
+    return ChannelPruning

@@ -52,8 +52,13 @@ def measure_parity(
         inputs: One array per input of the model, in its order.
         output_names: The file's names of the model's flat outputs.
     """
-    structured = tree.pack_sequence_as(input_structure(model), list(inputs))
+    count = len(inputs[0])
+    # All batches of one size: for a smaller last one TensorFlow would trace the model again.
+    missing = -count % min(batch_size, count)
+    padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in inputs]
+    structured = tree.pack_sequence_as(input_structure(model), padded)
     outputs = model.predict(structured, batch_size=batch_size, verbose=0)
+    outputs = tree.map_structure(lambda y: y[:count], outputs)
     names = [t.name for t in model.inputs]
     codes = runner.run_codes(dict(zip(names, inputs, strict=True)))
     results = []

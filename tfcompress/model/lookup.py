@@ -49,12 +49,10 @@ def check_keys(
                 f"layer classes. Received: {key!r} of type {type(key).__name__}."
             )
         if not found:
-            names = sorted({name for layer, path in layers for name in (layer.name, path)})
-            near = difflib.get_closematches(str(key), names, n=3)
-            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {names}"
+            names = (name for layer, path in layers for name in (layer.name, path))
             raise ValueError(
                 f"Expected every key of `{argument}` to match a layer with a kernel. "
-                f"Received: {key!r}. {hint}"
+                f"Received: {key!r}. {near_names(str(key), names)}"
             )
 
 
