@@ -56,7 +56,7 @@ def test_quantization_aware_training_in_the_same_fit(blobs, method):
     schedule = {
         "gradual": PolynomialDecay(0.5, 0.75, 0, 6, frequency=2),
         "SET": SET(0.75, 10, frequency=2),
-        "surgery": DynamicNetworkSurgery(PolynomialDecay(0.5, 0.75, 0, 6, frequency=2)),
+        "surgery": DynamicNetworkSurgery(PolynomialDecay(0.5, 0.75, 0, 6), frequency=2),
     }[method]
     pruning = Pruning(schedule, verbose=0)
     effective = Effective(pruning)
@@ -126,7 +126,7 @@ def test_masks_hold_on_every_replica():
 
     for schedule, options in [
         (ConstantSparsity(0.75), {}), (decay, {"criterion": "movement"}),
-        (decay, {"criterion": "taylor", "data": (x, y)}), (DynamicNetworkSurgery(decay), {}),
+        (decay, {"criterion": "taylor", "data": (x, y)}), (DynamicNetworkSurgery(decay, frequency=1), {}),
         (SET(0.75, 8, frequency=2), {}), (RigL(0.75, 8, frequency=2), {"data": (x, y)}),
     ]:
         keras.utils.set_random_seed(0)

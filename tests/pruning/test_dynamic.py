@@ -153,7 +153,8 @@ def test_surgery_equals_a_numpy_simulation(blobs):
     w1, b1 = first.kernel.numpy(), first.bias.numpy()
     first.trainable = False
     schedule = PolynomialDecay(0.5, 0.8, 0, 4, power=1, frequency=1)
-    callback = Pruning(DynamicNetworkSurgery(schedule, margin=0.1), layers="last", verbose=0)
+    surgery = DynamicNetworkSurgery(schedule, margin=0.1, frequency=1)
+    callback = Pruning(surgery, layers="last", verbose=0)
     model.fit(
         blobs[0][:32], y, batch_size=32, epochs=6, shuffle=False, verbose=0, callbacks=[callback]
     )
@@ -163,10 +164,11 @@ def test_surgery_equals_a_numpy_simulation(blobs):
         if step <= 4:
             m = np.abs(latent)
             kept = round(m.size * (1 - schedule.sparsity(step)))
-            target = m >= np.sort(m.ravel())[-kept]
             if step == 4:
-                mask = target
+                m = np.where(mask, m, m * 2.0**-40)
+                mask = m >= np.sort(m.ravel())[-kept]
             else:
+                target = m >= np.sort(m.ravel())[-kept]
                 mask = splice(m.ravel(), target.ravel(), mask.ravel(), 0.1).reshape(m.shape)
         if step == 6:
             break
@@ -272,6 +274,7 @@ def test_a_metric_that_is_not_there_is_told(blobs):
         (lambda: SET(0.5, 10, frequency=0), "frequency"),
         (lambda: SET(0.5, 10, initial_mask="none"), "initial_mask"),
         (lambda: DynamicNetworkSurgery(PolynomialDecay(0, 0.5, 0, 5), margin=1), "margin"),
+        (lambda: DynamicNetworkSurgery(PolynomialDecay(0, 0.5, 0, 5), frequency=0), "frequency"),
         (lambda: MetricGuided(max_drop=-1), "max_drop"),
         (lambda: MetricGuided(rate=0.1, min_rate=0.2), "min_rate <= rate"),
         (lambda: MetricGuided(patience=0), "patience"),
@@ -292,7 +295,7 @@ def test_bad_arguments_are_refused(make, message):
     [
         SET(0.5, 10, 1, 2, 0.2, "uniform", "magnitude"),
         RigL(0.5, 10, 1, 2, 0.2, "uniform", "magnitude"),
-        DynamicNetworkSurgery(PolynomialDecay(0.1, 0.5, 1, 9, 2, 3), 0.2),
+        DynamicNetworkSurgery(PolynomialDecay(0.1, 0.5, 1, 9, 2, 3), 0.2, 4),
         MetricGuided("loss", 0.2, 0.3, 0.4, 0.1, 5, 0.8, "min"),
     ],
 )

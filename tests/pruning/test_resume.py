@@ -54,7 +54,7 @@ METHODS = {
         PolynomialDecay(0, 0.8, 2, 20, frequency=4), criterion="movement", verbose=0
     ),
     "surgery": lambda data: Pruning(
-        DynamicNetworkSurgery(PolynomialDecay(0, 0.8, 0, 20, frequency=2)), verbose=0
+        DynamicNetworkSurgery(PolynomialDecay(0, 0.8, 0, 20), frequency=2), verbose=0
     ),
     "SET": lambda data: Pruning(SET(0.7, 20, frequency=3), verbose=0),
     "RigL": lambda data: Pruning(RigL(0.7, 20, frequency=3), data=data, num_batches=1, verbose=0),

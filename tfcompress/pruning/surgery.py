@@ -15,6 +15,9 @@ from tfcompress.pruning.schedules import get_schedule
 if TYPE_CHECKING:
     from tfcompress.pruning.pruner import Pruner
 
+#: What a removed weight's magnitude counts in the last update: their order stays, behind the rest.
+_LAST = 2.0**-40
+
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class DynamicNetworkSurgery(Method):
@@ -28,23 +31,34 @@ class DynamicNetworkSurgery(Method):
     - one with `|latent| > (1 + margin) t` is kept or comes back,
     - those in between stay as they are;
 
-    the update at `end_step` is exact, and the masks are final from there on (Guo et al. 2016,
-    https://arxiv.org/abs/1608.04493, whose thresholds come from the layer's mean and deviation
-    instead of a schedule). Needs a Keras optimizer.
+    the update at `end_step` is exact, weights that are in use come first in it, and the masks are
+    final from there on (Guo et al. 2016, https://arxiv.org/abs/1608.04493, whose thresholds come
+    from the layer's mean and deviation instead of a schedule). Needs a Keras optimizer.
+
+    A removed weight's gradient does not fade as its weight grows, for its growth changes nothing
+    until it is back. Updates must therefore be frequent (the paper's are in every step): with
+    Adam and 100 steps between them, so many weights come back at once, and so large, that at
+    98 % sparsity a LeNet-300-100 that should err by 2 % errs by 20 to 60 %.
 
     Args:
-        schedule: The sparsity at each step.
+        schedule: The sparsity at each step. Its own `frequency` is not used.
         margin: Half the width of the band of hysteresis, relative to `t`, in [0, 1).
+        frequency: Steps between two updates, >= 1.
     """
 
     regrows = True
     keeps_zeros = False
 
-    def __init__(self, schedule: Any, margin: float = 0.1):
+    def __init__(self, schedule: Any, margin: float = 0.1, frequency: int = 8):
         if not 0 <= margin < 1:
             raise ValueError(f"`margin` must lie in [0, 1). Received: margin={margin}")
+        if int(frequency) != frequency or frequency < 1:
+            raise ValueError(
+                f"`frequency` must be an integer >= 1. Received: frequency={frequency}"
+            )
         self.schedule = get_schedule(schedule)
         self.margin = margin
+        self.frequency = int(frequency)
         self.begin_step = self.schedule.begin_step
 
     def check(self, pruner: Pruner) -> None:
@@ -64,17 +78,27 @@ class DynamicNetworkSurgery(Method):
         remember_latent(pruner)
 
     def due(self, last_update: int | None, step: int) -> bool:
-        update = self.schedule.last_update(step)
-        return update is not None and (last_update is None or update > last_update)
+        if step < self.begin_step:
+            return False
+        return last_update is None or self._last_update(step) > last_update
+
+    def _last_update(self, step: int) -> int:
+        """The latest update step that is <= `step`, from `begin_step` on."""
+        if self.schedule.end_step != -1 and step >= self.schedule.end_step:
+            return self.schedule.end_step
+        return step - (step - self.begin_step) % self.frequency
 
     def update(self, pruner: Pruner, step: int, batch: Any) -> None:
-        at = self.schedule.last_update(step)
+        at = self._last_update(step)
         magnitudes = [np.abs(c.latent.numpy()) for c in pruner.constraints]
         everything = [np.ones(m.shape, bool) for m in magnitudes]
-        target = pruner.rank(magnitudes, self.schedule.sparsity(at), everything)
+        sparsity = self.schedule.sparsity(at)
         if at == self.schedule.end_step:
-            pruner.set_masks(target)
+            in_use = [np.where(m.numpy() != 0, 1.0, _LAST) for m in pruner.masks]
+            ranked = [m * first for m, first in zip(magnitudes, in_use, strict=True)]
+            pruner.set_masks(pruner.rank(ranked, sparsity, everything))
             return
+        target = pruner.rank(magnitudes, sparsity, everything)
         masks = []
         for kernel, magnitude, goal, mask in zip(
             pruner.kernels, magnitudes, target, pruner.masks, strict=True
@@ -93,6 +117,7 @@ class DynamicNetworkSurgery(Method):
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "margin": self.margin,
+            "frequency": self.frequency,
         }
 
     @classmethod
