@@ -1,11 +1,12 @@
 """What pruning costs per training step: the ratio to plain training, beside an A/A control.
 
-Three copies of one model train in turns, block by block, in an order that rotates: plain, plain
-again, and pruned with a mask update every `--frequency` steps. Each round gives two ratios of block
-times (pruned / plain and plain / plain); the table shows their medians with 95 % bootstrap bounds.
-A machine that is not quiet shows in the width of the control.
+Three copies of one model train in turns, one step at a time, in an order that rotates: plain, plain
+again, and pruned with a mask update every `--frequency` steps. A round is `--frequency` steps of
+each and gives two ratios of its times (pruned / plain and plain / plain); the table shows their
+medians with 95 % bootstrap bounds. A machine that is not quiet shows in the width of the control.
 
-    python -m benchmarks.pruning_step --rounds=40
+    python -m benchmarks.pruning_step
+    python -m benchmarks.pruning_step --model=lenet300 --input_shape=28,28,1 --batch_size=128
 """
 
 from __future__ import annotations
@@ -50,15 +51,14 @@ class Trainee:
         self.data = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
         self.model.make_train_function()
 
-    def block(self, steps: int) -> float:
-        """Runs some steps, with what the callback does after each of them; returns seconds."""
+    def step(self) -> float:
+        """Takes one step, with what the callback does after it; returns seconds."""
         start = time.perf_counter()
-        for _ in range(steps):
-            self.model.train_function(self.data)
-            if self.pruner is not None:
-                step = self.pruner.clock()
-                if self.pruner.is_due(step):
-                    self.pruner.update(step)
+        self.model.train_function(self.data)
+        if self.pruner is not None:
+            step = self.pruner.clock()
+            if self.pruner.is_due(step):
+                self.pruner.update(step)
         return time.perf_counter() - start
 
 
@@ -71,24 +71,25 @@ def main(argv: list[str]) -> None:
         for name in names
     }
     for trainee in trainees.values():
-        trainee.block(10)
-    times = {name: [] for name in names}
-    for index in range(FLAGS.rounds):
+        for _ in range(10):
+            trainee.step()
+    times = {name: np.zeros(FLAGS.rounds) for name in names}
+    for index in range(FLAGS.rounds * FLAGS.frequency):
         for offset in range(len(names)):
             name = names[(index + offset) % len(names)]
-            times[name].append(trainees[name].block(FLAGS.frequency))
-    plain = np.array(times["plain"])
+            times[name][index // FLAGS.frequency] += trainees[name].step()
+    plain = times["plain"]
     print(f"{FLAGS.model}, batch {FLAGS.batch_size}, an update every {FLAGS.frequency} steps")
     print(f"plain step: {1000 * np.median(plain) / FLAGS.frequency:.2f} ms")
     for name in names[1:]:
-        median, low, high = bounds(np.array(times[name]) / plain)
+        median, low, high = bounds(times[name] / plain)
         print(f"{name:12s} / plain: {median:.4f}  [{low:.4f}, {high:.4f}]")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", "resnet8", "A model of recipes.models.")
     flags.DEFINE_list("input_shape", ["32", "32", "3"], "Height, width, channels.")
-    flags.DEFINE_integer("batch_size", 64, "Batch size.", 1)
-    flags.DEFINE_integer("frequency", 100, "Steps of a block, and between two updates.", 1)
-    flags.DEFINE_integer("rounds", 40, "Rounds of three blocks.", 2)
+    flags.DEFINE_integer("batch_size", 32, "Batch size.", 1)
+    flags.DEFINE_integer("frequency", 100, "Steps between two updates, and of a round.", 1)
+    flags.DEFINE_integer("rounds", 10, "Rounds.", 2)
     app.run(main)

@@ -126,8 +126,9 @@ def test_masks_hold_on_every_replica():
 
     for schedule, options in [
         (ConstantSparsity(0.75), {}), (decay, {"criterion": "movement"}),
-        (decay, {"criterion": "taylor", "data": (x, y)}), (DynamicNetworkSurgery(decay, frequency=1), {}),
-        (SET(0.75, 8, frequency=2), {}), (RigL(0.75, 8, frequency=2), {"data": (x, y)}),
+        (decay, {"criterion": "taylor", "data": (x, y)}),
+        (DynamicNetworkSurgery(decay, frequency=1), {}), (SET(0.75, 8, frequency=2), {}),
+        (RigL(0.75, 8, frequency=2), {"data": (x, y)}),
     ]:
         keras.utils.set_random_seed(0)
         with strategy.scope():

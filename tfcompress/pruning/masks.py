@@ -44,7 +44,7 @@ class MaskConstraint(ChainedConstraint):
 
     def apply(self, w: tf.Tensor) -> tf.Tensor:
         # A product would keep NaN and infinity alive, and turn negative weights into -0.0.
-        return tf.where(tf.convert_to_tensor(self.mask), w, tf.zeros_like(w))
+        return tf.where(tf.convert_to_tensor(self.mask), w, tf.zeros((), w.dtype))
 
 
 class LatentConstraint(MaskConstraint):
@@ -79,13 +79,13 @@ class LatentConstraint(MaskConstraint):
     def apply(self, w: tf.Tensor) -> tf.Tensor:
         mask = tf.convert_to_tensor(self.mask)
         latent = tf.convert_to_tensor(self.latent)
-        zeros = tf.zeros_like(w)
-        step = w - tf.where(mask, latent, zeros)
+        zero = tf.zeros((), w.dtype)
+        step = w - tf.where(mask, latent, zero)
         if self.scores is not None:
             self.scores.assign_add(self.criterion(kernel=latent, gradient=-step))
         removed = latent + step if self.train_removed else latent
         self.latent.assign(tf.where(mask, w, removed))
-        return tf.where(mask, w, zeros)
+        return tf.where(mask, w, zero)
 
 
 def attach(variable: keras.Variable, constraint: ChainedConstraint) -> None:
