@@ -22,6 +22,7 @@ Run from the project's root:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -178,14 +179,17 @@ def resnet8(run: Run) -> None:
             raise RuntimeError(f"tfmot began at {before:.2f} % error and not at {expected:.2f} %")
         return after, zeros, float("nan")
 
+    methods = {
+        "dense": lambda sparsity, seed: ours(0.0, seed, "layer"),
+        "magnitude": lambda sparsity, seed: ours(sparsity, seed, "layer"),
+        "magnitude, global": lambda sparsity, seed: ours(sparsity, seed, "global"),
+        "tfmot": theirs,
+    }
+    sparsities = run.options.sparsities or [0.5, 0.8]
     for seed in run.seeds:
-        run.measure("resnet8", "dense", 0.0, seed, lambda s=seed: ours(0.0, s, "layer"))
-        for sparsity in run.options.sparsities or [0.5, 0.8]:
-            for method, train in (
-                ("magnitude", lambda p=sparsity, s=seed: ours(p, s, "layer")),
-                ("magnitude, global", lambda p=sparsity, s=seed: ours(p, s, "global")),
-                ("tfmot", lambda p=sparsity, s=seed: theirs(p, s)),
-            ):
+        for method in run.options.methods or methods:
+            for sparsity in [0.0] if method == "dense" else sparsities:
+                train = functools.partial(methods[method], sparsity, seed)
                 run.measure("resnet8", method, sparsity, seed, train)
 
 
@@ -277,7 +281,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("epochs", 0, "Epochs of a run; 0 for the experiment's own.", 0)
     flags.DEFINE_string("data_dir", None, "Folder with the data sets' .npz files.")
     flags.DEFINE_string("output", "outputs/prune", "Folder for rows, tables and plots.")
-    flags.DEFINE_list("methods", [], "Methods of the sweep; empty for all.")
+    flags.DEFINE_list("methods", [], "Methods of `sweep` or `resnet8`; empty for all.")
     flags.DEFINE_list("sparsities", [], "Sparsities; empty for the experiment's own.")
     flags.DEFINE_integer("train_samples", 0, "Training samples; 0 for all.", 0)
     flags.DEFINE_string("checkpoint", None, "A trained ResNet-8; by default one is trained.")
