@@ -29,7 +29,7 @@ import tfcompress as tfc
 from recipes.batches import BATCH, augmented
 from recipes.cluster_tfmot import in_subprocess
 from recipes.quantize import with_fused_batch_norm
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.export.files import gzip_size
 from tfcompress.export.inspect import inspect_tflite
 from tfcompress.export.runtime import Runner
@@ -122,16 +122,9 @@ def run(settings, results: Results, data: tuple, start: keras.Model) -> None:
 
 def table(rows: Sequence[dict[str, str]]) -> str:
     """Mean ± deviation over the seeds."""
-    cells = []
-    for group in dict.fromkeys((r["variant"], r["epochs"], r["train_samples"]) for r in rows):
-        same = [r for r in rows if (r["variant"], r["epochs"], r["train_samples"]) == group]
-
-        def column(name, digits=0, same=same):
-            return mean_and_deviation([float(row[name]) for row in same], digits)
-
-        sizes = [column("codes"), column("num_bytes"), column("gzip_bytes")]
-        cells.append((*group, str(len(same)), column("accuracy", 2), *sizes))
+    means = {"accuracy": 2, "codes": 0, "num_bytes": 0, "gzip_bytes": 0}
     heads = ("variant", "epochs", "samples", "seeds", "LiteRT %", "codes", "bytes", "gzip")
+    cells = summary(rows, ("variant", "epochs", "train_samples"), means)
     return render_table("ResNet-8, CIFAR-10", heads, cells)
 
 

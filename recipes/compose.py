@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from recipes import models
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, markdown, summary
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.export import export_tflite, shared_converter
 from tfcompress.export.runtime import Runner
@@ -144,12 +144,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
         "equal %",
         "gzip",
     )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        group = [row for row in rows if row["variant"] == variant]
-        cells = [mean_and_deviation([float(row[name]) for row in group]) for name in MEASURED]
-        lines.append(f"| {variant} | {len(group)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown(heads, summary(rows, ("variant",), dict.fromkeys(MEASURED, 2)))
 
 
 def main(argv: Sequence[str]) -> None:

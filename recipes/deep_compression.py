@@ -34,7 +34,7 @@ from keras import layers
 import tfcompress as tfc
 from recipes import models
 from recipes.batches import shifted
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.model.tables import render_table
 from tfcompress.pruning import PolynomialDecay, Pruning
 from tfcompress.sharing import Clustering, cluster, pack, unpack
@@ -186,35 +186,20 @@ class Experiment:
         print(report)
 
     def table(self) -> str:
-        rows = []
-        mine = [r for r in self.results.rows if r["network"] == self.network]
-        groups = dict.fromkeys(
-            (r["stage"], r["sparsity"], r["clusters"], r["epochs"], r["train_samples"])
-            for r in mine
-        )
-        for group in groups:
-            stage, sparsity, clusters, epochs, samples = group
-            same = [
-                r
-                for r in mine
-                if (r["stage"], r["sparsity"], r["clusters"], r["epochs"], r["train_samples"])
-                == group
-            ]
-
-            def column(name, digits=0, same=same):
-                return mean_and_deviation([float(r[name]) for r in same], digits)
-
-            mean = np.mean([float(r["packed_bytes"]) for r in same])
-            ratio = f"{float(same[0]['float_bytes']) / mean:.1f}×"
-            sizes = [column(f"{n}_bytes") for n in ("fixed", "huffman", "packed")]
-            label = f"{stage} {sparsity}" if stage != "float" else stage
-            setting = f"{epochs}, {samples}"
-            rows.append(
-                (label, clusters, setting, str(len(same)), column("error", 2), *sizes, ratio)
-            )
+        mine = [
+            {**row, "ratio": float(row["float_bytes"]) / float(row["packed_bytes"])}
+            for row in self.results.rows
+            if row["network"] == self.network
+        ]
+        by = ("stage", "sparsity", "clusters", "epochs", "train_samples")
+        means = {"error": 2, "fixed_bytes": 0, "huffman_bytes": 0, "packed_bytes": 0, "ratio": 1}
         goals = " and ".join(f"error ≤ {e:.2f} % in {b:,} bytes" for e, b in self.goals)
-        heads = ("stage", "k", "epochs, samples", "seeds", "error %", "fixed", "Huffman", "best")
-        return render_table(f"{self.network}; goals: {goals}", (*heads, "ratio"), rows)
+        heads = ("stage", "sparsity", "k", "epochs", "samples", "seeds", "error %")
+        return render_table(
+            f"{self.network}; goals: {goals}",
+            (*heads, "fixed", "Huffman", "best", "times smaller"),
+            summary(mine, by, means),
+        )
 
 
 def define_flags() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, markdown, summary
 from tfcompress.distillation import TeacherCache
 
 KEY = ("experiment", "variant", "seed", "epochs", "train_samples")
@@ -106,22 +106,7 @@ class Run:
 
 def table(rows: Sequence[dict[str, str]]) -> str:
     """Mean ± deviation over seeds as Markdown, in the order of the rows."""
-    lines = [
-        "| run | epochs | seeds | parameters | accuracy % | errors | on threes |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple, list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault((row["variant"], row["epochs"], row["train_samples"]), []).append(row)
-    for (variant, epochs, _), group in groups.items():
-        names = ("test_accuracy", "test_errors", "errors_on_threes")
-        digits = (2, 1, 1)
-        cells = [
-            mean_and_deviation([float(row[name]) for row in group], d)
-            for name, d in zip(names, digits, strict=True)
-        ]
-        parameters = f"{int(group[0]['parameters']):,}"
-        lines.append(
-            f"| {variant} | {epochs} | {len(group)} | {parameters} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+    heads = ("run", "epochs", "samples", "parameters", "seeds", "accuracy %", "errors", "on threes")
+    by = ("variant", "epochs", "train_samples", "parameters")
+    means = {"test_accuracy": 2, "test_errors": 1, "errors_on_threes": 1}
+    return markdown(heads, summary(rows, by, means))

@@ -33,7 +33,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.factorization import factorize, plan_factorization
 from tfcompress.model.tables import render_table
 from tfcompress.tools import datasets
@@ -118,18 +118,10 @@ def fashion(settings, folder: pathlib.Path) -> str:
 
 
 def table(rows) -> str:
-    cells = []
-    fields = ("variant", "target_macs", "epochs", "train_samples")
-    for group in dict.fromkeys(tuple(r[f] for f in fields) for r in rows):
-        same = [r for r in rows if tuple(r[f] for f in fields) == group]
-
-        def column(name, digits=2, same=same):
-            return mean_and_deviation([float(r[name]) for r in same], digits)
-
-        counts = [column("macs", 0), column("parameters", 0)]
-        cells.append((*group, str(len(same)), *counts, column("before"), column("after")))
+    by = ("variant", "target_macs", "epochs", "train_samples")
+    means = {"macs": 0, "parameters": 0, "before": 2, "after": 2}
     heads = ("variant", "target", "epochs", "samples", "seeds", "MACs", "parameters")
-    return render_table("Fashion-MNIST", (*heads, "before %", "after %"), cells)
+    return render_table("Fashion-MNIST", (*heads, "before %", "after %"), summary(rows, by, means))
 
 
 def rebuild(settings, folder: pathlib.Path) -> str:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -32,8 +33,9 @@ from absl import app, flags
 from recipes import models
 from recipes.batches import augmented, shifted
 from recipes.prune_methods import METHODS, Budget, callbacks
-from recipes.prune_results import Book, Row, plot, table
+from recipes.prune_results import KEY, plot, table
 from recipes.prune_tfmot import in_subprocess
+from recipes.results import Results
 from tfcompress.model.kernels import compressible_kernels
 from tfcompress.pruning import MetricGuided, PolynomialDecay, Pruning, ThresholdPruning
 from tfcompress.tools import datasets
@@ -50,7 +52,7 @@ class Run:
     seeds: list[int]
     epochs: int
     data: tuple
-    book: Book
+    results: Results
     options: flags.FlagValues
 
     def measure(
@@ -65,27 +67,27 @@ class Run:
             seed: The run's seed.
             train: Returns `(error in per cent, fraction of zeros, drop of the metric or NaN)`.
         """
-        samples = len(self.data[0][0])
-        key = (self.experiment, method, sparsity, seed, self.epochs, samples)
-        if self.book.has(key):
+        setting = (method, sparsity, self.epochs, len(self.data[0][0]))
+        key = dict(zip(KEY, (self.experiment, *setting, seed), strict=True))
+        if self.results.has(**key):
             return
         keras.utils.set_random_seed(seed)
         start = time.time()
         error, zeros, drop = train()
-        row = Row(
-            self.experiment,
-            name,
-            method,
-            sparsity,
-            seed,
-            self.epochs,
-            samples,
-            round(zeros, 6),
-            round(error, 4),
-            drop,
-            round(time.time() - start),
+        seconds = round(time.time() - start)
+        self.results.add(
+            **key,
+            model=name,
+            reached=round(zeros, 6),
+            error=round(error, 4),
+            drop=drop,
+            seconds=seconds,
         )
-        self.book.add(row)
+        print(
+            f"{self.experiment}: {method} at {100 * sparsity:g} %, seed {seed}: "
+            f"error {error:.2f} %, zeros {100 * zeros:.2f} %, {seconds} s",
+            flush=True,
+        )
         keras.backend.clear_session()
 
 
@@ -251,7 +253,9 @@ def _checkpoint(run: Run) -> str:
     """The trained ResNet-8: the file given, or one trained here once."""
     if run.options.checkpoint:
         return run.options.checkpoint
-    path = run.book.folder / f"resnet8_{run.options.train_epochs}_{len(run.data[0][0])}.keras"
+    path = (
+        run.results.path.parent / f"resnet8_{run.options.train_epochs}_{len(run.data[0][0])}.keras"
+    )
     if not path.exists():
         keras.utils.set_random_seed(0)
         batches = augmented(*run.data[0], seed=0)
@@ -295,21 +299,22 @@ def main(argv: list[str]) -> None:
     function, dataset, epochs = EXPERIMENTS[options.experiment]
     (x, y), test = datasets.load(dataset, options.data_dir)
     samples = options.train_samples or len(x)
-    book = Book(options.output)
+    folder = pathlib.Path(options.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     run = Run(
         options.experiment,
         [int(seed) for seed in options.seeds],
         options.epochs or epochs,
         ((x[:samples], y[:samples]), test),
-        book,
+        Results(folder / "prune.csv", KEY),
         options,
     )
     function(run)
-    rows = book.rows(options.experiment)
+    rows = [row for row in run.results.rows if row["experiment"] == options.experiment]
     text = table(rows, f"python -m recipes.prune --experiment={options.experiment}")
-    (book.folder / f"prune_{options.experiment}.md").write_text(text)
+    (folder / f"prune_{options.experiment}.md").write_text(text)
     if options.experiment == "sweep":
-        plot(rows, book.folder / "prune_sweep.png")
+        plot(rows, folder / "prune_sweep.png")
     print(text)
 
 

@@ -24,7 +24,7 @@ from absl import app, flags
 import tfcompress as tfc
 from recipes import models
 from recipes.batches import shifted
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.export.runtime import Runner
 from tfcompress.model.kernels import compressible_kernels
 from tfcompress.model.tables import render_table
@@ -114,23 +114,14 @@ class Experiment:
         )
 
     def table(self) -> str:
-        rows = []
-        for variant in VARIANTS:
-            wanted = {name: str(value) for name, value in self.key(variant, 0).items()}
-            del wanted["seed"]
-            same = [r for r in self.results.rows if wanted.items() <= r.items()]
-            if not same:
-                continue
-            names = ("keras_error", "litert_error", "lost", "rounded_to_zero", "gzip_bytes")
-            digits = (2, 2, 0, 0, 0)
-            columns = [
-                mean_and_deviation([float(r[name]) for r in same], d)
-                for name, d in zip(names, digits, strict=True)
-            ]
-            rows.append((variant, str(len(same)), *columns))
+        wanted = {name: str(value) for name, value in self.key("", 0).items()}
+        del wanted["variant"], wanted["seed"]
+        mine = [row for row in self.results.rows if wanted.items() <= row.items()]
+        means = {"keras_error": 2, "litert_error": 2, "lost": 0, "rounded_to_zero": 0}
         heads = ("variant", "seeds", "Keras error %", "LiteRT error %", "lost", "rounded to 0")
         title = f"{self.network}, {self.sparsity:.1%} pruned, {self.epochs} epochs"
-        return render_table(title, (*heads, "gzip"), rows)
+        cells = summary(mine, ("variant",), {**means, "gzip_bytes": 0})
+        return render_table(title, (*heads, "gzip"), cells)
 
 
 def define_flags() -> None:

@@ -29,7 +29,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.export.latency import compare_latency
 from tfcompress.export.runtime import Runner
 from tfcompress.model.graph import Graph
@@ -190,30 +190,19 @@ class Experiment:
         return compare_latency(files, num_threads=1).ratios["this"].median
 
     def table(self) -> str:
-        rows = []
-        mine = [r for r in self.results.rows if r["dataset"] == self.name]
-        for variant in dict.fromkeys(r["variant"] for r in mine):
-            group = [r for r in mine if r["variant"] == variant]
-
-            def column(name, digits=2, group=group):
-                return mean_and_deviation([float(r[name]) for r in group], digits)
-
-            rows.append(
-                (
-                    variant,
-                    str(len(group)),
-                    column("keras_accuracy"),
-                    column("tflite_accuracy"),
-                    column("num_bytes", 0),
-                    column("gzip_bytes", 0),
-                    column("equal_steps"),
-                    column("top1_agreement"),
-                    column("latency_ratio", 3),
-                )
-            )
-        columns = ("variant", "seeds", "Keras %", "LiteRT %", "bytes", "gzip", "equal %", "top-1 %")
+        mine = [row for row in self.results.rows if row["dataset"] == self.name]
+        columns = {
+            "Keras %": ("keras_accuracy", 2),
+            "LiteRT %": ("tflite_accuracy", 2),
+            "bytes": ("num_bytes", 0),
+            "gzip": ("gzip_bytes", 0),
+            "equal %": ("equal_steps", 2),
+            "top-1 %": ("top1_agreement", 2),
+            "time": ("latency_ratio", 3),
+        }
         title = f"{self.name}, {self.architecture}, {self.extra_epochs} extra epochs"
-        return render_table(title, (*columns, "time"), rows)
+        cells = summary(mine, ("variant",), dict(columns.values()))
+        return render_table(title, ("variant", "seeds", *columns), cells)
 
 
 def define_flags() -> None:

@@ -21,7 +21,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.export.runtime import Runner
 from tfcompress.model.tables import render_table
 from tfcompress.sharing import share_weights
@@ -133,13 +133,9 @@ def run(settings, folder: pathlib.Path, results: Results, data: dict) -> None:
 
 
 def table(rows) -> str:
-    columns = (*MEASURED, "sum_bytes", "one_bytes", "ratio")
-    cells = []
-    for group in dict.fromkeys(tuple(r[f] for f in KEY[1:]) for r in rows):
-        same = [r for r in rows if tuple(r[f] for f in KEY[1:]) == group]
-        means = [mean_and_deviation([float(r[c]) for r in same], 2) for c in columns]
-        cells.append((*group, str(len(same)), *means))
-    return render_table("Two models in one file", (*KEY[1:], "seeds", *columns), cells, width=200)
+    means = dict.fromkeys((*MEASURED, "sum_bytes", "one_bytes", "ratio"), 2)
+    heads = (*KEY[1:], "seeds", *means)
+    return render_table("Two models in one file", heads, summary(rows, KEY[1:], means), width=200)
 
 
 def define_flags() -> None:

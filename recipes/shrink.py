@@ -40,7 +40,7 @@ from absl import app, flags
 
 from recipes import models
 from recipes.quantize import augment, with_fused_batch_norm
-from recipes.results import Results, mean_and_deviation
+from recipes.results import Results, summary
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
 from tfcompress.model.tables import render_table
@@ -266,18 +266,11 @@ class Run:
         return [int(seed) for seed in self.options.seeds]
 
     def table(self) -> str:
-        mine = [r for r in self.results.rows if r["experiment"] == self.experiment]
-        rows = []
-        for variant, target in dict.fromkeys((r["variant"], r["target"]) for r in mine):
-            group = [r for r in mine if (r["variant"], r["target"]) == (variant, target)]
-
-            def column(name, digits, group=group):
-                return mean_and_deviation([float(r[name]) for r in group], digits)
-
-            measured = (column("accuracy", 2), column("macs_left", 3), column("parameters", 0))
-            rows.append((variant, target, str(len(group)), *measured))
+        mine = [row for row in self.results.rows if row["experiment"] == self.experiment]
+        means = {"accuracy": 2, "macs_left": 3, "parameters": 0}
         columns = ("variant", "target", "seeds", "accuracy %", "MACs left", "parameters")
-        return render_table(f"{self.experiment}, {self.epochs} epochs", columns, rows)
+        cells = summary(mine, ("variant", "target"), means)
+        return render_table(f"{self.experiment}, {self.epochs} epochs", columns, cells)
 
 
 def define_flags() -> None:

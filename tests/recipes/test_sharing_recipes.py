@@ -41,7 +41,7 @@ def test_deep_compression(images, tmp_path, capsys):
     assert int(rows[2]["packed_bytes"]) <= int(rows[2]["huffman_bytes"])
     experiment.run(0)
     assert experiment.results.rows == rows
-    assert "shared 0.9" in experiment.table()
+    assert "shared" in experiment.table()
 
 
 def tiny_net():
