@@ -7,7 +7,7 @@ from keras import layers
 
 from tfcompress.distillation import Distiller, FeatureDistillation
 from tfcompress.distillation.activations import output_activations
-from tfcompress.distillation.features import FeatureTap, name_of_tensor, record_calls
+from tfcompress.distillation.features import FeatureTap, name_of_tensor
 
 X = np.random.default_rng(0).random((4, 6)).astype("float32")
 
@@ -89,27 +89,11 @@ def test_nothing_is_left_behind(nested):
     layer = model.get_layer("shared")
     FeatureTap(model, ["shared:0"])(X)
     assert "call" not in vars(layer)
-    with pytest.raises(RuntimeError, match="stop"), record_calls([layer]):
-        raise RuntimeError("stop")
-    assert "call" not in vars(layer)
-
-
-def test_recordings_nest(nested):
-    model, _ = nested
-    layer = model.get_layer("shared")
-    with record_calls([layer]) as outer:
-        layer(X)
-        with record_calls([layer]) as inner:
-            layer(X)
-        layer(X)
-    assert len(outer[id(layer)]) == 3
-    assert len(inner[id(layer)]) == 1
-    assert "call" not in vars(layer)
 
 
 def test_unknown_names_suggest_near_ones(nested):
     model, _ = nested
-    with pytest.raises(ValueError, match=r"Near names: .*inner_dense"):
+    with pytest.raises(ValueError, match=r"Did you mean .*inner_dense"):
         FeatureTap(model, ["inner_dens"])
     with pytest.raises(ValueError, match=r"called once.*Received: 2 calls.*shared:0"):
         FeatureTap(model, ["shared"])(X)

@@ -7,44 +7,15 @@ is, while a train step is traced; the compiled step has no trace of it.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import functools
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from tfcompress.model.calls import record_calls
 from tfcompress.model.graph import Graph, producer
 from tfcompress.model.kernels import iterate_layers
-
-_LOCAL = threading.local()
-_LOCK = threading.Lock()
-_RECORDED: dict[int, int] = {}
-
-
-@contextlib.contextmanager
-def record_calls(operations: Iterable[Any]) -> Iterator[dict[int, list[Any]]]:
-    """Records the outputs of `operations` (layers or Keras ops) called in this thread.
-
-    Yields:
-        A dict `id(operation) → [outputs of the first call, of the second, …]`, filled as the
-        operations run.
-    """
-    operations = list({id(op): op for op in operations}.values())
-    calls: dict[int, list[Any]] = {id(op): [] for op in operations}
-    # Replicas of a distributed step are traced in threads of their own that take turns.
-    stack = _LOCAL.__dict__.setdefault("stack", [])
-    stack.append(calls)
-    for op in operations:
-        _start_recording(op)
-    try:
-        yield calls
-    finally:
-        for op in operations:
-            _stop_recording(op)
-        stack.remove(calls)
+from tfcompress.model.lookup import near_names
 
 
 def find_operation(model: keras.Layer, name: str) -> tuple[Any, int | None]:
@@ -69,11 +40,9 @@ def find_operation(model: keras.Layer, name: str) -> tuple[Any, int | None]:
         )
     operation = _find(model, base)
     if operation is None:
-        names = sorted(set(operation_names(model)))
-        near = difflib.get_close_matches(base, names, n=3) or names[:10]
         raise ValueError(
             f"Expected the name of a layer of model '{model.name}'. Received: {name!r}. "
-            f"Near names: {', '.join(near)}."
+            f"{near_names(base, operation_names(model))}"
         )
     return operation, int(call) if call else None
 
@@ -115,10 +84,8 @@ def pick_output(outputs: Any, key: str | int, owner: str) -> Any:
     flat = keras.tree.flatten(outputs)
     if isinstance(key, int) and not isinstance(key, bool) and -len(flat) <= key < len(flat):
         return flat[key]
-    keys = sorted(outputs) if isinstance(outputs, dict) else []
-    near = difflib.get_close_matches(str(key), map(str, keys), n=3) or keys
-    has = f"the outputs {', '.join(map(repr, near))}" if keys else f"{len(flat)} output(s)"
-    raise ValueError(f"Expected one of {has} of {owner}. Received: {key!r}.")
+    near = f" {near_names(str(key), map(str, outputs))}" if isinstance(outputs, dict) else ""
+    raise ValueError(f"Expected one of {len(flat)} output(s) of {owner}. Received: {key!r}.{near}")
 
 
 class FeatureTap:
@@ -207,34 +174,3 @@ def _find(model: keras.Layer, name: str) -> Any:
             f'{len(found)}. Name the model around it too, as in "backbone/{name}".'
         )
     return found[0] if found else None
-
-
-def _start_recording(operation: Any) -> None:
-    with _LOCK:
-        _RECORDED[id(operation)] = _RECORDED.get(id(operation), 0) + 1
-        if _RECORDED[id(operation)] > 1:
-            return
-        call = operation.call
-
-        @functools.wraps(call)
-        def recorded_call(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            for calls in getattr(_LOCAL, "stack", ()):
-                if id(operation) in calls:
-                    calls[id(operation)].append(outputs)
-            return outputs
-
-        recorded_call.replaced = operation.__dict__.get("call")
-        # Straight into the instance's dict: nothing here is for Keras to track.
-        operation.__dict__["call"] = recorded_call
-
-
-def _stop_recording(operation: Any) -> None:
-    with _LOCK:
-        _RECORDED[id(operation)] -= 1
-        if _RECORDED[id(operation)]:
-            return
-        del _RECORDED[id(operation)]
-        replaced = operation.__dict__.pop("call").replaced
-        if replaced is not None:
-            operation.__dict__["call"] = replaced

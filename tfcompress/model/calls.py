@@ -1,50 +1,91 @@
-"""What each layer of a model receives and returns: recorded while the model runs.
+"""What each layer of a model receives and returns: watched while the model runs.
 
-Works on any model (functional, nested, subclassed), because it watches the layers' own `call`
-and asks nothing of the graph. A shared layer is recorded once per call.
+Works on any model (functional, nested, subclassed), because it replaces the layers' own `call` for
+the time and asks nothing of the graph. It happens in Python: while a compiled step is traced, not
+when it runs. A shared layer is seen once per call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import keras
+OnCall = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+# Replicas of a distributed step are traced in threads of their own that take turns: each thread
+# has its own watchers, and an operation gets its `call` back when nobody watches it any more.
+_LOCAL = threading.local()
+_LOCK = threading.Lock()
+_WATCHED: dict[int, int] = {}
 
 
 @contextlib.contextmanager
-def watch_calls(
-    layers: Sequence[keras.Layer],
-    on_call: Callable[[keras.Layer, tuple[Any, ...], dict[str, Any], Any], None],
-) -> Iterator[None]:
-    """Calls `on_call(layer, args, kwargs, outputs)` after every call of one of the layers.
+def watch_calls(operations: Iterable[Any], on_call: OnCall) -> Iterator[None]:
+    """Calls `on_call(operation, args, kwargs, outputs)` after every call made in this thread.
+
+    Watching nests: each watcher is told of all calls inside its own block.
 
     Args:
-        layers: The layers to watch.
+        operations: Layers, or operations of a functional graph.
         on_call: What to do with a call.
     """
-    watched: list[keras.Layer] = []
+    operations = {id(operation): operation for operation in operations}
+    watcher = (operations, on_call)
+    stack = _LOCAL.__dict__.setdefault("stack", [])
+    stack.append(watcher)
+    for operation in operations.values():
+        _start(operation)
     try:
-        for layer in layers:
-            if "call" not in vars(layer):
-                _watch(layer, on_call)
-                watched.append(layer)
         yield
     finally:
-        for layer in watched:
-            object.__delattr__(layer, "call")
+        for operation in operations.values():
+            _stop(operation)
+        stack.remove(watcher)
 
 
-def _watch(layer: keras.Layer, on_call: Callable[..., None]) -> None:
-    original = layer.call
+@contextlib.contextmanager
+def record_calls(operations: Iterable[Any]) -> Iterator[dict[int, list[Any]]]:
+    """Records the outputs of `operations` called in this thread.
 
-    @functools.wraps(original)
-    def call(*args, **kwargs):
-        outputs = original(*args, **kwargs)
-        on_call(layer, args, kwargs, outputs)
-        return outputs
+    Yields:
+        A dict `id(operation) → [outputs of the first call, of the second, …]`, filled as the
+        operations run.
+    """
+    operations = list(operations)
+    calls: dict[int, list[Any]] = {id(operation): [] for operation in operations}
+    with watch_calls(operations, lambda op, args, kwargs, out: calls[id(op)].append(out)):
+        yield calls
 
-    # Not `setattr`: Keras' own would look for state to track in what is only a function.
-    object.__setattr__(layer, "call", call)
+
+def _start(operation: Any) -> None:
+    with _LOCK:
+        _WATCHED[id(operation)] = _WATCHED.get(id(operation), 0) + 1
+        if _WATCHED[id(operation)] > 1:
+            return
+        call = operation.call
+
+        @functools.wraps(call)
+        def watched_call(*args: Any, **kwargs: Any) -> Any:
+            outputs = call(*args, **kwargs)
+            for operations, on_call in list(getattr(_LOCAL, "stack", ())):
+                if id(operation) in operations:
+                    on_call(operation, args, kwargs, outputs)
+            return outputs
+
+        watched_call.replaced = operation.__dict__.get("call")
+        # Straight into the instance's dict: nothing here is for Keras to track.
+        operation.__dict__["call"] = watched_call
+
+
+def _stop(operation: Any) -> None:
+    with _LOCK:
+        _WATCHED[id(operation)] -= 1
+        if _WATCHED[id(operation)]:
+            return
+        del _WATCHED[id(operation)]
+        replaced = operation.__dict__.pop("call").replaced
+        if replaced is not None:
+            operation.__dict__["call"] = replaced
