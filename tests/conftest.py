@@ -1,5 +1,6 @@
 """Fixtures that every test shares."""
 
+import gc
 import os
 import pathlib
 
@@ -9,6 +10,13 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 import pytest
+
+
+def pytest_collection_finish():
+    # `clear_session` collects garbage. What is imported by now stays, and need not be walked after
+    # every test: that took a third of a second each time.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
