@@ -41,7 +41,7 @@ def test_callable_with_several_outputs(make_net, images):
     )
     two.compile("sgd", run_eagerly=True)
     two.fit(images[0], verbose=0)
-    with pytest.raises(ValueError, match="Expected one of 2 output.*Did you mean 'logits'"):
+    with pytest.raises(ValueError, match=r"Expected one of 2 output.*Did you mean 'logits'"):
         Distiller(
             lambda x: {"logits": teacher(x), "other": x},
             make_net(4, "s"),

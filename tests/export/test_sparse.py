@@ -103,3 +103,31 @@ def test_a_float_file_leaves_single_zeros_out(data, tmp_path):
     sparse = tfc.export_tflite(model, tmp_path / "b.tflite", **options)
     assert sparse.num_bytes < 0.5 * whole.num_bytes
     assert sparse.agreement == 1.0
+    assert sparse.sparse_layers == ("hidden", "scores")
+    for report in (whole, sparse):
+        rows = {layer.name: (layer.num_bits, layer.pruned) for layer in report.layers}
+        assert rows == {"hidden": (32, round(0.9 * 64 * 96)), "scores": (32, round(0.9 * 96 * 32))}
+        assert report.dense_num_bytes == whole.num_bytes
+        assert report.dense_gzip_bytes > whole.gzip_bytes + 3 * (64 * 96 + 96 * 32)
+    assert f"{whole.num_bytes:,}" in str(sparse)
+
+
+def test_a_float_convolution_leaves_its_zeros_out(tmp_path):
+    inputs = keras.Input((8, 8, 16))
+    x = layers.Conv2D(32, 3, name="conv")(inputs)
+    model = keras.Model(inputs, layers.DepthwiseConv2D(3, name="depthwise")(x))
+    first = keras.Model(inputs, x)
+    pruned(first, "unstructured", 0.9)
+    options = {"allow_float": True, "sparse_encoding": True}
+    report = tfc.export_tflite(model, tmp_path / "a.tflite", **options)
+    assert report.sparse_layers == ("conv",)
+    dense = keras.models.clone_model(model)
+    with pytest.raises(ValueError, match=r"kernels of mostly zeros.*'conv': '0%'"):
+        tfc.export_tflite(dense, tmp_path / "b.tflite", **options)
+
+
+def test_the_zeros_of_four_bits_count_too(data, tmp_path):
+    config = tfc.QuantizationConfig("w4a8")
+    model = tfc.quantize(pruned(dense_model(), "unstructured"), config, calibration_data=data)
+    report = tfc.export_tflite(model, tmp_path / "a.tflite")
+    assert report.dense_gzip_bytes > report.gzip_bytes + 0.1 * (64 * 96 + 96 * 32)

@@ -12,7 +12,13 @@ from keras import layers as L
 import tfcompress as tfc
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.model.compressed import is_compressed
-from tfcompress.pruning import SET, ConstantSparsity, DynamicNetworkSurgery, PolynomialDecay
+from tfcompress.pruning import (
+    SET,
+    ConstantSparsity,
+    DynamicNetworkSurgery,
+    PolynomialDecay,
+    Pruner,
+)
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization_callback import Regularization
 
@@ -148,3 +154,19 @@ def test_masks_hold_on_every_replica():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
     )
     assert done.stdout.strip().endswith("held"), done.stderr[-3000:]
+
+
+def test_what_a_distiller_or_codebooks_leave_out_is_reported():
+    class Odd(L.Layer):
+        def build(self, shape):
+            self.matrix = self.add_weight(name="matrix", shape=(shape[-1], 3))
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.matrix)
+
+    student = keras.Sequential([keras.Input((6, 6, 2)), L.Flatten(), L.Dense(8), Odd(name="odd")])
+    distiller = tfc.Distiller(network("teacher"), student, tfc.LogitsDistillation())
+    pruner = Pruner(distiller, ConstantSparsity(0.5))
+    assert [name for name in pruner.skipped if "odd" in name]
+    clustered = tfc.cluster(network(), 4)
+    assert Pruner(clustered, ConstantSparsity(0.5)).skipped == {}

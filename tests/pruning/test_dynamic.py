@@ -206,7 +206,7 @@ class Metric:
 
     def __init__(self, limit, **options):
         self.model = build()
-        self.pruner = Pruner(self.model, MetricGuided("quality", 0.01, **options))
+        self.pruner = Pruner(self.model, MetricGuided("quality", 0.01, mode="max", **options))
         self.limit = limit
 
     def run(self, epochs):
@@ -258,6 +258,31 @@ def test_metric_guided_in_a_fit(blobs):
     assert callback.pruner.overall_sparsity() in [pytest.approx(s) for s in history["sparsity"]]
 
 
+@pytest.mark.parametrize(
+    ("monitor", "minimizes"),
+    [
+        *((name, True) for name in ("loss", "val_mae", "val_mean_absolute_error", "perplexity")),
+        *((name, False) for name in ("val_accuracy", "acc", "val_top_k_acc", "auc", "mean_iou")),
+    ],
+)
+def test_the_name_of_a_metric_tells_what_is_better(monitor, minimizes):
+    assert MetricGuided(monitor).minimizes == minimizes
+
+
+def test_a_metric_of_every_second_epoch_needs_a_baseline(blobs):
+    model = build()
+    options = {"validation_data": blobs, "validation_freq": 2, "verbose": 0}
+    with pytest.raises(ValueError, match="give `baseline=`"):
+        model.fit(*blobs, callbacks=[Pruning(MetricGuided(), verbose=0)], **options)
+    callback = Pruning(MetricGuided(max_drop=1.0, baseline=0.5), verbose=0)
+    model.fit(*blobs, epochs=4, callbacks=[callback], **options)
+    assert callback.pruner.overall_sparsity() > 0
+    del options["validation_data"], options["validation_freq"]
+    callback = Pruning(MetricGuided(baseline=0.5), verbose=0)
+    with pytest.raises(ValueError, match="nothing was pruned"):
+        model.fit(*blobs, callbacks=[callback], **options)
+
+
 def test_a_metric_that_is_not_there_is_told(blobs):
     callback = Pruning(MetricGuided("val_accuracy"), verbose=0)
     with pytest.raises(ValueError, match=r"validation_data.*'accuracy'"):
@@ -279,6 +304,7 @@ def test_a_metric_that_is_not_there_is_told(blobs):
         (lambda: MetricGuided(rate=0.1, min_rate=0.2), "min_rate <= rate"),
         (lambda: MetricGuided(patience=0), "patience"),
         (lambda: MetricGuided(mode="best"), "mode"),
+        (lambda: MetricGuided("val_quality"), "Expected a metric whose name tells"),
         (lambda: MetricGuided(max_sparsity=1), "max_sparsity"),
         (lambda: Pruner(build(), SET(0.5, 10), pattern=NOfM(2, 4)), "moves single weights"),
         (lambda: Pruner(build(), SET(0.5, 10), criterion="taylor"), "its own rule"),

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers as L
 
 from tfcompress.pruning import (
+    SET,
     Block,
     Channels,
     ConstantSparsity,
@@ -16,10 +17,13 @@ from tfcompress.pruning import (
     PolynomialDecay,
     Pruner,
     RigL,
+    masks,
     register_criterion,
 )
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.criteria import channel_entropy
+from tfcompress.pruning.structure import ChannelPruner
+from tfcompress.pruning.threshold import Threshold
 
 
 class Odd(L.Layer):
@@ -232,7 +236,7 @@ def test_a_missing_tensorboard_is_named_before_training(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "nobody"}, r"No layer with a kernel was matched.*'nobody'"),
+        ({"layers": "nobody"}, r"match a layer with a kernel. Received: 'nobody'"),
         ({"layers": L.LSTM}, "No layer"),
         ({"pattern": NOfM(2, 4)}, r"does not fit.*'conv'.*'depthwise'"),
         ({"pattern": Block(16, 1)}, r"does not fit.*'conv'"),
@@ -338,3 +342,76 @@ def test_the_same_final_mask_as_tfmot(tmp_path):
     theirs = np.load(paths[1])
     for index, ours in enumerate(model.get_weights()):
         np.testing.assert_array_equal(ours != 0, theirs[f"arr_{index}"] != 0)
+
+
+def weights_of(model):
+    return [w.numpy() for w in model.weights]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (PolynomialDecay(0.0, 0.5, 2, 8, frequency=2), {"criterion": "taylor"}),
+        (RigL(0.5, 8, frequency=2), {}),
+    ],
+)
+def test_data_without_labels_is_found_out_before_training(model, blobs, method, options):
+    before = weights_of(model)
+    callback = Pruning(method, data=(blobs[0],), verbose=0, **options)
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        model.fit(*blobs, batch_size=16, callbacks=[callback], verbose=0)
+    for old, new in zip(before, weights_of(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_data_may_be_a_list_of_batches_but_no_iterator(model, blobs):
+    x, y = blobs
+    parts = [(x[:8], y[:8]), [x[8:16], y[8:16]]]
+    schedule = ConstantSparsity(0.5)
+    pruner = Pruner(model, schedule, criterion="taylor", data=parts, num_batches=2)
+    pruner.update(0)
+    assert pruner.overall_sparsity() == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match="an iterator can be read once"):
+        Pruner(model, schedule, criterion="taylor", data=iter(parts))
+
+
+def test_a_model_without_a_known_kernel_is_refused_before_training(blobs):
+    model = keras.Sequential([keras.Input((6, 6, 2)), L.Flatten(), Odd()])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = weights_of(model)
+    with pytest.raises(ValueError, match="No layer with a kernel was matched"):
+        model.fit(*blobs, callbacks=[Pruning(ConstantSparsity(0.5), verbose=0)], verbose=0)
+    np.testing.assert_array_equal(before[0], weights_of(model)[0])
+
+
+def test_a_name_that_matches_nothing_is_told(model):
+    with pytest.raises(ValueError, match=r"Received: 'logit'\. Did you mean 'logits'"):
+        Pruner(model, ConstantSparsity(0.5), layers=["logit", keras.layers.Conv2D])
+    with pytest.raises(ValueError, match="regular expression"):
+        Pruner(model, ConstantSparsity(0.5), layers="logits(")
+
+
+def test_masks_of_channels_stay_beside_a_pruner():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(x))
+    channels = ChannelPruner(model, ConstantSparsity(0.5))
+    kernel = model.get_layer("conv").kernel
+    (mine,) = masks.attached(kernel)
+    pruner = Pruner(model, ConstantSparsity(0.5))
+    assert mine in masks.attached(kernel)
+    pruner.detach()
+    assert masks.attached(kernel) == [mine]
+    channels.finish()
+
+
+def test_an_end_that_was_not_reached_is_said(model, blobs, capsys):
+    callback = Pruning(PolynomialDecay(0.0, 0.5, 0, 1000))
+    model.fit(*blobs, batch_size=16, callbacks=[callback], verbose=0)
+    assert "before its end_step=1000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [SET(0.5, 10), Threshold([1], 0.1, None)])
+def test_methods_with_budgets_of_their_own_refuse_a_global_ranking(model, method):
+    with pytest.raises(ValueError, match=r"Expected.* scope='layer'"):
+        Pruner(model, method, scope="global")

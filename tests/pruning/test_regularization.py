@@ -191,7 +191,7 @@ def test_two_callbacks_on_one_variable_are_refused():
     [
         (lambda: Regularization(), "at least one above 0"),
         (lambda: Regularization(l1=-1.0), r"Received: \{'l1': -1.0\}"),
-        (lambda: fit(build(), Regularization(l1=1.0, layers="nobody")), "No layer"),
+        (lambda: fit(build(), Regularization(l1=1.0, layers="nobody")), "Received: 'nobody'"),
         (lambda: ThresholdPruning(0, threshold=0.1), "each >= 1"),
         (lambda: ThresholdPruning([5, 3], threshold=0.1), "ascending"),
         (lambda: ThresholdPruning(5), "exactly one"),
@@ -231,3 +231,24 @@ def test_threshold_pruning_regularizes_cuts_and_finetunes():
     assert zeros[:3] == (0, 0, 0)
     assert zeros[3] > 0
     assert len(set(zeros[3:])) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"l2": 0.05}, {"l1": 0.05, "proximal": True}, {"l1": 0.05, "l2": 0.05}]
+)
+def test_threshold_pruning_leaves_what_it_will_not_cut_alone(options):
+    model = build(keras.optimizers.SGD(0.05))
+    callback = ThresholdPruning(
+        np.array([2, 5]), threshold=0.1, layers=["hidden", "out"], skip_first_last=True, **options
+    )
+    with pytest.raises(ValueError, match="No layer with a kernel was matched"):
+        fit(model, callback, epochs=1)
+    callback = ThresholdPruning(np.array([2, 5]), threshold=0.1, layers="out", verbose=0, **options)
+    callback.set_model(model)
+    targets = [piece.target.variable for piece in callback.regularization.pieces]
+    assert targets == [model.get_layer("out").kernel]
+    callback.on_train_end()
+    fit(model, callback, epochs=7)
+    kernel = model.get_layer("out").kernel.numpy()
+    assert (kernel == 0).any()
+    assert callback.pruner.sparsity() == {"out": pytest.approx((kernel == 0).mean())}

@@ -185,3 +185,101 @@ def test_later_training_makes_an_old_state_void(blobs):
     callback = Pruning(ConstantSparsity(0.25), verbose=0)
     fit(model, blobs, [callback], epochs=1)
     assert (kernel.numpy() == 0).mean() == 0.25
+
+
+def constant(sparsity, **options):
+    return Pruning(ConstantSparsity(sparsity, 0, 0), verbose=0, **options)
+
+
+def test_another_schedule_begins_anew_from_the_zeros(blobs):
+    model = build(0)
+    fit(model, blobs, [constant(0.5)], epochs=1)
+    found = [layer.kernel.numpy() == 0 for layer in model.layers if hasattr(layer, "kernel")]
+    callback = constant(0.8)
+    fit(model, blobs, [callback], epochs=1)
+    assert callback.pruner.overall_sparsity() == pytest.approx(0.8, abs=0.02)
+    for zeros, mask in zip(found, callback.pruner.masks, strict=True):
+        assert not mask.numpy()[zeros].any()
+    again = constant(0.8, preserve_zeros=False)
+    fit(model, blobs, [again], epochs=1)
+    assert all(found.all() for found in again.pruner.found)
+
+
+def test_another_budget_of_sparse_training_is_not_the_old_run(blobs):
+    model = build(0)
+    fit(model, blobs, [METHODS["SET"](blobs)], epochs=1)
+    step = int(model.optimizer.iterations.numpy())
+    with pytest.raises(ValueError, match=r"no state of it was found.*begin one now"):
+        fit(model, blobs, [Pruning(SET(0.9, 40, frequency=3), verbose=0)], epochs=1)
+    callback = Pruning(SET(0.9, 40, begin_step=step, frequency=3, budget="uniform"), verbose=0)
+    fit(model, blobs, [callback], epochs=1)
+    assert callback.pruner.overall_sparsity() == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_finished_search_does_not_end_the_next(blobs):
+    model = build(0)
+    first = Pruning(MetricGuided("accuracy", 1.0, max_sparsity=0.4), verbose=0)
+    fit(model, blobs, [first])
+    assert first.pruner.overall_sparsity() == pytest.approx(0.4, abs=0.02)
+    assert not [name for name in first.pruner.state.values if name.startswith("held_")]
+    second = Pruning(MetricGuided("accuracy", 1.0, max_sparsity=0.7), verbose=0)
+    fit(model, blobs, [second])
+    assert second.pruner.overall_sparsity() == pytest.approx(0.7, abs=0.02)
+
+
+def test_as_many_steps_of_plain_training_make_an_old_state_void(blobs):
+    model = build(0)
+    options = {"epochs": 1}
+    fit(model, blobs, [constant(0.25)], **options)
+    model.compile(keras.optimizers.Adam(0.01), model.loss)
+    fit(model, blobs, [], **options)
+    kernel = model.layers[1].kernel
+    before = np.abs(kernel.numpy())
+    callback = constant(0.25)
+    fit(model, blobs, [callback], **options)
+    mask = callback.pruner.masks[0].numpy()
+    assert before[~mask].max() <= before[mask].min()
+
+
+@pytest.mark.parametrize("changed", ["settings", "step"])
+def test_a_file_of_another_run_is_refused(changed, blobs, tmp_path):
+    path = str(tmp_path / "half.keras")
+    model = build(0)
+    fit(model, blobs, [METHODS["polynomial"](blobs)], epochs=1)
+    model.save(path)
+    callback = METHODS["polynomial"](blobs)
+    if changed == "settings":
+        callback = Pruning(PolynomialDecay(0, 0.9, 0, 20, frequency=4), verbose=0)
+    callback.restore_from = path
+    with pytest.raises(ValueError, match=r"Expected the state of a run with the same schedule"):
+        fit(model if changed == "settings" else build(0), blobs, [callback], epochs=1)
+
+
+def test_a_file_is_read_by_the_first_fit_only(blobs, tmp_path):
+    path = str(tmp_path / "half.keras")
+    make = METHODS["SET"]
+    half = build(0)
+    fit(half, blobs, [make(blobs)], epochs=1)
+    half.save(path)
+    loaded = keras.models.load_model(path)
+    callback = make(blobs)
+    callback.restore_from = path
+    fit(loaded, blobs, [callback], initial_epoch=1, epochs=2)
+    fit(loaded, blobs, [callback], initial_epoch=2)
+    expected = build(0)
+    fit(expected, blobs, [make(blobs)])
+    assert_same(loaded, expected)
+
+
+def test_a_model_with_weights_of_its_own_continues(watched, blobs, tmp_path):
+    path = str(tmp_path / "half.weights.h5")
+    half = watched()
+    fit(half, blobs, [METHODS["movement"](blobs)], epochs=1)
+    half.save_weights(path)
+    resumed = watched()
+    resumed.optimizer.build(resumed.trainable_variables)
+    resumed.load_weights(path)
+    callback = METHODS["movement"](blobs)
+    callback.restore_from = path
+    fit(resumed, blobs, [callback], initial_epoch=1)
+    assert callback.pruner.overall_sparsity() == pytest.approx(0.8, abs=0.02)

@@ -12,7 +12,8 @@ from tfcompress.export.files import gzip_size
 def dense_gzip_size(data: bytes) -> int:
     """Bytes under gzip of the file if every zero weight were like the others of its kernel.
 
-    The zeros of every int8 kernel are drawn anew from its other codes, with a fixed seed.
+    The zeros of every int8 and int4 kernel are drawn anew from its other codes, those of a float
+    kernel from the normal distribution of its other values, with a fixed seed.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     random = np.random.default_rng(0)
@@ -20,13 +21,42 @@ def dense_gzip_size(data: bytes) -> int:
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             raw = model.buffers[tensor.buffer].data
-            is_kernel = tensor.type == schema.TensorType.INT8 and len(tensor.shape) > 1
+            is_kernel = tensor.type in _VALUES and len(tensor.shape) > 1
             if raw is None or not is_kernel or tensor.buffer in filled:
                 continue
             filled.add(tensor.buffer)
-            codes = np.frombuffer(bytes(raw), np.int8).copy()
-            zeros, others = codes == 0, codes[codes != 0]
+            read, written = _VALUES[tensor.type]
+            values = read(bytes(raw))
+            zeros, others = values == 0, values[values != 0]
             if others.size:
-                codes[zeros] = random.choice(others, zeros.sum())
-                model.buffers[tensor.buffer].data = codes.view(np.uint8)
+                values[zeros] = _alike(others, int(zeros.sum()), random)
+                model.buffers[tensor.buffer].data = np.frombuffer(written(values), np.uint8)
     return gzip_size(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+
+
+def _alike(others: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    if others.dtype == np.float32:
+        # Drawn from a few floats the same four bytes would come again and again, and pack well.
+        return random.normal(others.mean(), others.std(), count).astype(np.float32)
+    return random.choice(others, count)
+
+
+def _nibbles(raw: bytes) -> np.ndarray:
+    """The codes of a tensor of 4 bits, two to a byte; a padding one counts as a code."""
+    pairs = np.frombuffer(raw, np.uint8)
+    return np.stack([pairs & 15, pairs >> 4], -1).reshape(-1)
+
+
+def _paired(nibbles: np.ndarray) -> bytes:
+    return (nibbles[::2] | nibbles[1::2] << 4).astype(np.uint8).tobytes()
+
+
+#: Type of tensor → (bytes → values, values → bytes).
+_VALUES = {
+    schema.TensorType.INT8: (lambda raw: np.frombuffer(raw, np.int8).copy(), np.ndarray.tobytes),
+    schema.TensorType.INT4: (_nibbles, _paired),
+    schema.TensorType.FLOAT32: (
+        lambda raw: np.frombuffer(raw, np.float32).copy(),
+        np.ndarray.tobytes,
+    ),
+}

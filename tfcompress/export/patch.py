@@ -102,7 +102,7 @@ def _find(model, kernel: BakedKernel, taken: dict):
             raw = model.buffers[tensor.buffer].data
             if raw is None or tensor.type != schema.TensorType.INT8:
                 continue
-            if _squeezed(tensor.shape) != _squeezed(layout.shape):
+            if squeezed(tensor.shape) != squeezed(layout.shape):
                 continue
             other = taken.get(_weight_key(graph, op, code))
             if other is not None and not np.array_equal(other.codes, kernel.codes):
@@ -236,7 +236,7 @@ def _weight_key(graph, op, code: int) -> tuple[int, int]:
     return id(graph), int(op.inputs[_WEIGHT_OPS[code][0]])
 
 
-def _squeezed(shape) -> tuple[int, ...]:
+def squeezed(shape) -> tuple[int, ...]:
     return tuple(int(n) for n in shape if n != 1)
 
 

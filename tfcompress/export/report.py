@@ -15,8 +15,8 @@ class LayerReport:
 
     Attributes:
         name: The Keras layer.
-        num_bits: Bits of its codes.
-        num_scales: One, or one per output channel.
+        num_bits: Bits of its codes; 32 for a kernel in float.
+        num_scales: One, or one per output channel; 0 for a kernel in float, which has none.
         smallest_scale: Of its scales.
         largest_scale: Of its scales.
         num_weights: How many weights it has.
@@ -46,15 +46,16 @@ class ExportReport:
         gzip_bytes: Its size under gzip, which is what a phone downloads.
         float_num_bytes: Size of the same model as a float file.
         float_gzip_bytes: Likewise under gzip.
+        dense_num_bytes: For a pruned model, the size of this file with its zeros; else `None`.
         dense_gzip_bytes: For a pruned model, what gzip would make of this file if its zero weights
-            were like the others (drawn anew from them): what pruning saved. Else `None`.
+            were like the others (see `dense_gzip_size`): what pruning saved. Else `None`.
         ops: Op name → how many.
         float_tensors: Float tensor left in the file → the Keras layer it comes from.
         flex_ops: Ops that LiteRT alone cannot run.
         num_partitions: Pieces that XNNPACK runs.
         fully_delegated: Whether XNNPACK takes every op.
         ops_outside: Ops that XNNPACK leaves to the interpreter.
-        layers: Every int8 kernel.
+        layers: Every kernel.
         parity: Signature → agreement with the Keras model, per output; empty without data.
         patched: Layers whose codes or scales were written into the file after conversion.
         unverified: Layers whose kernel was not found in the file.
@@ -76,6 +77,7 @@ class ExportReport:
     parity: dict[str, tuple[Parity, ...]]
     patched: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
+    dense_num_bytes: int | None = None
     dense_gzip_bytes: int | None = None
     sparse_layers: tuple[str, ...] = ()
 
@@ -108,7 +110,8 @@ class ExportReport:
             ),
         ]
         if self.dense_gzip_bytes is not None:
-            rows.append(("this file, were it dense", self.num_bytes, self.dense_gzip_bytes))
+            dense = (self.dense_num_bytes, self.dense_gzip_bytes)
+            rows.append(("this file, were it dense", *dense))
         return render_table("Size in bytes", ("", "raw", "gzip"), rows)
 
     def _runtime(self) -> str:

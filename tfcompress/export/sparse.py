@@ -12,7 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.bake import BakedKernel
-from tfcompress.export.patch import share_buffers, tflite_layout
+from tfcompress.export.layers import FloatKernel
+from tfcompress.export.patch import share_buffers, squeezed, tflite_layout
 
 #: Weights along the input that are stored or left out together.
 BLOCK = 16
@@ -59,6 +60,30 @@ def encode_sparse(data: bytes, kernels: list[BakedKernel]) -> tuple[bytes, tuple
         )
     share_buffers(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), tuple(encoded)
+
+
+def sparse_float_layers(data: bytes, kernels: list[FloatKernel]) -> tuple[str, ...]:
+    """Names the layers whose zeros the converter left out of a float file.
+
+    Raises:
+        ValueError: There are none.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    shapes = [squeezed(t.shape) for graph in model.subgraphs for t in graph.tensors if t.sparsity]
+    found = tuple(
+        kernel.layer
+        for kernel in kernels
+        if np.any(kernel.values == 0)
+        and squeezed(tflite_layout(kernel.values, kernel.keras_class).shape) in shapes
+    )
+    if not found:
+        zeros = {k.layer: f"{np.mean(k.values == 0):.0%}" for k in kernels}
+        raise ValueError(
+            "Expected sparse_encoding for a model with kernels of mostly zeros: the converter "
+            f"encodes what becomes smaller. Received zeros: {zeros}. Prune it, or leave "
+            "sparse_encoding off."
+        )
+    return found
 
 
 def _reason(kernel: BakedKernel) -> str | None:

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.export.bake import BakedKernel
 from tfcompress.export.bundle import bundle_files, write_files
 from tfcompress.export.checks import check_floats, check_limits, float_origins, missing_ranges
 from tfcompress.export.converter import current_converter
@@ -19,12 +18,13 @@ from tfcompress.export.delegation import delegation
 from tfcompress.export.dense import dense_gzip_size
 from tfcompress.export.files import gzip_size, write_atomically
 from tfcompress.export.inspect import inspect_tflite
+from tfcompress.export.layers import float_kernels, layer_report
 from tfcompress.export.lower import lower
 from tfcompress.export.parity import Parity, measure_parity
 from tfcompress.export.patch import patch
-from tfcompress.export.report import ExportReport, LayerReport
+from tfcompress.export.report import ExportReport
 from tfcompress.export.runtime import Runner
-from tfcompress.export.sparse import encode_sparse
+from tfcompress.export.sparse import encode_sparse, sparse_float_layers
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.strip import strip
@@ -109,16 +109,24 @@ def export_tflite(
     with current_converter() as converter:
         sparse_float = sparse_encoding and not is_quantized
         data = converter.convert(lowered, quantized=is_quantized, sparse=sparse_float)
-        plain = {key: lower(strip(m), names[key]) for key, m in ready.items()}
-        float_data = converter.convert(plain, quantized=False)
+        plain = {key: strip(m) for key, m in ready.items()}
+        low_plain = {key: lower(m, names[key]) for key, m in plain.items()}
+        float_data = converter.convert(low_plain, quantized=False)
 
     kernels = [kernel for low in lowered.values() for kernel in low.kernels]
+    floats = float_kernels(plain.values(), kernels)
+    layers = tuple(map(layer_report, (*kernels, *floats)))
     scales = [scale for low in lowered.values() for scale in low.scales]
     patched = patch(data, kernels, scales)
     data = patched.data
-    pruned_gzip = dense_gzip_size(data) if any(k.num_pruned for k in kernels) else None
+    dense_bytes = dense_gzip = None
+    if any(layer.pruned for layer in layers):
+        whole = float_data if sparse_float else data
+        dense_bytes, dense_gzip = len(whole), dense_gzip_size(whole)
     sparse_layers: tuple[str, ...] = ()
-    if sparse_encoding and is_quantized:
+    if sparse_float:
+        sparse_layers = sparse_float_layers(data, floats)
+    elif sparse_encoding:
         data, sparse_layers = encode_sparse(data, kernels)
     summary = inspect_tflite(data)
     origins = float_origins(summary, ready, names)
@@ -142,11 +150,12 @@ def export_tflite(
         num_partitions=placed.num_partitions,
         fully_delegated=placed.is_fully_accelerated,
         ops_outside=placed.ops_outside,
-        layers=tuple(_layer_report(kernel) for kernel in kernels),
+        layers=layers,
         parity=parity,
         patched=patched.patched,
         unverified=patched.missing,
-        dense_gzip_bytes=pruned_gzip,
+        dense_num_bytes=dense_bytes,
+        dense_gzip_bytes=dense_gzip,
         sparse_layers=sparse_layers,
     )
     _check_agreement(report, min_agreement)
@@ -245,20 +254,6 @@ def _samples(ready, given, verify_data, calibration_data) -> list[np.ndarray] | 
 
 def _parity(model, data: bytes, key: str, samples: list[np.ndarray], names: list[str]):
     return measure_parity(model, Runner(data, signature=key), samples, names)
-
-
-def _layer_report(kernel: BakedKernel) -> LayerReport:
-    return LayerReport(
-        kernel.layer,
-        kernel.num_bits,
-        int(np.unique(kernel.scale).size),
-        float(kernel.scale.min()),
-        float(kernel.scale.max()),
-        int(kernel.codes.size),
-        kernel.num_pruned,
-        int(np.sum(kernel.codes == 0)) - kernel.num_pruned,
-        int(np.unique(kernel.codes).size),
-    )
 
 
 def _check_agreement(report: ExportReport, min_agreement: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model.kernels import compressible_kernels, iterate_layers
 from tfcompress.pruning import masks as constraints
 from tfcompress.pruning.criteria import get_criterion
 from tfcompress.pruning.methods import get_method
@@ -34,6 +34,11 @@ class Pruning(keras.callbacks.Callback):
     back by itself (put this callback before it), a file is named by `restore_from`. The sparsity
     goes to the epoch's logs as `"sparsity"`.
 
+    Callbacks that put other weights into the model go before this one, so that it can mask what
+    they bring: `SwapEMAWeights`, and `EarlyStopping(restore_best_weights=True)`. With the latter
+    let `start_from_epoch` be past `end_step`, or weights of a denser model come back that were
+    never trained with the final masks. `MetricGuided` is made for that wish.
+
     Args:
         schedule: A schedule, a dynamic method, a schedule of tfmot or a callable; see `Pruner`.
         criterion: Name or function of what a weight is worth.
@@ -43,7 +48,7 @@ class Pruning(keras.callbacks.Callback):
         skip_first_last: Leave the first and the last kernel dense.
         data: Batches for criteria that need gradients or activations.
         restore_from: A `.keras` or `.weights.h5` file, saved while this callback was training the
-            model, whose masks and state are taken up.
+            model, whose masks and state the first `fit` takes up.
         log_dir: Folder for TensorBoard summaries of the sparsity per kernel and overall.
         verbose: 0 is silent; 1 prints what is left out, and a line after each epoch.
         **options: `num_batches`, `batch_size`, `loss`, `seed`, `preserve_zeros`; see `Pruner`.
@@ -94,6 +99,7 @@ class Pruning(keras.callbacks.Callback):
                 f"`pip install tfcompress[reports]`. Received: log_dir={log_dir!r}"
             )
         self.restore_from = restore_from
+        self._restored = False
         self.log_dir = log_dir
         self.verbose = verbose
         self.pruner: Pruner | None = None
@@ -104,7 +110,8 @@ class Pruning(keras.callbacks.Callback):
         self.pruner = None
         self._checked = False
         # A model that builds itself in its first step has no kernels yet; `built` may lie.
-        if model.built and compressible_kernels(model):
+        whole = model.built and all(layer.built for layer in iterate_layers(model))
+        if whole or (model.built and compressible_kernels(model)):
             self._make_pruner()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -113,7 +120,9 @@ class Pruning(keras.callbacks.Callback):
         # Not earlier: in between, `BackupAndRestore` loads weights and steps.
         self._check_constraints()
         step = self.pruner.clock()
-        self.pruner.begin(step, self.restore_from)
+        # Once: in a later `fit` the model itself goes on from where it is.
+        self.pruner.begin(step, None if self._restored else self.restore_from)
+        self._restored = True
         self.pruner.update(step)
         if self.log_dir is not None and self._writer is None:
             self._writer = tf.summary.create_file_writer(self.log_dir)
@@ -126,6 +135,11 @@ class Pruning(keras.callbacks.Callback):
         step = self.pruner.clock()
         if self.pruner.is_due(step):
             self.pruner.update(step)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        # `SwapEMAWeights` may just have put averages in, and averages keep what was removed.
+        if self.pruner is not None and self.pruner.begun:
+            self.pruner.apply_masks()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.pruner.clock()
@@ -141,10 +155,15 @@ class Pruning(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         if self.pruner is None:
             return
+        step = self.pruner.clock()
         if self.pruner.begun:
-            self.pruner.update(self.pruner.clock())
+            self.pruner.update(step)
         self.pruner.finish()
-        self.model.train_function = None
+        if self.verbose and step < self.method.end_step:
+            print(
+                f"Pruning ended at step {step}, before its end_step={self.method.end_step}: "
+                f"{self.pruner.report().line()}"
+            )
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -157,8 +176,6 @@ class Pruning(keras.callbacks.Callback):
 
     def _make_pruner(self) -> None:
         self.pruner = Pruner(self.model, self.method, **self.options)
-        # The step was traced without the constraint if the model was fitted before.
-        self.model.train_function = None
         if self.verbose and self.pruner.skipped:
             left_out = ", ".join(f"{n} ({why})" for n, why in self.pruner.skipped.items())
             print(f"Pruning leaves out: {left_out}")

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _FIELDS = ("baseline", "current", "best", "best_metric", "rate", "waited", "done")
 
+_DIRECTIONS = {
+    "min": ("loss", "error", "entropy", "perplexity", "hinge", "mae", "mse", "mape", "msle"),
+    "max": ("acc", "auc", "precision", "recall", "f1", "f_score", "iou", "dice", "r2", "psnr"),
+}
+
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class MetricGuided(Method):
@@ -36,7 +41,11 @@ class MetricGuided(Method):
         min_rate: The `rate` at which the search ends, in (0, rate].
         patience: Epochs of finetuning that a sparsity gets before it counts as too high, >= 1.
         max_sparsity: The sparsity at which the search ends, in (0, 1).
-        mode: `"max"`, `"min"` or `"auto"` (minimize what has "loss" or "error" in its name).
+        mode: `"max"`, `"min"` or `"auto"`: by the name of the metric, where it is one that is known
+            to be better when it is higher (accuracy, AUC, ...) or lower (a loss, an error, ...).
+
+    Raises:
+        ValueError: If an argument is out of range, or `mode="auto"` cannot tell.
     """
 
     needs_metrics = True
@@ -66,6 +75,8 @@ class MetricGuided(Method):
             )
         if mode not in ("auto", "max", "min"):
             raise ValueError(f"`mode` must be 'auto', 'max' or 'min'. Received: mode={mode!r}")
+        if mode == "auto":
+            mode = _direction(monitor)
         self.monitor = monitor
         self.max_drop = max_drop
         self.baseline = baseline
@@ -77,8 +88,6 @@ class MetricGuided(Method):
 
     @property
     def minimizes(self) -> bool:
-        if self.mode == "auto":
-            return "loss" in self.monitor or "error" in self.monitor
         return self.mode == "min"
 
     def check(self, pruner: Pruner) -> None:
@@ -98,9 +107,10 @@ class MetricGuided(Method):
     def on_metrics(self, pruner: Pruner, step: int, metrics: dict[str, Any], batch: Any) -> bool:
         search = self._search(pruner)
         if self.monitor not in metrics:
-            if np.isnan(search["baseline"]):
+            if self.baseline is None and np.isnan(search["baseline"]):
                 raise ValueError(
-                    f"`monitor` must be a metric of every epoch; is `validation_data` missing? "
+                    "`monitor` must be a metric of the first epoch, which gives the baseline; is "
+                    "`validation_data` missing? With `validation_freq` above 1 give `baseline=`. "
                     f"Received: monitor={self.monitor!r}, metrics={sorted(metrics)}"
                 )
             return False
@@ -122,9 +132,19 @@ class MetricGuided(Method):
 
     def finish(self, pruner: Pruner, step: int) -> None:
         search = self._search(pruner)
+        if np.isnan(search["baseline"]):
+            raise ValueError(
+                f"No epoch had the metric to go by, so nothing was pruned; is `validation_data` "
+                f"missing? Received: monitor={self.monitor!r}"
+            )
         if not np.isnan(search["best"]):
             self._recall(pruner)
             search["current"] = search["best"]
+            # What was held is in the model now; a file need not carry it a second time.
+            search["best"] = search["best_metric"] = float("nan")
+            values = pruner.state.values
+            for name in [name for name in values if name.startswith("held_")]:
+                del values[name]
             self._store(pruner, search)
 
     def get_config(self) -> dict[str, Any]:
@@ -193,6 +213,19 @@ class MetricGuided(Method):
 
     def _store(self, pruner: Pruner, search: dict[str, float]) -> None:
         pruner.state.values["search"] = np.array([search[f] for f in _FIELDS], np.float64)
+
+
+def _direction(monitor: str) -> Literal["max", "min"]:
+    """Whether a metric is better when it is higher, as far as its name tells."""
+    name = monitor.removeprefix("val_")
+    # In this order: "accuracy_loss" is a loss.
+    for mode, words in _DIRECTIONS.items():
+        if any(word in name for word in words):
+            return mode
+    raise ValueError(
+        "Expected a metric whose name tells whether more is better, or mode='max' or mode='min'. "
+        f"Received: monitor={monitor!r}, mode='auto'"
+    )
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -42,9 +42,13 @@ class MaskConstraint(ChainedConstraint):
     def __init__(self, mask: keras.Variable):
         self.mask = mask
 
-    def apply(self, w: tf.Tensor) -> tf.Tensor:
+    def masked(self, w: tf.Tensor) -> tf.Tensor:
+        """Returns `w` with exact zeros outside the mask."""
         # A product would keep NaN and infinity alive, and turn negative weights into -0.0.
         return tf.where(tf.convert_to_tensor(self.mask), w, tf.zeros((), w.dtype))
+
+    def apply(self, w: tf.Tensor) -> tf.Tensor:
+        return self.masked(w)
 
 
 class LatentConstraint(MaskConstraint):
@@ -77,15 +81,13 @@ class LatentConstraint(MaskConstraint):
         self.criterion = criterion
 
     def apply(self, w: tf.Tensor) -> tf.Tensor:
-        mask = tf.convert_to_tensor(self.mask)
         latent = tf.convert_to_tensor(self.latent)
-        zero = tf.zeros((), w.dtype)
-        step = w - tf.where(mask, latent, zero)
+        step = w - self.masked(latent)
         if self.scores is not None:
             self.scores.assign_add(self.criterion(kernel=latent, gradient=-step))
         removed = latent + step if self.train_removed else latent
-        self.latent.assign(tf.where(mask, w, removed))
-        return tf.where(mask, w, zero)
+        self.latent.assign(tf.where(tf.convert_to_tensor(self.mask), w, removed))
+        return self.masked(w)
 
 
 def attach(variable: keras.Variable, constraint: ChainedConstraint) -> None:
@@ -118,7 +120,7 @@ def attached(variable: keras.Variable) -> list[ChainedConstraint]:
 
 
 def detach_all(variable: keras.Variable, kind: type[ChainedConstraint]) -> None:
-    """Takes every constraint of a class off: what an interrupted `fit` may have left behind."""
+    """Takes every constraint of exactly this class off: what an interrupted `fit` has left."""
     for constraint in attached(variable):
-        if isinstance(constraint, kind):
+        if type(constraint) is kind:
             detach(variable, constraint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfcompress.pruning.masks import LatentConstraint, MaskConstraint
@@ -21,6 +20,7 @@ class Method(abc.ABC):
 
     Attributes:
         begin_step: The step at which it starts to act.
+        end_step: The step at which it has done what it was asked for; -1 for none.
         regrows: Whether weights can come back, so that zeros alone do not tell its state.
         keeps_zeros: Whether zeros that are there at the start stay for good.
         needs_metrics: Whether it waits for the metrics of an epoch.
@@ -28,6 +28,7 @@ class Method(abc.ABC):
     """
 
     begin_step: int = 0
+    end_step: int = -1
     regrows: bool = False
     keeps_zeros: bool = True
     needs_metrics: bool = False
@@ -58,6 +59,10 @@ class Method(abc.ABC):
     def finish(self, pruner: Pruner, step: int) -> None:  # noqa: B027
         """Called once after training, before the constraints are taken off."""
 
+    @abc.abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """Returns every option: what tells this method from another of its class."""
+
 
 class Gradual(Method):
     """Removes weights as a schedule says; they stay away, except with an accumulating criterion.
@@ -69,6 +74,7 @@ class Gradual(Method):
     def __init__(self, schedule: PruningSchedule):
         self.schedule = schedule
         self.begin_step = schedule.begin_step
+        self.end_step = schedule.end_step
 
     def check(self, pruner: Pruner) -> None:
         pattern = pruner.pattern
@@ -116,6 +122,9 @@ class Gradual(Method):
         else:
             pruner.prune_to(sparsity, step, batch)
 
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": self.schedule}
+
 
 def remember_latent(pruner: Pruner) -> None:
     """Copies the kernels into the latent weights."""
@@ -128,9 +137,3 @@ def get_method(schedule: Any) -> Method:
     if isinstance(schedule, Method):
         return schedule
     return Gradual(get_schedule(schedule))
-
-
-def serialize_method(method: Method) -> Any:
-    """Returns what `get_method` was given, as a config of Keras."""
-    subject = method.schedule if isinstance(method, Gradual) else method
-    return keras.saving.serialize_keras_object(subject)

@@ -19,7 +19,13 @@ from tfcompress.pruning.ranking import global_masks, layer_masks
 from tfcompress.pruning.report import PruningReport
 from tfcompress.pruning.scoring import compute_scores
 from tfcompress.pruning.selection import kernel_labels, select_kernels
-from tfcompress.pruning.state import PruningState, attach_state, read_state, state_key
+from tfcompress.pruning.state import (
+    PruningState,
+    attach_state,
+    read_state,
+    settings_key,
+    state_key,
+)
 from tfcompress.pruning.statistics import Loss, Statistics, batches
 
 
@@ -95,6 +101,9 @@ class Pruner:
         self.names = kernel_labels(model, self.kernels)
         self._check()
         self.statistics = Statistics(model, self.kernels, loss)
+        self._settings = settings_key(
+            self.method, self.criterion.name, self.pattern, scope, preserve_zeros
+        )
         self.last_update: int | None = None
         self.begun = False
         self._attach()
@@ -139,13 +148,20 @@ class Pruner:
 
         Called by the first `update`. The order of preference is: what Keras has loaded into the
         model since the pruner was attached (`BackupAndRestore`), `restore_from`, what an earlier
-        run on this model left off at this very step, the zeros.
+        run with the same settings on this model left off at this very step, the zeros.
+
+        Raises:
+            ValueError: If a file holds the state of another run, or the data cannot give what the
+                criterion or method needs.
         """
         self.begun = True
+        self._try_data(step)
         arrays = self.state.restored
         if arrays is None and restore_from is not None:
             arrays = read_state(restore_from, self.state.key)
-        if arrays is None:
+        if arrays is not None:
+            self._check_restored(arrays, step)
+        else:
             arrays = self._earlier(step)
         self.state.restored = None
         self._previous = None
@@ -165,6 +181,7 @@ class Pruner:
             )
         self.found = [self._zeros_found(k.variable.numpy()) for k in self.kernels]
         self.state.values.update({f"found_{i}": found for i, found in enumerate(self.found)})
+        self.state.values["settings"] = self._settings
         self.method.start(self, step)
         self.set_masks(self.found)
 
@@ -185,6 +202,7 @@ class Pruner:
             constraints.detach(kernel.variable, constraint)
         final = self._live()
         self.state.live = lambda: final
+        self._drop_traces()
 
     def __enter__(self) -> Pruner:
         return self
@@ -242,10 +260,7 @@ class Pruner:
                 "This update needs gradients or activations. Expected `data=` at construction or "
                 "`update(step, batch=(x, y))`. Received neither."
             )
-        found = list(batches(self.data, self.num_batches, self.batch_size, offset=step))
-        if not found:
-            raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
-        return found
+        return list(self._data_batches(self.num_batches, step))
 
     def rank(
         self, scores: Sequence[np.ndarray], sparsity: float, current: Sequence[np.ndarray]
@@ -301,6 +316,11 @@ class Pruner:
                 f"{self.pattern!r} does not fit these kernels: {misfits}. Choose the layers that "
                 "it fits with `layers=`, or another pattern."
             )
+        if hasattr(self.data, "__next__"):
+            raise ValueError(
+                "`data` is read at every update, and an iterator can be read once. Expected a "
+                f"tuple of arrays, a tf.data.Dataset or a list of batches. Received: {self.data!r}"
+            )
         self.method.check(self)
 
     def _attach(self) -> None:
@@ -315,12 +335,19 @@ class Pruner:
         ]
         self.constraints = self.method.create(self)
         for kernel, constraint in zip(self.kernels, self.constraints, strict=True):
-            constraints.detach_all(kernel.variable, constraints.MaskConstraint)
+            for kind in (constraints.MaskConstraint, constraints.LatentConstraint):
+                constraints.detach_all(kernel.variable, kind)
             constraints.attach(kernel.variable, constraint)
         self.state.live = self._live
         self._previous = attach_state(self.model, self.state)
+        self._drop_traces()
         self._apply = tf.function(lambda: self._assign_masked(latent=False))
         self._apply_latent = tf.function(lambda: self._assign_masked(latent=True))
+
+    def _drop_traces(self) -> None:
+        # A step that was traced before holds the constraints of then.
+        if getattr(self.model, "train_function", None) is not None:
+            self.model.train_function = None
 
     def _live(self) -> dict[str, int]:
         last = -1 if self.last_update is None else self.last_update
@@ -330,15 +357,49 @@ class Pruner:
         for kernel, constraint in zip(self.kernels, self.constraints, strict=True):
             source = getattr(constraint, "latent", None) if latent else None
             value = tf.convert_to_tensor(kernel.variable if source is None else source)
-            mask = tf.convert_to_tensor(constraint.mask)
-            kernel.variable.assign(tf.where(mask, value, tf.zeros_like(value)))
+            kernel.variable.assign(constraint.masked(value))
 
     def _earlier(self, step: int) -> dict[str, np.ndarray] | None:
         previous = self._previous
         if previous is None:
             return None
         arrays = previous.restored or previous.snapshot()
-        return arrays if int(arrays["step"]) == step and "found_0" in arrays else None
+        if int(arrays["step"]) != step or int(arrays.get("settings", -1)) != self._settings:
+            return None
+        # Weights that grew where the mask was: they were trained without it since.
+        grown = any(
+            np.any(kernel.variable.numpy()[~arrays[f"mask_{i}"].astype(bool)])
+            for i, kernel in enumerate(self.kernels)
+        )
+        return None if grown else arrays
+
+    def _check_restored(self, arrays: dict[str, np.ndarray], step: int) -> None:
+        saved = int(arrays["step"])
+        if saved != step or int(arrays.get("settings", -1)) != self._settings:
+            raise ValueError(
+                "Expected the state of a run with the same schedule, criterion, pattern and scope, "
+                f"at the optimizer's step. Received: a state of step {saved} of "
+                f"{'this' if saved != step else 'another'} run, at step {step}. To continue, load "
+                "the model with its optimizer from the same file; to begin a new run from its "
+                "zeros, leave `restore_from` (and the old backup) away."
+            )
+
+    def _try_data(self, step: int) -> None:
+        """Computes once what updates will need, so that bad data shows before training."""
+        if self.data is None:
+            return
+        if self.method.needs_data:
+            self.statistics.gradients(next(self._data_batches(1, step)))
+        if self.criterion.needs_data:
+            seeds = [(self.seed, index) for index in self._indices]
+            parts = list(self._data_batches(1, step))
+            compute_scores(self.criterion, self.statistics, self.names, seeds, parts)
+
+    def _data_batches(self, count: int, step: int):
+        found = list(batches(self.data, count, self.batch_size, offset=step))
+        if not found:
+            raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
+        return iter(found)
 
     def _zeros_found(self, kernel: np.ndarray) -> np.ndarray:
         nonzero = kernel != 0

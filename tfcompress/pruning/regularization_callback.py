@@ -77,6 +77,11 @@ class Regularization(keras.callbacks.Callback):
                 "Regularization needs a built model, because what is traced in the first step "
                 "cannot be changed later. Call the model on a batch, or `build` it, before `fit`."
             )
+        if self.proximal and not hasattr(model.optimizer, "learning_rate"):
+            raise ValueError(
+                "Proximal steps go by the learning rate of one optimizer. Expected an optimizer "
+                f"with a `learning_rate`. Received: {model.optimizer!r}; use proximal=False."
+            )
         self.pieces = []
         targets = regularization.find_targets(model, layers=self.layers, **self.strengths)
         strategy = getattr(model, "distribute_strategy", None)

@@ -8,8 +8,10 @@ from typing import Any
 
 import keras
 
+from tfcompress.model import lookup
 from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layers, layer_kernels
 from tfcompress.model.paths import layer_paths
+from tfcompress.model.transforms import WeightTransform
 
 Selector = str | re.Pattern | type | Callable[[keras.Layer], bool]
 
@@ -24,9 +26,7 @@ def matches(layer: keras.Layer, selector: Selector, path: str = "") -> bool:
         path: The layer's unique path, for layers inside others.
     """
     if isinstance(selector, str):
-        if selector == layer.name:
-            return True
-        return any(re.fullmatch(selector, text) for text in (layer.name, path))
+        return any(lookup.matches(selector, text) for text in (layer.name, path))
     if isinstance(selector, re.Pattern):
         return any(selector.search(text) for text in (layer.name, path))
     if isinstance(selector, type):
@@ -82,6 +82,15 @@ def select_kernels(
         else:
             chosen.append(kernel)
     skipped.update(_unknown_matrices(model))
+    for selector in selectors or ():
+        found = any(
+            matches(k.layer, selector, label) for k, label in zip(candidates, labels, strict=True)
+        )
+        if isinstance(selector, str) and candidates and not found:
+            raise ValueError(
+                "Expected every name in `layers` to match a layer with a kernel. "
+                f"Received: {selector!r}. {lookup.near_names(selector, labels)}"
+            )
     if not chosen:
         raise ValueError(
             "No layer with a kernel was matched. Expected `layers` to choose some of "
@@ -102,9 +111,12 @@ def kernel_labels(model: keras.Layer, kernels: Sequence[Kernel]) -> list[str]:
 
 def _unknown_matrices(model: keras.Model) -> dict[str, str]:
     """Trainable matrices that belong to no layer of the table; what is smaller cannot be sparse."""
-    if callable(getattr(model, "compressible_kernels", None)):
-        return {}
+    # A distiller's student is what is pruned; the rest of it is not asked for.
+    model = getattr(model, "student", model)
     known = {id(k.variable) for layer in iterate_layers(model) for k in layer_kernels(layer)}
+    # What transforms train, such as codebooks, says which values a kernel may have.
+    transforms = (o for o in iterate_layers(model) if isinstance(o, WeightTransform))
+    known |= {id(variable) for transform in transforms for variable in transform.variables}
     return {
         variable.path: "its layer is not in the table of kernels"
         for variable in model.trainable_variables

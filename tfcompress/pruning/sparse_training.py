@@ -95,6 +95,11 @@ class SparseTraining(Method):
                 f"{type(self).__name__} drops by magnitude and has its own rule of growth. "
                 f"Expected criterion='magnitude'. Received: {pruner.criterion.name!r}"
             )
+        if pruner.scope != "layer":
+            raise ValueError(
+                f"{type(self).__name__} shares the weights among the layers by its `budget`. "
+                f"Expected scope='layer'. Received: scope={pruner.scope!r}"
+            )
 
     def due(self, last_update: int | None, step: int) -> bool:
         if step < self.begin_step:

@@ -84,11 +84,40 @@ def state_key(technique: str, indices: Sequence[int], shapes: Sequence[Any]) -> 
     return f"pruning_state_{zlib.crc32(text.encode()):08x}"
 
 
+def settings_key(*settings: Any) -> int:
+    """A number that is the same in every process for the same settings.
+
+    Args:
+        *settings: Plain values, objects with `get_config`, functions and containers of these.
+    """
+    return zlib.crc32(repr([_described(value) for value in settings]).encode())
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _described(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(item) for item in value]
+    if hasattr(value, "get_config"):
+        return [type(value).__name__, _described(value.get_config())]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    # A function or an object of the user: its address would differ in the next process.
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
 def attach_state(model: keras.Model, state: PruningState) -> PruningState | None:
     """Makes the state part of what Keras saves with the model; returns the one it replaces."""
     previous = getattr(model, state.key, None)
     object.__setattr__(model, state.key, state)
     return previous
+
+
+class _Holder(keras.Sequential):
+    """Takes the state from a file of any model, and leaves the model's own variables there."""
+
+    def load_own_variables(self, store: Any) -> None:
+        pass
 
 
 def read_state(path: str, key: str) -> dict[str, np.ndarray]:
@@ -97,7 +126,7 @@ def read_state(path: str, key: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the file does not hold it.
     """
-    holder = keras.Sequential(name="holder")
+    holder = _Holder(name="holder")
     holder.built = True
     state = PruningState(key)
     object.__setattr__(holder, key, state)

@@ -22,13 +22,14 @@ def batches(
 
     Args:
         data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset`, or any
-            iterable of such batches that can be iterated again.
+            iterable of such batches that can be iterated again, such as a list of tuples.
         num_batches: Number of batches.
         batch_size: Batch size for arrays.
         offset: For arrays, where to begin, in batches; so that successive updates see other
             examples, and the same ones after a resume.
     """
-    if isinstance(data, (tuple, list)):
+    arrays = isinstance(data, tuple) or (isinstance(data, list) and hasattr(data[0], "shape"))
+    if arrays:
         size = len(keras.tree.flatten(data[0])[0])
         for index in range(num_batches):
             start = (offset + index) * batch_size
@@ -38,7 +39,7 @@ def batches(
     for index, batch in enumerate(data):
         if index == num_batches:
             return
-        yield batch if isinstance(batch, tuple) else (batch,)
+        yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
 class Statistics:

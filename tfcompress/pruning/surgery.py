@@ -60,6 +60,7 @@ class DynamicNetworkSurgery(Method):
         self.margin = margin
         self.frequency = int(frequency)
         self.begin_step = self.schedule.begin_step
+        self.end_step = self.schedule.end_step
 
     def check(self, pruner: Pruner) -> None:
         if pruner.criterion.name != "magnitude" or isinstance(pruner.pattern, NOfM):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,14 +30,21 @@ class Threshold(Method):
         self.threshold = threshold
         self.num_std = num_std
         self.begin_step = self.prune_steps[0]
+        self.end_step = self.prune_steps[-1]
 
     def check(self, pruner: Pruner) -> None:
-        if pruner.criterion.name != "magnitude" or pruner.pattern != Unstructured():
+        by_magnitude = pruner.criterion.name == "magnitude" and pruner.pattern == Unstructured()
+        if not by_magnitude or pruner.scope != "layer":
             raise ValueError(
-                "A threshold on magnitudes removes single weights. Expected "
-                "criterion='magnitude', pattern='unstructured'. "
-                f"Received: criterion={pruner.criterion.name!r}, pattern={pruner.pattern!r}"
+                "A threshold on magnitudes removes single weights of each layer. Expected "
+                "criterion='magnitude', pattern='unstructured', scope='layer'. Received: "
+                f"criterion={pruner.criterion.name!r}, pattern={pruner.pattern!r}, "
+                f"scope={pruner.scope!r}"
             )
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("prune_steps", "threshold", "num_std")
+        return {name: getattr(self, name) for name in names}
 
     def due(self, last_update: int | None, step: int) -> bool:
         reached = [s for s in self.prune_steps if s <= step]
@@ -72,8 +80,8 @@ def below_threshold(
 class ThresholdPruning(Pruning):
     """Trains with L1 or L2, cuts what fell below a threshold, and finetunes the rest.
 
-    Up to the last of `prune_steps` the chosen kernels are regularized. At each of these steps
-    the weights below `threshold`, or below `num_std` standard deviations of their layer, are
+    Up to the last of `prune_steps` the kernels that will be cut are regularized. At each of these
+    steps the weights below `threshold`, or below `num_std` standard deviations of their layer, are
     removed for good. After the last one the model is finetuned without the penalty (Han et al.
     2015, https://arxiv.org/abs/1506.02626).
 
@@ -103,7 +111,8 @@ class ThresholdPruning(Pruning):
         layers: Any = None,
         **options: Any,
     ):
-        steps = [prune_steps] if isinstance(prune_steps, int) else list(prune_steps)
+        single = isinstance(prune_steps, numbers.Integral)
+        steps = [int(step) for step in ([prune_steps] if single else prune_steps)]
         if not steps or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(
                 "`prune_steps` must be one step or ascending steps, each >= 1. "
@@ -123,9 +132,12 @@ class ThresholdPruning(Pruning):
                 l1=l1,
                 l2=l2,
                 schedule=lambda step: float(step < last),
-                layers=layers,
+                layers=self._is_pruned,
                 proximal=proximal,
             )
+
+    def _is_pruned(self, layer: keras.Layer) -> bool:
+        return any(kernel.layer is layer for kernel in self.pruner.kernels)
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)

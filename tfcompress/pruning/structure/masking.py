@@ -188,7 +188,7 @@ class ChannelPruner:
                     name="channel_mask",
                 )
             if variable.trainable:
-                self._constraints[key] = constraints.MaskConstraint(self._masks[key])
+                self._constraints[key] = ChannelMaskConstraint(self._masks[key])
                 constraints.attach(variable, self._constraints[key])
         self._apply = tf.function(self._assign_masked)
 
@@ -205,6 +205,10 @@ class ChannelPruner:
             value = tf.convert_to_tensor(variable)
             mask = tf.convert_to_tensor(self._masks[key])
             variable.assign(tf.where(mask, value, tf.zeros_like(value)))
+
+
+class ChannelMaskConstraint(constraints.MaskConstraint):
+    """The mask of whole channels, which a pruner of single weights leaves where it is."""
 
 
 def _is_masked(member: Member) -> bool:
