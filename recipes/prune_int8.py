@@ -25,6 +25,7 @@ import tfcompress as tfc
 from recipes import models
 from recipes.batches import shifted
 from recipes.results import Results, summary
+from tfcompress.export.inspect import inspect_tflite
 from tfcompress.export.runtime import Runner
 from tfcompress.model.kernels import compressible_kernels
 from tfcompress.model.tables import render_table
@@ -97,15 +98,16 @@ class Experiment:
         error = 100 * np.mean(model.predict(x, batch_size=500, verbose=0).argmax(-1) != y)
         kernels = compressible_kernels(masks_of or model)
         masked = {k.layer.name: int((k.variable.numpy() == 0).sum()) for k in kernels}
-        size = sum(k.variable.shape.num_elements() for k in kernels)
-        layers = {layer.name: layer for layer in report.layers}
-        zeros = {name: layers[name].pruned + layers[name].rounded_to_zero for name in layers}
+        # Looked up in the file itself; the networks have no two kernels of one size.
+        stored = [t for t in inspect_tflite(path).tensors if t.is_constant and len(t.shape) > 1]
+        zeros = {t.size: t.size - t.non_zeros for t in stored}
+        sizes = {k.layer.name: k.variable.shape.num_elements() for k in kernels}
         self.results.add(
             **self.key(variant, seed),
             keras_error=f"{error:.2f}",
             litert_error=f"{100 * np.mean(logits.argmax(-1) != y):.2f}",
-            masked=f"{sum(masked.values()) / size:.4f}",
-            lost=sum(max(0, masked[name] - zeros[name]) for name in zeros),
+            masked=f"{sum(masked.values()) / sum(sizes.values()):.4f}",
+            lost=sum(max(0, masked[name] - zeros[size]) for name, size in sizes.items()),
             rounded_to_zero=sum(layer.rounded_to_zero for layer in report.layers),
             equal_steps=f"{100 * report.agreement:.2f}",
             num_bytes=report.num_bytes,

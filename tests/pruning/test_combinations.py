@@ -165,7 +165,8 @@ def test_what_a_distiller_or_codebooks_leave_out_is_reported():
             return keras.ops.matmul(x, self.matrix)
 
     student = keras.Sequential([keras.Input((6, 6, 2)), L.Flatten(), L.Dense(8), Odd(name="odd")])
-    distiller = tfc.Distiller(network("teacher"), student, tfc.LogitsDistillation())
+    loss = tfc.LogitsDistillation(student_from_logits=True)
+    distiller = tfc.Distiller(network("teacher"), student, loss)
     pruner = Pruner(distiller, ConstantSparsity(0.5))
     assert [name for name in pruner.skipped if "odd" in name]
     clustered = tfc.cluster(network(), 4)
