@@ -26,6 +26,7 @@ def fit(strategy):
             LogitsDistillation(2.0),
             FeatureDistillation("hidden", "hidden"),
             keras.distillation.LogitsDistillation(2.0),
+            keras.distillation.LogitsDistillation(2.0, loss=keras.losses.KLDivergence()),
         ]
         distiller = Distiller(net(16), net(4), losses, student_loss_weight=0.5)
         distiller.compile(

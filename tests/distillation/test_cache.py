@@ -10,7 +10,9 @@ from tfcompress.distillation import (
     FeatureDistillation,
     LogitsDistillation,
     TeacherCache,
+    TeacherEnsemble,
 )
+from tfcompress.distillation.checksum import checksum_of_teacher
 
 
 @pytest.fixture
@@ -58,6 +60,19 @@ def test_other_data_and_other_teachers_are_refused(make_net, teacher, images, tm
         TeacherCache.compute(make_net(8, "other"), x, path)
     with pytest.raises(ValueError, match=r"Expected the features of \['pool'\]"):
         TeacherCache.compute(teacher, x, path, layers=["pool"])
+
+
+def test_a_teacher_is_known_by_all_it_computes_with(make_net):
+    a, b = make_net(8, "a"), make_net(8, "b")
+    copy = keras.models.clone_model(a)
+    copy.set_weights(a.get_weights())
+    assert checksum_of_teacher(copy) == checksum_of_teacher(a)
+    scaled = keras.Sequential([keras.Input(a.input_shape[1:]), keras.layers.Rescaling(0.5), a])
+    other = keras.Sequential([keras.Input(a.input_shape[1:]), keras.layers.Rescaling(0.25), a])
+    ensembles = [TeacherEnsemble([a, b], weights) for weights in ([3, 1], [1, 3])]
+    teachers = [a, b, scaled, other, *ensembles]
+    assert len({checksum_of_teacher(teacher) for teacher in teachers}) == len(teachers)
+    assert checksum_of_teacher(TeacherEnsemble([a, lambda x: x])) is None
 
 
 def test_damaged_files_are_refused_and_nothing_is_half_written(teacher, images, tmp_path):

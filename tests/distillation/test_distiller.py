@@ -202,6 +202,10 @@ def test_label_free(make_net, images):
     with_labels.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(ValueError, match="student_loss_weight=0"):
         with_labels.fit(x, verbose=0)
+    without_loss = Distiller(teacher, student, LogitsDistillation())
+    without_loss.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"Expected `compile\(loss=\.\.\.\)`"):
+        without_loss.fit(*images, verbose=0)
 
 
 def test_data_sets_with_weights_and_train_on_batch(make_net, images, crossentropy):

@@ -132,6 +132,8 @@ def test_distiller_takes_tensors_and_saves_their_names(nested, tmp_path):
         (lambda x: layers.Dropout(0.1)(layers.Dense(3, activation="softmax")(x)), "softmax"),
         (lambda x: layers.Identity()(layers.Dense(3)(x)), "none"),
         (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), None),
+        (lambda x: keras.ops.log(layers.Dense(3, activation="softmax")(x)), None),
+        (lambda x: keras.ops.exp(layers.Dense(3)(x)), None),
     ],
 )
 def test_last_activation(head, expected):

@@ -59,6 +59,17 @@ def test_whole(fitted, images, tmp_path):
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
 
 
+def test_a_given_adapter_is_saved_with_its_weights(make_net, images, crossentropy, tmp_path):
+    hint = FeatureDistillation("pool", "pool", adapter=keras.layers.Dense(8))
+    distiller = Distiller(make_net(8, "t"), make_net(4, "s"), hint)
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
+    distiller.fit(*images, verbose=0)
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras")
+    logs = [m.evaluate(*images, verbose=0, return_dict=True) for m in (distiller, again)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+
+
 def test_student_alone_is_an_ordinary_model_in_a_fresh_process(fitted, images, tmp_path):
     fitted.student.save(tmp_path / "s.keras")
     np.save(tmp_path / "x.npy", images[0])

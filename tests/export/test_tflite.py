@@ -286,3 +286,21 @@ def test_ranges_that_are_missing_come_from_calibration_data(tmp_path, digits_ima
     # The known range is kept.
     assert info.scale == pytest.approx(2 / 255, rel=1e-5)
     assert tf.io.gfile.exists(str(tmp_path / "a.json"))
+
+
+def test_a_channel_that_batch_norm_switches_off_agrees(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, use_bias=False)(inputs))
+    outputs = layers.Flatten()(layers.Conv2D(6, 1)(layers.ReLU()(x)))
+    model = keras.Model(inputs, outputs)
+    gamma = rng.uniform(-2, 2, 8)
+    gamma[[1, 4]] = 0
+    beta, mean, variance = rng.normal(size=8), rng.normal(size=8), rng.uniform(0.5, 2, 8)
+    model.get_layer("norm").set_weights([gamma, beta, mean, variance])
+    x = rng.normal(size=(100, 8, 8, 3)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=x)
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_data=x)
+    assert report.agreement == 1.0
+    assert report.fully_delegated
+    assert all(layer.smallest_scale > 0 for layer in report.layers)

@@ -140,13 +140,13 @@ def test_budgets_are_met_with_the_least_error():
         for name in "abcd"
     }
     macs = dict.fromkeys("abcd", 100)
-    weights = {"a": 3.0, "c": 0.5}
+    weights = {"a": 3.0, "b": 1.0, "c": 0.5, "d": 1.0}
 
     def cost(choice):
         return sum(macs[n] if f is None else f.macs for n, f in choice)
 
     def error(choice):
-        return sum(0 if f is None else weights.get(n, 1.0) * f.error for n, f in choice)
+        return sum(0 if f is None else weights[n] * f.error for n, f in choice)
 
     every = list(
         itertools.product(*([(n, f) for f in (None, *forms)] for n, forms in options.items()))
@@ -204,3 +204,20 @@ def test_a_compressed_model_comes_too_late():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(8)])
     with pytest.raises(ValueError, match="factorize before"):
         factorize(quantize(model), ranks=2)
+
+
+def test_a_factorized_model_is_factorized_further(model):
+    once = factorize(model, energy=0.5)
+    twice = factorize(once, ranks={"wide": 2, "wide_in": 2})
+    names = [layer.name for layer in twice.layers]
+    assert len(set(names)) == len(names)
+    assert twice.count_params() < once.count_params() < model.count_params()
+    assert {"wide", "wide_in"} <= set(names)
+
+
+@pytest.mark.parametrize("key", ["wide", "w.*e", layers.Dense])
+def test_sensitivity_is_looked_up_like_everything_else(model, key):
+    plain = plan_factorization(model, target_macs=0.5)
+    heavy = plan_factorization(model, target_macs=0.5, sensitivity={key: 1e4})
+    rank = {name: form.ranks for name, form in plain.forms.items()}
+    assert "wide" not in heavy.forms or heavy.forms["wide"].ranks > rank["wide"]

@@ -8,7 +8,7 @@ from keras import layers
 
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.model.strip import strip
-from tfcompress.pruning import PolynomialDecay, Pruning
+from tfcompress.pruning import ConstantSparsity, PolynomialDecay, Pruning
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import Cluster, Clustering, cluster, clustering_report, refresh_assignments
 from tfcompress.sharing.clustering import clustered_kernels
@@ -122,6 +122,30 @@ def test_fit_moves_centroids_always_and_assignments_on_schedule(trained, digits,
     changes = [i for i in range(1, 12) if not np.array_equal(seen[i], seen[i - 1])]
     assert changes == [3]
     assert refresh_assignments(model) >= 0.0
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_no_refresh_is_missed_between_executions(stride):
+    callback = Clustering(frequency=5, begin_step=2, end_step=30)
+    visited = list(range(0, 60, stride))
+    due = [
+        step
+        for last, step in zip([None, *visited], visited, strict=False)
+        if callback.is_due(step, last)
+    ]
+    # The first step of an execution at or behind 2, 7, 12, 17, 22 and 27.
+    assert due == sorted({-(-step // stride) * stride for step in range(2, 30, 5)})
+
+
+def test_zeros_of_plain_pruning_count_among_the_values(trained, digits, compiled):
+    (x, y), _ = digits
+    model = compiled(cluster(trained, 4))
+    pruning = Pruning(ConstantSparsity(0.5, 0, 0), verbose=0)
+    model.fit(x, y, batch_size=128, epochs=1, verbose=0, callbacks=[pruning])
+    for kernel, transform in clustered_kernels(model):
+        value = np.asarray(kernel.layer.effective_weights()[kernel.spec.name])
+        assert (value == 0).mean() >= 0.49
+        assert np.unique(value).size <= transform.num_clusters
 
 
 def test_prune_cluster_quantize_and_distil_in_one_fit(trained, digits, accuracy):

@@ -169,6 +169,8 @@ def test_damage_never_gets_past_a_value_error():
         np.zeros((5, 5), np.float32),
         np.float32(random.normal(size=7)),
         np.where(np.arange(4000).reshape(-1, 4) % 997 == 0, np.float32(1.5), np.float32(0)),
+        # One entry behind a long gap: with fewer bits to the index there would be none.
+        np.where(np.arange(4000).reshape(-1, 4) == 996, np.float32(1.5), np.float32(0)),
     ]
     read = refused = 0
     for array in arrays:

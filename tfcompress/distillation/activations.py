@@ -20,6 +20,18 @@ _LINEAR = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalAveragePooling3D,
 )
+# What gives back the values it gets: in training with noise, in 16 bits, or on a grid.
+_TRANSPARENT = (
+    "Identity",
+    "Dropout",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "ActivityRegularization",
+    "FakeQuantize",
+    "Cast",
+    "StopGradient",
+)
 
 
 def output_activations(model: Any) -> list[str | None]:
@@ -48,7 +60,7 @@ def activation_of(tensor: keras.KerasTensor) -> str | None:
     if kind is not None:
         return kind
     inputs = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-    if len(inputs) == 1 and inputs[0].shape == tensor.shape:
+    if len(inputs) == 1 and type(operation).__name__ in _TRANSPARENT:
         return activation_of(inputs[0])
     return None
 

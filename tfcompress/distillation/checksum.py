@@ -47,14 +47,43 @@ def checksum_of_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 
 def checksum_of_teacher(teacher: Any) -> str | None:
-    """SHA-256 of a Keras model's weights or of a teacher's file; `None` for a plain callable."""
+    """SHA-256 of what a teacher computes with; `None` where that cannot be told.
+
+    Of a Keras model its configuration and weights, of a file its bytes, of an ensemble its weights
+    and its teachers; a plain callable gives no sign of what it does.
+    """
+    members = getattr(teacher, "teachers", None)
+    if members is not None:
+        signs = [checksum_of_teacher(member) for member in members]
+        if None in signs:
+            return None
+        return hashlib.sha256(repr((signs, teacher.teacher_weights)).encode()).hexdigest()
     if isinstance(teacher, keras.Layer):
         weights = {f"{i:06d}": np.asarray(w) for i, w in enumerate(teacher.weights)}
-        return checksum_of_arrays(weights)
+        whole = checksum_of_arrays(weights) + _configuration(teacher)
+        return hashlib.sha256(whole.encode()).hexdigest()
     path = getattr(teacher, "path", None)
     if path is None:
         return None
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def _configuration(layer: keras.Layer) -> str:
+    """The configuration without names, which Keras counts up, so that a copy has the same."""
+    try:
+        config = keras.saving.serialize_keras_object(layer)
+    except (NotImplementedError, TypeError, ValueError):  # A model of the user's, not to be saved.
+        return type(layer).__qualname__
+    return repr(_without_names(config))
+
+
+def _without_names(config: Any) -> Any:
+    if isinstance(config, dict):
+        names = ("name", "registered_name", "keras_history", "build_config", "compile_config")
+        return {k: _without_names(v) for k, v in sorted(config.items()) if k not in names}
+    if isinstance(config, (list, tuple)):
+        return [_without_names(item) for item in config]
+    return config if config is None or isinstance(config, (bool, int, float)) else str(config)
 
 
 def _header(array: np.ndarray) -> bytes:

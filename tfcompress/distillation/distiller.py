@@ -249,13 +249,20 @@ class Distiller(keras.Model):
         """The compiled loss plus what layers add, and the latter alone."""
         added = [ops.sum(ops.cast(loss, "float32")) for loss in self.losses]
         added = sum(added) / _num_replicas() if added else ops.zeros(())
-        if self.loss is None or (y is None and self._initial_weights[-1] == 0):
+        weight = self._initial_weights[-1]
+        if weight == 0 and (self.loss is None or y is None):
             return added, added
+        if self.loss is None:
+            raise ValueError(
+                f"Expected `compile(loss=...)`, since the compiled loss has a weight of {weight}. "
+                "Received: loss=None. To learn from the teacher alone, pass "
+                "`student_loss_weight=0.0`."
+            )
         if y is None:
             raise ValueError(
-                "Expected labels, since the compiled loss has a weight of "
-                f"{self._initial_weights[-1]}. Received: data without `y`. To learn from the "
-                "teacher alone, pass `student_loss_weight=0.0`."
+                f"Expected labels, since the compiled loss has a weight of {weight}. Received: "
+                "data without `y`. To learn from the teacher alone, pass "
+                "`student_loss_weight=0.0`."
             )
         own = super().compute_loss(None, y, y_pred, sample_weight)
         return ops.cast(own, "float32"), added

@@ -43,9 +43,11 @@ class KerasDistillationLoss(DistillationLoss):
         teacher = keras.tree.map_structure(_frozen, teacher_outputs)
         student = keras.tree.map_structure(lambda s: ops.cast(s, "float32"), student_outputs)
         self.wrapped.validate_outputs(teacher, student)
-        if sample_weight is None:
-            return self.wrapped.compute_loss(teacher, student, **kwargs)
+        # Keras' own by formula, weights or not: its reductions divide by the number of replicas,
+        # as the distiller does.
         formula = _BY_FORMULA.get(type(self.wrapped))
+        if formula is None and sample_weight is None:
+            return self.wrapped.compute_loss(teacher, student, **kwargs)
         if formula is None:
             self._require_sample_weight()
             return self.wrapped.compute_loss(teacher, student, sample_weight=sample_weight)

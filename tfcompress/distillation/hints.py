@@ -93,7 +93,8 @@ class FeatureDistillation(DistillationLoss):
             layer = self._adapter(t, s)
             shape = tuple(s.shape)
             if layer is not None:
-                layer.build(shape)
+                if not layer.built:  # A loaded one is, and so is one with weights to begin from.
+                    layer.build(shape)
                 shape = tuple(layer.compute_output_shape(shape))
                 size = pooled_size(t.shape, shape)
             if size is None or (self.adapter is None and not shapes_match(t.shape, shape)):

@@ -62,10 +62,11 @@ def bake(
         fold = batch_norm.fold(batch_norm_call)
         factor, addend = np.asarray(fold.factor), np.asarray(fold.addend)
         bias = np.float32((0.0 if own_bias is None else own_bias) * factor + addend)
-        # A negative γ turns the signs of its channel's codes; scales are positive.
-        codes = codes * np.where(factor < 0, -1, 1).reshape(shape)
+        # A negative γ turns the signs of its channel's codes; scales are positive. A γ of zero
+        # leaves the bias alone, which still needs a scale to be counted in.
+        codes = codes * np.sign(factor).reshape(shape)
         kernel = kernel * factor.reshape(shape)
-        scale = scale * np.abs(factor)
+        scale = scale * np.where(factor == 0, 1, np.abs(factor))
     quantizer = transform.input_quantizer(call_index)
     baked = BakedKernel(
         layer.name,

@@ -69,7 +69,7 @@ def factorize(
     ranks: int | Mapping[Any, int | tuple[int, int] | None] | None = None,
     energy: float | None = None,
     target_macs: int | float | None = None,
-    sensitivity: Mapping[str, float] | None = None,
+    sensitivity: Mapping[Any, float] | None = None,
     methods: Sequence[str] = METHODS,
     data: Any = None,
 ) -> keras.Model:
@@ -95,7 +95,8 @@ def factorize(
             it, the one with the fewest multiply-accumulates is taken.
         target_macs: Multiply-accumulates of the whole model, or their share in (0, 1). Ranks are
             then chosen over all layers such that the sum of relative errors is the least.
-        sensitivity: Layer name → weight of its error, for `target_macs`; 1 where it does not say.
+        sensitivity: Layer name, regular expression or class → weight of its error, for
+            `target_macs`; 1 where it does not say.
         methods: Which methods may be used.
         data: Inputs: an array (or a list or dict of arrays for several inputs), which is cut into
             batches of 32, or an iterable of batches. Kernels are then approximated in the norm
@@ -223,7 +224,11 @@ class _Planner:
             name: one.paying() if macs[name] > _WORTH * total else []
             for name, one in self.layers.items()
         }
-        chosen = choose_forms(options, macs, target_macs - others, sensitivity)
+        weights = {
+            name: look_up(sensitivity or {}, one.layer, self.paths[one.layer], 1.0)
+            for name, one in self.layers.items()
+        }
+        chosen = choose_forms(options, macs, target_macs - others, weights)
         for name, form in chosen.items():
             if form is not None:
                 continue
@@ -246,12 +251,13 @@ class _Planner:
     def build(self) -> keras.Model:
         """The factorized model."""
         chains, kernels = {}, []
+        taken = {operation.name for operation in self.graph.operations()}
         for operation in self.graph.operations():
             form = self.plan.forms.get(operation.name)
             if form is None or not isinstance(operation, keras.Layer):
                 chains[operation] = [fresh(operation)]
                 continue
-            made = self.layers[operation.name].build(form)
+            made = self.layers[operation.name].build(form, taken)
             chains[operation] = [layer for layer, _ in made]
             kernels.extend(made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -146,10 +147,11 @@ class Forms:
         most = min(self.largest(method)[0], math.ceil(self.parameters / full.parameters))
         return [(int(r),) for r in np.unique(np.linspace(1, most, _STEPS).round())]
 
-    def build(self, form: Form) -> list[tuple[keras.Layer, np.ndarray]]:
+    def build(self, form: Form, taken: set[str]) -> list[tuple[keras.Layer, np.ndarray]]:
         """The unbuilt layers of a form in their order, each with its kernel in float32.
 
-        The last one keeps the layer's name, bias and activation.
+        The last one keeps the layer's name, bias and activation; the names of the others, `..._in`
+        and `..._core`, are counted up past those in `taken`, and join them.
         """
         if form.method == "tucker2":
             kernels = self.tucker().cut(*form.ranks)
@@ -169,13 +171,20 @@ class Forms:
             if i < len(kernels) - 1:
                 suffix = ("in", "core")[i]
                 own.update(
-                    name=f"{self.layer.name}_{suffix}",
+                    name=_free_name(f"{self.layer.name}_{suffix}", taken),
                     use_bias=False,
                     activation="linear",
                     activity_regularizer=None,
                 )
             made.append((type(self.layer).from_config(own), kernel.astype(np.float32)))
         return made
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    counted = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+    name = next(name for name in counted if name not in taken)
+    taken.add(name)
+    return name
 
 
 def reason(layer: keras.Layer) -> str | None:

@@ -13,18 +13,18 @@ def choose_forms(
     options: Mapping[str, Sequence[Form]],
     macs: Mapping[str, int],
     budget: int,
-    sensitivity: Mapping[str, float] | None = None,
+    weights: Mapping[str, float],
 ) -> dict[str, Form | None]:
     """One form per layer, or none, so that the sum of errors is the least under the budget.
 
-    Minimizes Σ sensitivity · error subject to Σ MACs ≤ budget over one choice per layer: a
+    Minimizes Σ weight · error subject to Σ MACs ≤ budget over one choice per layer: a
     multiple-choice knapsack, solved exactly as a mixed-integer program (`scipy.optimize.milp`).
 
     Args:
         options: Layer → forms it may take; it may always stay as it is, with no error.
         macs: Layer → multiply-accumulates as it is.
         budget: Multiply-accumulates for all these layers together.
-        sensitivity: Layer → weight of its error; 1 where it does not say.
+        weights: Layer → weight of its error.
 
     Raises:
         ValueError: The budget cannot be met.
@@ -42,7 +42,6 @@ def choose_forms(
         )
     if not names:
         return {}
-    weights = {name: 1.0 if sensitivity is None else sensitivity.get(name, 1.0) for name in names}
     choices = [(name, form) for name in names for form in table[name]]
     errors = np.array([0.0 if f is None else weights[n] * f.error for n, f in choices])
     costs = np.array([macs[n] if f is None else f.macs for n, f in choices], np.float64)

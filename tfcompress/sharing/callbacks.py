@@ -73,16 +73,29 @@ class Clustering(keras.callbacks.Callback):
         super().set_model(model)
         _clustered(model)
 
-    def is_due(self, step: int) -> bool:
-        """Whether assignments are refreshed at `step`."""
-        begun = step >= self.begin_step and (self.end_step is None or step < self.end_step)
-        return begun and (step - self.begin_step) % self.frequency == 0
+    def is_due(self, step: int, last: int | None = None) -> bool:
+        """Whether assignments are refreshed at `step`.
+
+        Args:
+            step: Steps taken so far.
+            last: The step of the call before; with several steps to an execution more than one
+                lies between them. By default the step before.
+        """
+        last = step - 1 if last is None else last
+        if self.end_step is not None:
+            step = min(step, self.end_step - 1)
+        if step < self.begin_step:
+            return False
+        return step - (step - self.begin_step) % self.frequency > last
+
+    def on_train_begin(self, logs=None):
+        self._last = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Before the step, so that with several steps to an execution none is missed twice.
         step = int(self.model.optimizer.iterations.numpy())
-        if self.is_due(step):
+        if self.is_due(step, self._last):
             refresh_assignments(self.model, reseed=self.reseed)
+        self._last = step
 
     def on_train_end(self, logs=None):
         for kernel, transform in _clustered(self.model):

@@ -147,9 +147,17 @@ class Cluster(WeightTransform):
 
     def apply(self, value, notes):
         codebook = self.codebook()
+        if self.preserve_sparsity:
+            codebook = self._with_zero(value, codebook)
         groups = tf.range(codebook.shape[0]) * self.num_clusters
         index = self.assignments.value + tf.reshape(groups, self._group_shape)
         return read_codebook(value, tf.reshape(codebook, [-1]), index, self.preserve_sparsity)
+
+    def _with_zero(self, value: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
+        """Zeros count among the k values, also before `assign` has pinned a centroid for them."""
+        nearest_zero = tf.one_hot(tf.argmin(tf.abs(codebook), axis=1), self.num_clusters)
+        is_new = tf.reduce_any(tf.equal(value, 0.0)) & tf.reduce_all(self.leader().free.value > 0)
+        return tf.where(is_new, codebook * (1.0 - nearest_zero), codebook)
 
     def set_codebook(self, centroids: np.ndarray) -> None:
         """Sets the centroids, (groups, k), with none pinned."""

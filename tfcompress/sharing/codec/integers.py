@@ -111,7 +111,11 @@ def _read_sparse(reader: Reader, size: int) -> np.ndarray:
     # Every symbol stands for one entry at least.
     symbols = decode_symbols(reader, reader.varint(size))
     positions = absolute_index(symbols, bits)
-    if symbols.size and (symbols[-1] == 2**bits - 1 or positions[-1] >= size):
+    # The last symbol is an entry, so that there is a last position.
+    longest = 2**bits - 1
+    if symbols.size and (symbols.max() > longest or symbols[-1] == longest):
+        raise _damaged("an index that ends in a gap")
+    if symbols.size and positions[-1] >= size:
         raise _damaged("an index beyond the end")
     return positions
 
