@@ -7,6 +7,7 @@ from keras import layers
 
 import tfcompress as tfc
 from tests.pruning.structure.oracle import outputs, relative_error
+from tfcompress.pruning import ConstantSparsity
 from tfcompress.pruning.structure import ChannelPruner, shrink
 from tfcompress.pruning.structure.callbacks import ChannelPruning
 
@@ -135,3 +136,21 @@ def test_custom_loop_and_step_without_optimizer():
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         ChannelPruner(network(), tfc.ConstantSparsity(0.5, 0), **options)
+
+
+def test_channels_that_are_normalized_together_are_not_masked():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.LayerNormalization()(layers.Conv2D(16, 3, name="normed")(inputs))
+    x = layers.Conv2D(16, 3, name="free")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    pruner = ChannelPruner(model, ConstantSparsity(0.4), round_to=1)
+    assert "normalizes over" in pruner.dependencies.kept["normed"]
+    pruner.update(0)
+    assert pruner.left() == pytest.approx(0.6, abs=0.03)
+    pruner.finish()
+    assert model.get_layer("normed").kernel.numpy().any(axis=(0, 1, 2)).all()
+    smaller = shrink(model, round_to=1)
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(model(x), smaller(x), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"where the least is"):
+        ChannelPruner(model, ConstantSparsity(0.95), min_kept=0.5)

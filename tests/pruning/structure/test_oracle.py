@@ -94,6 +94,45 @@ def test_unknown_sizes():
     check(Dependencies(model), choose(Dependencies(model)))
 
 
+def check_all(model):
+    randomize(model)
+    dependencies = Dependencies(model)
+    check(dependencies, choose(dependencies))
+    return dependencies
+
+
+@pytest.mark.parametrize("step", [2, -1])
+def test_a_slice_with_a_step_keeps_what_it_cuts(step):
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(6, 3, activation="relu")(x)
+    y = layers.Conv2D(8, 1, name="cut")(y)[..., ::step]
+    model = keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling2D()(y)))
+    assert "sliced with a step" in check_all(model).kept["cut"]
+
+
+def test_windows_that_join_the_batch():
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(6, 3, padding="same", name="before")(x)
+    y = layers.Conv2D(5, 3, padding="same")(ops.reshape(y, (-1, 4, 4, 6)))
+    y = layers.Flatten()(ops.reshape(y, (-1, 8, 8, 5)))
+    assert "before" not in check_all(keras.Model(x, layers.Dense(2)(y))).kept
+
+
+def test_a_layer_that_is_called_on_two_ranks():
+    sequence, vector = keras.Input((5, 4)), keras.Input((4,))
+    shared = layers.Dense(6, name="shared")
+    y = layers.GlobalAveragePooling1D()(layers.ReLU()(shared(sequence)))
+    model = keras.Model([sequence, vector], layers.Dense(2)(y + shared(vector)))
+    assert "shared" not in check_all(model).kept
+
+
+def test_a_depthwise_activation_that_mixes_channels():
+    x = keras.Input((8, 8, 3))
+    y = layers.DepthwiseConv2D(3, activation="softmax")(layers.Conv2D(6, 1, name="conv")(x))
+    model = keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling2D()(y)))
+    assert "softmax" in Dependencies(model).kept["conv"]
+
+
 def test_recurrent_units_with_zeroed_weights():
     x = keras.Input((7, 4))
     y = layers.LSTM(6, return_sequences=True)(layers.Dense(5)(x))

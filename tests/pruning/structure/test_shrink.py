@@ -227,6 +227,7 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
         ({"target_macs": 0.5, "ranking": "local"}, "ranking"),
         ({"target_macs": 0.5, "bounds": {"nothing": (0, 1)}}, "matches none"),
         ({"target_macs": 0.5, "bounds": {"first": (0.5, 0.2)}}, "least ≤ most"),
+        ({"target_macs": 0.5, "bounds": {"first": 0.5}}, "least ≤ most"),
         ({"target_macs": 0.5, "merge": -1}, "tolerance"),
         ({"threshold": -1.0}, "no channel has a score below"),
     ],
@@ -257,3 +258,40 @@ def test_report_names_what_stays():
     assert "logits" in text
     assert "is an output of the model" in text
     assert len(Dependencies(model).groups) == 2
+
+
+def test_rows_of_a_table_that_agree_make_no_constant():
+    inputs = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(20, 8, name="table")(inputs)
+    x = layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    table = model.get_layer("table").embeddings
+    value = np.random.default_rng(0).normal(size=(20, 8))
+    value[:2] = 0  # Padding and unknown words.
+    table.assign(value)
+    with pytest.raises(ValueError, match="Nothing to remove"):
+        shrink(model, round_to=1)
+    value[:, [2, 5]] = [0.0, 0.7]
+    table.assign(value)
+    smaller = shrink(model, round_to=1)
+    assert smaller.get_layer("table").output_dim == 6
+    words = np.arange(14).reshape(2, 7)
+    np.testing.assert_allclose(model(words), smaller(words), rtol=1e-5, atol=1e-6)
+
+
+def test_groups_without_a_score_keep_what_they_have():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, name="plain")(inputs)
+    x = layers.Conv2D(16, 3, use_bias=False, name="normed")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    head = layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, head)
+    model.get_layer("norm").gamma.assign(np.linspace(0.1, 1, 16))
+    options = {"criterion": "batch_norm_scale", "target_macs": 0.6, "round_to": 1}
+    for ranking in ("global", "uniform"):
+        smaller = shrink(model, ranking=ranking, **options)
+        assert smaller.get_layer("plain").filters == 16
+        assert smaller.get_layer("normed").filters < 16
+    first = keras.Model(inputs, layers.Conv2D(4, 1)(model.get_layer("plain").output))
+    with pytest.raises(ValueError, match="says nothing of plain"):
+        shrink(first, **options)

@@ -129,6 +129,11 @@ class Constants:
     def _find(self) -> None:
         rng = np.random.default_rng(0)
         for node in self.tracer.graph.nodes:
+            if issubclass(operation_class(node.operation), layers.Embedding):
+                # Whatever comes in, out come rows of the table.
+                rows = node.operation(tf.range(node.operation.input_dim))
+                self.values[node.output] = _uniform(np.asarray(rows, np.float64), 1)
+                continue
             feed = {value: self._probe(value, rng) for value in node.inputs}
             args, kwargs = keras.tree.map_structure(
                 lambda leaf, feed=feed: feed[leaf] if isinstance(leaf, Value) else leaf,

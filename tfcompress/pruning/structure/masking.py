@@ -69,6 +69,11 @@ class ChannelPruner:
         self.schedule = get_schedule(schedule)
         self.scoring = Scoring(**scoring)
         self.dependencies = Dependencies(getattr(model, "student", model))
+        # A mask there would change what the layers after it compute: such channels cannot go.
+        for group in self.dependencies.groups:
+            if group.inexact:
+                self.dependencies.pin(group.units, group.inexact)
+        self.dependencies.regroup()
         self.planner = Planner(self.dependencies, bounds, min_kept)
         if not self.planner.groups:
             raise ValueError(
@@ -77,6 +82,14 @@ class ChannelPruner:
         is_macs = budget == "macs"
         self._cost = macs_cost(self.dependencies, inputs) if is_macs else None
         self._cost = self._cost or parameter_cost(self.dependencies)
+        least, target = self.planner.least(self._cost), 1.0 - self.schedule.final
+        if least > target + tolerance:
+            raise ValueError(
+                "Expected a schedule that ends at what the model and the bounds allow. Received: "
+                f"{self.schedule!r}, which leaves {target:g} of the {budget}, where the least is "
+                f"{least:.3f}. Lower `min_kept`={min_kept:g}, or widen `bounds`; "
+                f"kept whole: {self.dependencies.kept}"
+            )
         self._options = {"ranking": ranking, "round_to": round_to, "tolerance": tolerance}
         self.units = np.zeros(0, np.int64)
         self.last_update: int | None = None

@@ -53,6 +53,7 @@ class Planner:
             raise ValueError(f"`min_kept` must lie in [0, 1]. Received: {min_kept}")
         self.dependencies = dependencies
         self.min_kept = min_kept
+        _check_bounds(bounds or {})
         self._fractions = [_narrowest(g, bounds or {}, min_kept) for g in dependencies.groups]
         _check_names(dependencies, bounds or {})
 
@@ -104,11 +105,26 @@ class Planner:
             relax: Whether `round_to` is halved as long as the target cannot be met.
             refine: See `choose_widths`; False where evaluating the cost takes long.
             at_most: What groups may keep at most.
+
+        Raises:
+            ValueError: No group has scores.
         """
+        # A group of which the criterion says nothing keeps what it has.
+        unscored = [
+            0 if np.isfinite(values).any() else int(np.isposinf(values).sum()) for values in scores
+        ]
+        if all(unscored):
+            raise ValueError(
+                "Expected a criterion that has scores for some channels of the model. Received one "
+                f"that says nothing of {', '.join(group.name for group in self.groups)}."
+            )
         best: Widths | None = None
         step, found_at = round_to, round_to
         while step >= 1:
-            bounds = self.allowed(step, at_most)
+            bounds = [
+                dataclasses.replace(bound, low=left, high=left) if left else bound
+                for bound, left in zip(self.allowed(step, at_most), unscored, strict=True)
+            ]
             path = uniform(bounds) if ranking == "uniform" else by_rank(scores, bounds)
             # A measured cost takes minutes, and its noise would be chased.
             found = choose_widths(
@@ -183,14 +199,19 @@ def _narrowest(group: Group, bounds: BoundsByName, min_kept: float) -> tuple[flo
     low, high = min_kept, 1.0
     for name in {place.member.layer.name for place in group.makers}:
         for pattern, (least, most) in bounds.items():
-            if not 0.0 <= least <= most <= 1.0:
-                raise ValueError(
-                    "`bounds` are fractions (least, most) with 0 ≤ least ≤ most ≤ 1. Received: "
-                    f"{pattern!r}: {(least, most)}"
-                )
             if pattern == name or re.fullmatch(pattern, name):
                 low, high = max(low, least), min(high, most)
     return low, max(low, high)
+
+
+def _check_bounds(bounds: BoundsByName) -> None:
+    for pattern, bound in bounds.items():
+        is_pair = isinstance(bound, (tuple, list)) and len(bound) == 2
+        if not is_pair or not 0.0 <= bound[0] <= bound[1] <= 1.0:
+            raise ValueError(
+                "`bounds` are fractions (least, most) with 0 ≤ least ≤ most ≤ 1. Received: "
+                f"{pattern!r}: {bound!r}"
+            )
 
 
 def _check_names(dependencies: Dependencies, bounds: BoundsByName) -> None:

@@ -31,11 +31,16 @@ def with_axis(axes: Axes, axis: int, labels: Labels, rank: int | None = None) ->
 def _made(t: Tracer, layer: layers.Layer, count: int, key: str = "") -> np.ndarray:
     """The units of a layer's output, pinned where its activation mixes channels."""
     made = t.made(layer, count, key)
+    _pin_mixed(t, layer, made)
+    return made
+
+
+def _pin_mixed(t: Tracer, layer: layers.Layer, labels: Labels) -> None:
+    """Pins what an activation of the layer mixes."""
     activation = getattr(layer, "activation", None)
     if activation is not None and activation not in ELEMENTWISE:
         name = getattr(activation, "__name__", type(activation).__name__)
-        t.pin(made, f"goes through the activation {name!r} of {layer.name!r}")
-    return made
+        t.pin(labels, f"goes through the activation {name!r} of {layer.name!r}")
 
 
 def _is_altered(layer: layers.Layer) -> bool:
@@ -115,6 +120,7 @@ def convolution(t: Tracer, node) -> Axes | None:
     elif per_group == 1 and source is not None:
         # A depthwise convolution by another name: a group goes with its one input channel.
         out, role = np.repeat(source, filters // groups), Role.CHANNEL
+        _pin_mixed(t, layer, out)
 
         def changes(kept):
             return {"filters": kept.count(out), "groups": kept.count(source)}
@@ -153,6 +159,7 @@ def depthwise(t: Tracer, node) -> Axes:
     axis = channel_axis(layer, len(x))
     t.member(layer, "kernel", -2, x[axis], Role.CHANNEL)
     out = None if x[axis] is None else np.repeat(x[axis], layer.depth_multiplier)
+    _pin_mixed(t, layer, out)
     t.member(layer, "bias", 0, out, Role.CHANNEL)
     return with_axis(x, axis, out)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from keras import layers
 
@@ -44,8 +46,10 @@ def _resized(given, axes: Axes, kept: Kept) -> tuple:
 def _reshaped(t: Tracer, node) -> Axes | None:
     before, after = node.inputs[0].shape, node.output.shape
     axes = t.of(node.inputs[0])
-    if before[0] != after[0] or None in (*before[1:], *after[1:]):
-        # Sizes are not known: what stands unchanged at the end can still be followed.
+    known = before[0] == after[0] and None not in (*before[1:], *after[1:])
+    if not known or math.prod(before[1:]) != math.prod(after[1:]):
+        # Sizes are not known, or examples are split or merged too: what stands unchanged at the
+        # end can still be followed.
         same = 0
         while same < min(len(before), len(after)) - 1 and before[-1 - same] == after[-1 - same]:
             same += 1

@@ -150,8 +150,9 @@ def get_item(t: Tracer, node) -> Axes | None:
         if labels is not None and k != slice(None):
             if k.step not in (None, 1):
                 t.pin(labels, f"is sliced with a step in {describe(node.operation)}")
-            start, stop, _ = k.indices(len(labels))
-            slices[place] = (labels[:start], labels[:stop])
+            else:
+                start, stop, _ = k.indices(len(labels))
+                slices[place] = (labels[:start], labels[:stop])
             labels = labels[k]
         out.append(labels)
 
