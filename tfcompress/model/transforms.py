@@ -43,6 +43,20 @@ class WeightTransform(keras.Layer):
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         """Called whenever the layer is called on a symbolic tensor: look upstream if need be."""
 
+    def axes_of(self, state: keras.Variable, shape: tuple[int, ...]) -> dict[int, int]:
+        """Which axis of a state runs along which axis of the variable: for whoever cuts channels.
+
+        By default a state of the variable's rank (a mask, a scale) follows it in every axis in
+        which it has its size.
+
+        Args:
+            state: One of `self.variables`.
+            shape: The variable's.
+        """
+        if len(state.shape) != len(shape):
+            return {}
+        return {axis: axis for axis, size in enumerate(state.shape) if size == shape[axis]}
+
     def apply(self, value: tf.Tensor, notes: dict[str, Any]) -> tf.Tensor:
         """Returns the transformed float32 value.
 

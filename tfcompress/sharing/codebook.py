@@ -145,6 +145,13 @@ class Cluster(WeightTransform):
             codebook += 0.0 * self.centroids.value
         return codebook
 
+    def axes_of(self, state, shape):
+        if state is self.assignments:
+            return super().axes_of(state, shape)
+        # A codebook: (groups, k), with a group for each output channel in the scope `"channel"`.
+        outputs = [axis for axis, size in enumerate(self._group_shape) if size > 1]
+        return {0: outputs[0]} if len(outputs) == 1 else {}
+
     def apply(self, value, notes):
         codebook = self.codebook()
         if self.preserve_sparsity:

@@ -140,7 +140,12 @@ def test_recurrent_units_with_zeroed_weights():
     model = keras.Model(x, layers.Dense(2)(y))
     randomize(model)
     dependencies = Dependencies(model)
+    # Gates are no widths.
+    assert {g.name: (len(g), g.multiple) for g in dependencies.groups}["lstm"] == (6, 1)
     units = choose(dependencies)
+    channels = dependencies.removed_channels(units)
+    assert max(channels["lstm"]) < 6
+    np.testing.assert_array_equal(dependencies.units_of(channels), np.unique(units))
     kept = dependencies.removed(units)
     smaller = remove(dependencies, units)
     # A unit whose weights are zero stays at its initial state of zero.
@@ -189,6 +194,13 @@ def test_attention_layer_keeps_heads_and_follows_widths():
     dependencies = Dependencies(model)
     assert [len(g) for g in dependencies.groups] == [8]
     check(dependencies, choose(dependencies))
+
+
+def test_a_call_that_a_rule_does_not_cover_is_named():
+    x = keras.Input((7, 4))
+    _, *state = layers.LSTM(6, return_state=True, name="encoder")(x)
+    model = keras.Model(x, layers.Dense(2)(state[0]))
+    assert "does not cover this call" in Dependencies(model).kept["encoder"]
 
 
 def test_what_cannot_be_followed_is_kept_and_named():

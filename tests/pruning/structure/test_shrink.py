@@ -11,7 +11,7 @@ from keras import layers
 import tfcompress as tfc
 from recipes import models
 from tests.pruning.structure.graphs import PATTERNS, build
-from tests.pruning.structure.oracle import outputs, randomize, relative_error, sample
+from tests.pruning.structure.oracle import outputs, randomize, relative_error, sample, zeroed
 from tfcompress.pruning.structure import Dependencies, shrink
 from tfcompress.pruning.structure.widths import Bounds
 
@@ -295,3 +295,31 @@ def test_groups_without_a_score_keep_what_they_have():
     first = keras.Model(inputs, layers.Conv2D(4, 1)(model.get_layer("plain").output))
     with pytest.raises(ValueError, match="says nothing of plain"):
         shrink(first, **options)
+
+
+def test_macs_of_mixed_positions_are_those_of_the_result():
+    inputs = keras.Input((16, 12))
+    x = layers.Dense(24, "relu", name="features")(inputs)
+    x = layers.Dense(32, "relu", name="tokens")(layers.Permute((2, 1))(x))
+    x = layers.GlobalAveragePooling1D()(layers.Permute((2, 1))(x))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    smaller = shrink(model, target_macs=0.85, round_to=1)
+    left = tfc.count_macs(smaller) / tfc.count_macs(model)
+    # The search, which takes each kernel's MACs to follow its size, ends above.
+    assert left < 0.8
+    assert smaller.shrink_report.fractions["macs"] == pytest.approx(left)
+    assert any("the search counted 0.8" in note for note in smaller.shrink_report.notes)
+
+
+@pytest.mark.parametrize("scope", ["layer", "channel"])
+def test_codebooks_stay_and_follow_their_channels(scope):
+    inputs = keras.Input((16,))
+    x = layers.Dense(16, "relu", name="square")(inputs)
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(layers.Dense(16, name="b")(x)))
+    clustered = tfc.cluster(model, 16 if scope == "layer" else 4, scope=scope)
+    smaller = shrink(clustered, target_parameters=0.6, round_to=1)
+    randomly = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    dependencies = Dependencies(clustered)
+    units = dependencies.units_of(smaller.shrink_report.removed)
+    expected = zeroed(dependencies, units, [randomly])
+    assert relative_error(expected, outputs(smaller, [randomly])) < 1e-5

@@ -79,7 +79,7 @@ class Group:
     @property
     def multiple(self) -> int:
         """How many channels of a layer go with one channel of the group, at least."""
-        return min(p.indices.shape[1] for p in self.makers)
+        return min(p.indices.shape[1] // p.member.gates for p in self.makers)
 
     def __str__(self) -> str:
         rows = []
@@ -142,7 +142,8 @@ class Dependencies:
         kept, found = self.removed(units), {}
         for member in self.tracer.members:
             if _makes(member) and member.labels is not None:
-                gone = np.flatnonzero(~kept.of(member.labels))
+                each = len(member.labels) // member.gates
+                gone = np.flatnonzero(~kept.of(member.labels[:each]))
                 if gone.size:
                     found[member.layer.name] = tuple(gone.tolist())
         return found
@@ -220,6 +221,10 @@ class Dependencies:
             operation = node.operation
             if find_rule(operation) is None and getattr(operation, "trainable_weights", None):
                 kept.setdefault(operation.name, f"no rule for {describe(operation)}")
+        for operation in self.tracer.declined:
+            if getattr(operation, "trainable_weights", None):
+                why = f"the rule for {describe(operation)} does not cover this call of it"
+                kept.setdefault(operation.name, why)
         return kept
 
 

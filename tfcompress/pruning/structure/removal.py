@@ -81,8 +81,8 @@ def remove(
 def variable_axes(dependencies: Dependencies) -> dict[int, dict[int, np.ndarray]]:
     """`id(variable)` → its axes with channels → their labels.
 
-    The states of a compressed layer's transforms follow the variable that they stand before: a
-    mask in all its axes, a scale in those that it does not have size one in.
+    The states of a compressed layer's transforms follow the variable that they stand before, each
+    as its transform says.
     """
     found: dict[int, dict[int, np.ndarray]] = {}
     for member in dependencies.tracer.members:
@@ -93,11 +93,10 @@ def variable_axes(dependencies: Dependencies) -> dict[int, dict[int, np.ndarray]
         for name, chain in getattr(transformed, "chains", {}).items():
             variable = dependencies.tracer.variable(layer, name)
             axes = found.get(id(variable), {})
-            for state in (v for transform in chain for v in transform.variables):
-                if len(state.shape) == len(variable.shape):
-                    found[id(state)] = {
-                        a: labels for a, labels in axes.items() if state.shape[a] == len(labels)
-                    }
+            for transform in chain:
+                for state in transform.variables:
+                    along = transform.axes_of(state, tuple(variable.shape))
+                    found[id(state)] = {a: axes[b] for a, b in along.items() if b in axes}
     return found
 
 

@@ -199,9 +199,9 @@ def recurrent(t: Tracer, node) -> Axes | None:
     gates = t.variable(layer, "kernel").shape[-1] // units
     columns = np.tile(out, gates)
     t.member(layer, "kernel", 0, x[-1], Role.INPUT)
-    t.member(layer, "kernel", 1, columns, Role.OUTPUT)
+    t.member(layer, "kernel", 1, columns, Role.OUTPUT, gates)
     t.member(layer, "recurrent_kernel", 0, out, Role.INPUT)
-    t.member(layer, "recurrent_kernel", 1, columns, Role.OUTPUT)
+    t.member(layer, "recurrent_kernel", 1, columns, Role.OUTPUT, gates)
     t.member(layer, "bias", -1, columns, Role.OUTPUT)
     t.resize(layer, lambda kept: {"units": kept.count(out)})
     return with_axis((None,) * len(node.output.shape), -1, out)

@@ -43,6 +43,7 @@ class Member:
         axis: Index of the axis, not negative.
         labels: One label per index of the axis; `None` where some call gives it none.
         role: What the layer does with the channels.
+        gates: How many blocks of the same channels lie along the axis, one after the other.
     """
 
     layer: keras.Layer
@@ -50,6 +51,7 @@ class Member:
     axis: int
     labels: Labels
     role: Role
+    gates: int = 1
 
 
 class Kept:
@@ -92,6 +94,7 @@ class Tracer:
         resizes: Operation → how its configuration follows from what is left.
         edits: Node → how its arguments do: `edit(args, kwargs, kept)` returns the new ones.
         inexact: `(labels, reason)` of channels whose removal changes other channels too.
+        declined: Operations that have a rule, which does not cover how they are called.
         sums: `(tensor, labels)` of channels that are summed without a kernel.
     """
 
@@ -103,6 +106,7 @@ class Tracer:
         self.resizes: dict[Any, Resize] = {}
         self.edits: dict[Node, Callable] = {}
         self.inexact: list[tuple[np.ndarray, str]] = []
+        self.declined: list[Any] = []
         self.sums: list[tuple[Value, np.ndarray]] = []
         self._by_place: dict[tuple, Member] = {}
         self._outputs: dict[Any, np.ndarray] = {}
@@ -120,7 +124,15 @@ class Tracer:
             self._outputs[place] = self.units.new(count)
         return self._outputs[place]
 
-    def member(self, layer: keras.Layer, name: Any, axis: int, labels: Labels, role: Role) -> None:
+    def member(
+        self,
+        layer: keras.Layer,
+        name: Any,
+        axis: int,
+        labels: Labels,
+        role: Role,
+        gates: int = 1,
+    ) -> None:
         """Notes that an axis of a variable carries these channels in this call.
 
         Args:
@@ -130,6 +142,7 @@ class Tracer:
             axis: The axis, which may be negative.
             labels: The labels, or `None`.
             role: What the layer does with them.
+            gates: See `Member`.
         """
         variable = self.variable(layer, name) if isinstance(name, str) else name
         if variable is None:
@@ -138,7 +151,7 @@ class Tracer:
         place = (id(variable), axis)
         known = self._by_place.get(place)
         if known is None:
-            self._by_place[place] = Member(layer, variable, axis, labels, role)
+            self._by_place[place] = Member(layer, variable, axis, labels, role, gates)
             self.members.append(self._by_place[place])
             return
         known.labels = self.joined(known.labels, labels, f"the shared layer {layer.name!r}")
@@ -206,6 +219,8 @@ class Tracer:
         else:
             results = rule(self, node)
         if results is None:
+            if rule is not None:
+                self.declined.append(node.operation)
             reason = f"channels cannot be followed through {describe(node.operation)}"
             for value in node.inputs:
                 self.pin_all(self.of(value), reason)
