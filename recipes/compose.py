@@ -1,15 +1,15 @@
-"""Everything in one `fit`: a teacher, 50 % pruning and int8 training, then the exported file.
+"""Everything in one `fit`: a teacher, 50 % pruning, 16 shared values, int8; then the file.
 
-A trained float ResNet-8 teaches a quantized copy of itself, which is pruned while it learns. The
-same run without the teacher stands beside it. From the file, not from the model, the table counts
-the zeros of each kernel and the codes it uses, and says how well file and model agree.
+A trained float ResNet-8 teaches a quantized and clustered copy of itself, which is pruned while it
+learns. The same run without the teacher stands beside it. From the file, not from the model, the
+table counts the zeros of each kernel and the codes it uses, and says how well file and model agree.
 
 | column        | what it is                                                                |
 |---------------|---------------------------------------------------------------------------|
 | Keras, LiteRT | accuracy on the test set of the model, and of the file, in %              |
 | zeros         | smallest share of zero codes over the kernels of the file, in %           |
 | lost zeros    | weights that the mask holds at zero and the file does not; must be 0      |
-| codes         | largest number of different codes in a kernel                             |
+| codes         | largest number of different codes in a kernel: 16 at the most             |
 | equal         | share of output steps at which file and model agree, in %                 |
 
 Rows are added to `compose.csv` in `--output`; started again, the recipe skips what is there. About
@@ -29,6 +29,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from recipes import models
+from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.export import export_tflite, shared_converter
@@ -38,10 +39,12 @@ from tfcompress.pruning import PolynomialDecay
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.quantization import quantize
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.sharing import Clustering, cluster
 from tfcompress.tools import datasets
 
 BATCH = 128
 KEY = ("variant", "seed", "epochs", "train_samples")
+NUM_CLUSTERS = 16
 MEASURED = ("keras", "litert", "zeros", "lost_zeros", "codes", "equal", "gzip_bytes")
 
 
@@ -65,24 +68,24 @@ def fit(model: keras.Model, data, steps: int, epochs: int, rate: float, callback
 
 def float_model(path: pathlib.Path, x, y, epochs: int) -> keras.Model:
     """The teacher: trained once, then read."""
-    if not path.exists():
-        keras.utils.set_random_seed(0)
+
+    def train() -> keras.Model:
         model = models.build("resnet8", (32, 32, 3), 10)
         fit(model, batches(x, y, 0), epochs * (len(x) // BATCH), epochs, 3e-3)
-        partial = path.with_name(f"partial_{path.name}")
-        model.save(partial)
-        partial.replace(path)
-    return keras.saving.load_model(path, compile=False)
+        return model
+
+    return kept_model(path, train)
 
 
 def compressed(teacher: keras.Model, x, y, seed: int, epochs: int, taught: bool) -> keras.Model:
     """The student after its one `fit`."""
     keras.utils.set_random_seed(seed)
-    student = quantize(teacher, "int8", calibration_data=x[:512])
+    student = cluster(quantize(teacher, "int8", calibration_data=x[:512]), NUM_CLUSTERS)
     model = Distiller(teacher, student, LogitsDistillation()) if taught else student
     steps = epochs * (len(x) // BATCH)
     callbacks = [
         Pruning(PolynomialDecay(0.0, 0.5, begin_step=0, end_step=max(1, steps // 2)), verbose=0),
+        Clustering(frequency=max(1, steps // 20), end_step=max(1, 2 * steps // 3)),
         QuantizationSchedule(
             freeze_ranges_step=3 * steps // 4, freeze_batch_norm_step=3 * steps // 4
         ),

@@ -34,6 +34,7 @@ from keras import layers
 import tfcompress as tfc
 from recipes import models
 from recipes.batches import shifted
+from recipes.kept import kept_model
 from recipes.results import Results, summary
 from tfcompress.model.tables import render_table
 from tfcompress.pruning import PolynomialDecay, Pruning
@@ -132,12 +133,7 @@ class Experiment:
         """A model that is trained once and kept."""
         epochs = "_".join(map(str, self.epochs))
         path = self.folder / f"{self.network}_{name}_{epochs}_{len(self.x)}_{seed}.keras"
-        if not path.exists():
-            keras.utils.set_random_seed(seed)
-            partial = path.with_name(f"partial_{path.name}")
-            train().save(partial)
-            partial.replace(path)
-        return keras.models.load_model(path, compile=False)
+        return kept_model(path, train, seed)
 
     def trained(self, data, seed: int) -> keras.Model:
         model = models.build(self.network, self.x.shape[1:], 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import TeacherCache
 
@@ -83,13 +83,7 @@ class Run:
         data = "mnist" if self.experiment == "never_saw_a_3" else self.experiment
         name = f"teacher_{data}_{self.teacher_epochs}_{len(self.data[0][0])}.keras"
         path = pathlib.Path(self.teacher_path or self.output / name)
-        if not path.exists():
-            keras.utils.set_random_seed(0)
-            model = train()
-            partial = path.with_name(f"partial_{path.name}")
-            model.save(partial)
-            os.replace(partial, path)
-        model = keras.saving.load_model(path, compile=False)
+        model = kept_model(path, train)
         logits = model.predict(self.data[1][0], batch_size=500, verbose=0)
         print(f"teacher: {int((logits.argmax(-1) != self.data[1][1]).sum())} test errors")
         return model

@@ -33,6 +33,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
+from recipes.kept import kept_model
 from recipes.results import Results, summary
 from tfcompress.factorization import factorize, plan_factorization
 from tfcompress.model.tables import render_table
@@ -88,12 +89,13 @@ def fashion(settings, folder: pathlib.Path) -> str:
         if all(results.has(**key) for key in keys.values()):
             continue
         path = folder / f"small_vgg_{epochs}_{limit}_{seed}.keras"
-        if not path.exists():
-            keras.utils.set_random_seed(seed)
+
+        def train(seed=seed) -> keras.Model:
             model = small_vgg()
             fit(model, x, y, seed, epochs, 2e-3)
-            model.save(path)
-        start = keras.models.load_model(path, compile=False)
+            return model
+
+        start = kept_model(path, train, seed)
         for variant, key in keys.items():
             if results.has(**key):
                 continue

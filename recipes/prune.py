@@ -32,6 +32,7 @@ from absl import app, flags
 
 from recipes import models
 from recipes.batches import augmented, shifted
+from recipes.kept import kept_model
 from recipes.prune_methods import METHODS, Budget, callbacks
 from recipes.prune_results import KEY, plot, table
 from recipes.prune_tfmot import in_subprocess
@@ -253,18 +254,16 @@ def _checkpoint(run: Run) -> str:
     """The trained ResNet-8: the file given, or one trained here once."""
     if run.options.checkpoint:
         return run.options.checkpoint
-    path = (
-        run.results.path.parent / f"resnet8_{run.options.train_epochs}_{len(run.data[0][0])}.keras"
-    )
-    if not path.exists():
-        keras.utils.set_random_seed(0)
-        batches = augmented(*run.data[0], seed=0)
-        model = models.build("resnet8", (32, 32, 3), 10)
-        compiled(model, run.options.train_epochs * len(batches), 3e-3)
-        model.fit(batches, epochs=run.options.train_epochs, shuffle=False, verbose=2)
-        partial = path.with_name(f"partial_{path.name}")
-        model.save(partial)
-        partial.replace(path)
+    epochs, (x, y) = run.options.train_epochs, run.data[0]
+
+    def train() -> keras.Model:
+        batches = augmented(x, y, seed=0)
+        model = compiled(models.build("resnet8", (32, 32, 3), 10), epochs * len(batches), 3e-3)
+        model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
+        return model
+
+    path = run.results.path.with_name(f"resnet8_{epochs}_{len(x)}.keras")
+    kept_model(path, train)
     return str(path)
 
 

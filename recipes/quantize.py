@@ -29,6 +29,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
+from recipes.kept import kept_model
 from recipes.results import Results, summary
 from tfcompress.export.latency import compare_latency
 from tfcompress.export.runtime import Runner
@@ -102,14 +103,15 @@ class Experiment:
         if self.settings.start:
             return keras.models.load_model(self.settings.start, compile=False)
         path = self.folder / f"{self.name}_{self.architecture}_{seed}.keras"
-        if not path.exists():
-            keras.utils.set_random_seed(seed)
+
+        def train() -> keras.Model:
             classes = int(self.train[1].max()) + 1
             model = models.build(self.architecture, self.train[0].shape[1:], classes)
             model = with_fused_batch_norm(model)
             self.fit(model, self.epochs, self.settings.learning_rate, seed)
-            tfc.strip(model).save(path)
-        return keras.models.load_model(path, compile=False)
+            return tfc.strip(model)
+
+        return kept_model(path, train, seed)
 
     def run(self, seed: int) -> None:
         if all(self.has(v, seed) for v in ("float", "float_control")) and all(

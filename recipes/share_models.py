@@ -21,6 +21,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
+from recipes.kept import kept_model
 from recipes.results import Results, summary
 from tfcompress.export.runtime import Runner
 from tfcompress.model.tables import render_table
@@ -48,15 +49,16 @@ def compiled(model, steps: int, rate: float):
 
 def trained(task: str, data: tuple, seed: int, epochs: int, path: pathlib.Path) -> keras.Model:
     """A model of one task, trained once and kept."""
-    if not path.exists():
-        keras.utils.set_random_seed(seed)
+
+    def train() -> keras.Model:
         model = models.build("small_cnn", (28, 28, 1), 10)
         model.name = task
-        train = batches(*data, seed)
-        compiled(model, epochs * len(train), 2e-3)
-        model.fit(train, epochs=epochs, verbose=2, shuffle=False)
-        model.save(path)
-    return keras.models.load_model(path, compile=False)
+        samples = batches(*data, seed)
+        compiled(model, epochs * len(samples), 2e-3)
+        model.fit(samples, epochs=epochs, verbose=2, shuffle=False)
+        return model
+
+    return kept_model(path, train, seed)
 
 
 def tied(apart: list[keras.Model], data: dict, seed: int, epochs: int, rate: float):

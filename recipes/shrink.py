@@ -39,6 +39,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from recipes import models
+from recipes.kept import kept_model
 from recipes.quantize import augment, with_fused_batch_norm
 from recipes.results import Results, summary
 from tfcompress.model.macs import count_macs
@@ -115,18 +116,15 @@ class Run:
 
     def dense(self) -> keras.Model:
         """The trained model: the file given, or one trained here once."""
-        path = self.options.checkpoint
-        if not path:
-            samples = len(self.train[0])
-            path = self.folder / f"{self.architecture}_{self.dense_epochs}_{samples}.keras"
-            if not path.exists():
-                keras.utils.set_random_seed(0)
-                model = models.build(self.architecture, self.train[0].shape[1:], 10)
-                model = self.fit(model, self.dense_epochs, 0, self.options.dense_rate)
-                partial = path.with_name(f"partial_{path.name}")
-                model.save(partial)
-                partial.replace(path)
-        return keras.models.load_model(path, compile=False)
+        if self.options.checkpoint:
+            return keras.models.load_model(self.options.checkpoint, compile=False)
+
+        def train() -> keras.Model:
+            model = models.build(self.architecture, self.train[0].shape[1:], 10)
+            return self.fit(model, self.dense_epochs, 0, self.options.dense_rate)
+
+        name = f"{self.architecture}_{self.dense_epochs}_{len(self.train[0])}.keras"
+        return kept_model(self.folder / name, train)
 
     def shrunk(self, model, target: float, criterion: str, seed: int = 0, **options) -> keras.Model:
         return shrink(
