@@ -9,6 +9,7 @@ from tfcompress.pruning import (
     SET,
     ConstantSparsity,
     DynamicNetworkSurgery,
+    MetricGuided,
     PolynomialDecay,
     masks,
 )
@@ -274,6 +275,19 @@ def test_custom_training_loop(watched, blobs):
         assert changed == [True, False, True, False, True, False, True, False, False]
     assert float(model.leak.numpy()) == 0.0
     assert pruner.overall_sparsity() == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_loop_that_breaks_off_leaves_no_constraint(watched):
+    pruner = Pruner(watched(), MetricGuided("accuracy"))
+
+    def loop():
+        with pruner:
+            pruner.update(0)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        loop()
+    assert not any(masks.attached(kernel.variable) for kernel in pruner.kernels)
 
 
 def test_custom_loop_without_a_keras_optimizer(watched, blobs):

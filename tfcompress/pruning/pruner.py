@@ -207,8 +207,12 @@ class Pruner:
     def __enter__(self) -> Pruner:
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self.finish()
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        # A loop that broke off has not come to where `finish` would leave the model.
+        if kind is None:
+            self.finish()
+        else:
+            self.detach()
 
     # ---- what it tells --------------------------------------------------------------------------
 
@@ -260,7 +264,7 @@ class Pruner:
                 "This update needs gradients or activations. Expected `data=` at construction or "
                 "`update(step, batch=(x, y))`. Received neither."
             )
-        return list(self._data_batches(self.num_batches, step))
+        return self._data_batches(self.num_batches, step)
 
     def rank(
         self, scores: Sequence[np.ndarray], sparsity: float, current: Sequence[np.ndarray]
@@ -389,17 +393,17 @@ class Pruner:
         if self.data is None:
             return
         if self.method.needs_data:
-            self.statistics.gradients(next(self._data_batches(1, step)))
+            self.statistics.gradients(self._data_batches(1, step)[0])
         if self.criterion.needs_data:
             seeds = [(self.seed, index) for index in self._indices]
-            parts = list(self._data_batches(1, step))
+            parts = self._data_batches(1, step)
             compute_scores(self.criterion, self.statistics, self.names, seeds, parts)
 
-    def _data_batches(self, count: int, step: int):
+    def _data_batches(self, count: int, step: int) -> list[tuple[Any, ...]]:
         found = list(batches(self.data, count, self.batch_size, offset=step))
         if not found:
             raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
-        return iter(found)
+        return found
 
     def _zeros_found(self, kernel: np.ndarray) -> np.ndarray:
         nonzero = kernel != 0
