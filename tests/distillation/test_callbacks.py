@@ -49,6 +49,17 @@ def test_a_moved_weight_changes_the_update(make_net, images, crossentropy):
     assert total > own + 1e-4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": lambda step: 0.0}, {"student_loss_weight": lambda step: float("nan")}],
+)
+def test_values_out_of_range_are_told(make_net, images, crossentropy, options):
+    distiller = Distiller(make_net(8, "t"), make_net(4, "s"), LogitsDistillation())
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
+    with pytest.raises(ValueError, match=f"Expected the schedule of `{next(iter(options))}`"):
+        distiller.fit(*images, callbacks=[DistillationSchedule(**options)], verbose=0)
+
+
 def test_values_are_saved(make_net, images, crossentropy, tmp_path):
     distiller = Distiller(make_net(8, "t"), make_net(4, "s"), LogitsDistillation(4.0))
     distiller.compile("sgd", crossentropy)

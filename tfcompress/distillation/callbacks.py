@@ -26,7 +26,8 @@ class DistillationSchedule(keras.callbacks.Callback):
     Raises:
         TypeError: If a schedule is not callable.
         ValueError: When training begins, if the model is no `Distiller`, if it has no loss with
-            a temperature, or if the number of `loss_weights` is not that of the losses.
+            a temperature, or if the number of `loss_weights` is not that of the losses; later, if
+            a schedule gives a temperature that is not above 0, or a weight below 0.
 
     Example: from the teacher to the labels in 1000 steps.
 
@@ -52,7 +53,7 @@ class DistillationSchedule(keras.callbacks.Callback):
                     "Expected a schedule: a function of the step such as `lambda step: 4.0`. "
                     f"Received: {schedule!r}"
                 )
-        self._pairs: list[tuple[keras.Variable, Schedule]] = []
+        self._moved: list[tuple[str, keras.Variable, Schedule]] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
@@ -73,12 +74,21 @@ class DistillationSchedule(keras.callbacks.Callback):
                 "Expected a loss with a temperature, such as LogitsDistillation. Received: "
                 f"{[type(loss).__name__ for loss in losses]} and a schedule of `temperature`."
             )
-        pairs = [(variable, self.temperature) for variable in temperatures]
-        pairs += [(model.student_loss_weight, self.student_loss_weight)]
-        pairs += zip(model.loss_weights, self.loss_weights, strict=False)
-        self._pairs = [(variable, f) for variable, f in pairs if f is not None]
+        moved = [("temperature", variable, self.temperature) for variable in temperatures]
+        moved += [("student_loss_weight", model.student_loss_weight, self.student_loss_weight)]
+        weights = zip(model.loss_weights, self.loss_weights, strict=False)
+        moved += [("loss_weights", *pair) for pair in weights]
+        self._moved = [one for one in moved if one[-1] is not None]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         step = int(self.model.optimizer.iterations)
-        for variable, schedule in self._pairs:
-            variable.assign(float(schedule(step)))
+        for name, variable, schedule in self._moved:
+            value = float(schedule(step))
+            is_temperature = name == "temperature"
+            if not (value > 0 if is_temperature else value >= 0):
+                raise ValueError(
+                    f"Expected the schedule of `{name}` to give numbers "
+                    f"{'above 0' if is_temperature else 'from 0 on'}. Received: {value} at step "
+                    f"{step}"
+                )
+            variable.assign(value)
