@@ -206,6 +206,17 @@ def test_a_compressed_model_comes_too_late():
         factorize(quantize(model), ranks=2)
 
 
+def test_covariances_are_the_same_in_slices(model, monkeypatch):
+    whole = plan_factorization(model, energy=0.9, data=images())
+    monkeypatch.setattr("tfcompress.factorization.covariance._MOST_VALUES", 1)
+    sliced = plan_factorization(model, energy=0.9, data=images())
+    assert {n: f.ranks for n, f in sliced.forms.items()} == {
+        n: f.ranks for n, f in whole.forms.items()
+    }
+    for name, form in whole.forms.items():
+        assert sliced.forms[name].error == pytest.approx(form.error, rel=1e-6)
+
+
 def test_a_factorized_model_is_factorized_further(model):
     once = factorize(model, energy=0.5)
     twice = factorize(once, ranks={"wide": 2, "wide_in": 2})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from keras import layers
 from tfcompress.factorization.decompositions import Metric
 from tfcompress.factorization.forms import possible
 from tfcompress.model.calls import watch_calls
+
+#: Values of patches that are laid out at once.
+_MOST_VALUES = 2**25
 
 
 def input_metrics(
@@ -36,11 +40,12 @@ def input_metrics(
         for method in possible(layer):
             if method == "tucker2":
                 continue
-            seen = _seen(layer, method, tf.cast(inputs, tf.float32))
-            flat = np.asarray(tf.reshape(seen, [-1, seen.shape[-1]]), np.float64)
             key = id(layer), method
-            sums[key] = sums.get(key, 0.0) + flat.T @ flat
-            counts[key] = counts.get(key, 0) + len(flat)
+            for part in _parts(layer, tf.cast(inputs, tf.float32)):
+                seen = _seen(layer, method, part)
+                flat = np.asarray(tf.reshape(seen, [-1, seen.shape[-1]]), np.float64)
+                sums[key] = sums.get(key, 0.0) + flat.T @ flat
+                counts[key] = counts.get(key, 0) + len(flat)
 
     with watch_calls(chosen, add):
         for batch in batches:
@@ -57,6 +62,14 @@ def input_metrics(
     return found
 
 
+def _parts(layer: keras.Layer, inputs: tf.Tensor):
+    """Slices of a batch whose patches fit into memory: each value stands in many of them."""
+    times = math.prod(getattr(layer, "kernel_size", (1,)))
+    count = max(1, _MOST_VALUES // (times * math.prod(inputs.shape[1:])))
+    for start in range(0, inputs.shape[0], count):
+        yield inputs[start : start + count]
+
+
 def _seen(layer: keras.Layer, method: str, inputs: tf.Tensor) -> tf.Tensor:
     """The vectors that the first factor's kernel is multiplied with."""
     if isinstance(layer, layers.Dense):
@@ -69,7 +82,7 @@ def _seen(layer: keras.Layer, method: str, inputs: tf.Tensor) -> tf.Tensor:
         if rates != [1, 1, 1] or padding == "CAUSAL":
             raise ValueError(
                 "Expected a Conv3D without dilation where data is given. Received: "
-                f"{layer.name!r}. Leave it out of `layers`."
+                f"{layer.name!r}. Factorize without data."
             )
         return tf.extract_volume_patches(inputs, [1, *size, 1], [1, *strides, 1], padding)
     if isinstance(layer, layers.Conv1D):

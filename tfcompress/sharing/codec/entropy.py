@@ -95,8 +95,11 @@ def table(counts: np.ndarray) -> np.ndarray:
 
 def _fixed(symbols: np.ndarray, size: int, part: str) -> Writer:
     width = (size - 1).bit_length()
-    bits = (symbols[:, None] >> np.arange(width)) & 1
-    packed = np.packbits(bits.astype(np.uint8)).tobytes()
+    # Bit by bit: a kernel of a hundred million weights has no room for eight bytes to each.
+    bits = np.empty((symbols.size, width), np.uint8)
+    for place in range(width):
+        bits[:, place] = (symbols >> place) & 1
+    packed = np.packbits(bits).tobytes()
     return Writer().add("tables", bytes([_FIXED])).add(part, packed)
 
 
@@ -104,7 +107,9 @@ def _read_fixed(reader: Reader, count: int, size: int) -> np.ndarray:
     width = (size - 1).bit_length()
     data = np.frombuffer(reader.take(-(-count * width // 8)), np.uint8)
     bits = np.unpackbits(data, count=count * width).reshape(count, width)
-    symbols = (bits.astype(np.int64) << np.arange(width)).sum(1)
+    symbols = np.zeros(count, np.int64)
+    for place in range(width):
+        symbols |= bits[:, place].astype(np.int64) << place
     if symbols.max() >= size:
         raise _damaged("a symbol outside its alphabet")
     return symbols
