@@ -57,7 +57,7 @@ def float_control(start, x, y, seed: int, epochs: int, rate: float) -> keras.Mod
 
 def int8(start, x, y, seed: int, epochs: int, rate: float, k: int | None, init: str):
     """Quantized, and clustered where k is given; the last third with fixed assignments."""
-    chosen = np.random.default_rng(seed).choice(len(x), 512, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(x), min(512, len(x)), replace=False)
     model = start if k is None else cluster(start, k, init=init, seed=seed)
     model = tfc.quantize(model, calibration_data=x[chosen])
     steps = epochs * (len(x) // BATCH)

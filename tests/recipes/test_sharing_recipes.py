@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from recipes import deep_compression, factorize, share_models
+import tfcompress as tfc
+from recipes import cluster, deep_compression, factorize, share_models
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_factorize(images, tmp_path, monkeypatch):
     monkeypatch.setattr(factorize, "small_vgg", tiny_net)
     options = types.SimpleNamespace(
         seeds=["0"],
+        variants=["float", *factorize.VARIANTS],
         target_macs=0.5,
         epochs=1,
         extra_epochs=1,
@@ -67,3 +69,43 @@ def test_factorize(images, tmp_path, monkeypatch):
     control, *others = factorize.Results(tmp_path / "factorize.csv", factorize.KEY).rows
     assert [row["variant"] for row in others] == ["best", "spatial+svd", "weighted"]
     assert all(int(row["macs"]) <= 0.5 * int(control["macs"]) for row in others)
+
+
+def small_net(*_):
+    inputs = keras.Input((28, 28, 1), name="image")
+    x = keras.layers.Conv2D(8, 3, strides=4, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(
+        inputs, keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(x)), name="small"
+    )
+
+
+def test_cluster(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (256, 28, 28, 1)).astype("float32"), np.arange(256) % 10
+    settings = types.SimpleNamespace(
+        seeds=["0"], clusters=["4"], init="linear", epochs=1, learning_rate=1e-3, tfmot=False
+    )
+    results = cluster.Results(tmp_path / "cluster.csv", cluster.KEY)
+    with tfc.shared_converter():
+        cluster.run(settings, results, ((x, y), (x[:50], y[:50])), small_net())
+    _, plain, shared = results.rows
+    assert [row["variant"] for row in results.rows] == ["float", "int8", "int8, 4"]
+    # Four values, and as many again behind a negative γ, which a step at 1e-3 does not make.
+    assert int(shared["codes"]) == 4 < int(plain["codes"])
+    assert int(shared["gzip_bytes"]) < int(plain["gzip_bytes"])
+    assert "int8, 4" in cluster.table(results.rows)
+
+
+def test_share_models(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(share_models.models, "build", small_net)
+    settings = types.SimpleNamespace(
+        seeds=["0"], epochs=1, joint_epochs=1, joint_learning_rate=1e-3
+    )
+    results = share_models.Results(tmp_path / "share.csv", share_models.KEY)
+    data = {task: share_models.datasets.load(task) for task in share_models.TASKS}
+    with tfc.shared_converter():
+        share_models.run(settings, tmp_path, results, data)
+    (row,) = results.rows
+    assert int(row["one_bytes"]) < int(row["sum_bytes"])
+    assert "1" in share_models.table(results.rows)

@@ -71,6 +71,15 @@ def test_tolerance_value_and_position(trained):
     assert [m.name for m in found.models] == ["deep", "deep_2"]
 
 
+def test_kernels_of_nothing_but_zeros_are_equal():
+    models = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(3)]
+    for model in models[:2]:
+        model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+    (group,) = share_weights(models, tolerance=0).groups
+    assert group.distance == 0
+    assert [index for index, _ in group.members] == [0, 1]
+
+
 def test_within_one_model():
     inputs = keras.Input((8,))
     x = inputs
@@ -113,6 +122,12 @@ def test_finetuned_together_and_stored_once(trained, digits, compiled, accuracy,
     # All of the second kernel, 3×3×16×24 codes, is stored once.
     assert 2 * alone.num_bytes - report.num_bytes > 3456
     assert report.patched.count("conv2") == 2
+    summed = sum(report.signature_num_bytes.values())
+    assert set(report.signature_num_bytes) == set(quantized)
+    assert summed - report.constant_num_bytes > 3456
+    assert f"{report.constant_num_bytes:,}" in str(report)
+    assert f"{summed:,}" in str(report)
+    assert "stored" not in str(alone)
 
 
 def test_mistakes(trained):

@@ -148,6 +148,17 @@ def test_zeros_of_plain_pruning_count_among_the_values(trained, digits, compiled
         assert np.unique(value).size <= transform.num_clusters
 
 
+def test_zeros_of_one_kernel_take_no_centroid_from_others(trained):
+    model = cluster(trained, 8, scope="model")
+    found = clustered_kernels(model)
+    last, _ = found[-1]
+    last.variable.assign(np.where(np.arange(last.variable.shape[1]) < 3, 0.0, last.variable))
+    refresh_assignments(model, reseed=False)
+    for kernel, _ in found:
+        value = np.asarray(kernel.layer.effective_weights()[kernel.spec.name])
+        np.testing.assert_array_equal(value == 0, kernel.variable.numpy() == 0)
+
+
 def test_prune_cluster_quantize_and_distil_in_one_fit(trained, digits, accuracy):
     (x, y), test = digits
     student = cluster(quantize(trained, calibration_data=x[:128]), 16)

@@ -60,6 +60,8 @@ class ExportReport:
         patched: Layers whose codes or scales were written into the file after conversion.
         unverified: Layers whose kernel was not found in the file.
         sparse_layers: Layers whose zeros `sparse_encoding` left out of the file.
+        signature_num_bytes: Signature → bytes of the constants it reads.
+        constant_num_bytes: Bytes of all constants in the file, equal ones stored once.
     """
 
     path: str
@@ -80,6 +82,8 @@ class ExportReport:
     dense_num_bytes: int | None = None
     dense_gzip_bytes: int | None = None
     sparse_layers: tuple[str, ...] = ()
+    signature_num_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    constant_num_bytes: int = 0
 
     @property
     def agreement(self) -> float | None:
@@ -92,7 +96,8 @@ class ExportReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        parts = [f"{self.path}\n\n", self._sizes(), self._runtime(), self._parity()]
+        parts = [f"{self.path}\n\n", self._sizes(), self._constants()]
+        parts += [self._runtime(), self._parity()]
         columns = ("layer", "bits", "scales", "smallest", "largest", "weights", "pruned")
         rows = [dataclasses.astuple(layer) for layer in self.layers]
         columns = (*columns, "rounded to 0", "codes")
@@ -113,6 +118,16 @@ class ExportReport:
             dense = (self.dense_num_bytes, self.dense_gzip_bytes)
             rows.append(("this file, were it dense", *dense))
         return render_table("Size in bytes", ("", "raw", "gzip"), rows)
+
+    def _constants(self) -> str:
+        """What several signatures share; of one there is nothing to say."""
+        if len(self.signature_num_bytes) < 2:
+            return ""
+        summed = sum(self.signature_num_bytes.values())
+        rows = [*self.signature_num_bytes.items(), ("sum", summed)]
+        rows.append(("stored", self.constant_num_bytes))
+        rows.append(("ratio", f"{self.constant_num_bytes / summed:.3f}" if summed else ""))
+        return render_table("Constants in bytes", ("signature", "bytes"), rows)
 
     def _runtime(self) -> str:
         lines = ["Ops: " + ", ".join(f"{n} × {op}" for op, n in self.ops.items())]

@@ -131,6 +131,11 @@ class FileSummary:
         """Names of the ops that need TensorFlow in the app; LiteRT alone refuses them."""
         return tuple(sorted({op.name for op in self.ops if op.name.startswith("Flex")}))
 
+    def constant_num_bytes(self, subgraph: int | None = None) -> int:
+        """Bytes of the constants of one subgraph, or of the file; a shared buffer counts once."""
+        chosen = (t for t in self.constants if subgraph is None or t.subgraph == subgraph)
+        return sum({t.buffer: t.num_bytes for t in chosen}.values())
+
     @property
     def shared_buffers(self) -> dict[int, tuple[TensorSummary, ...]]:
         """Buffer index → its tensors, for the buffers that several tensors share."""

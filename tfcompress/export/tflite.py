@@ -157,6 +157,10 @@ def export_tflite(
         dense_num_bytes=dense_bytes,
         dense_gzip_bytes=dense_gzip,
         sparse_layers=sparse_layers,
+        signature_num_bytes={
+            s.key: summary.constant_num_bytes(s.subgraph) for s in summary.signatures
+        },
+        constant_num_bytes=summary.constant_num_bytes(),
     )
     _check_agreement(report, min_agreement)
     figures = {k: v for k, v in report.to_dict().items() if k not in ("path", "layers")}

@@ -189,7 +189,7 @@ def _distance(a: _Candidate, b: _Candidate) -> float:
     for first, second in zip(a.kernels, b.kernels, strict=True):
         size = np.sqrt(np.linalg.norm(first) * np.linalg.norm(second))
         apart = np.linalg.norm(first - second)
-        distances.append(float(apart / size) if size > 0 else float(apart > 0) * np.inf)
+        distances.append(0.0 if apart == 0 else float(apart / size) if size > 0 else np.inf)
     return max(distances)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from tfcompress.sharing.clustering import clustered_kernels, latent_value
+from tfcompress.sharing.codebook import Cluster
 
 
 def refresh_assignments(model: keras.Model, *, reseed: bool = True) -> float:
@@ -20,12 +22,24 @@ def refresh_assignments(model: keras.Model, *, reseed: bool = True) -> float:
     Raises:
         ValueError: No kernel is clustered.
     """
-    changed = total = 0
-    for kernel, transform in _clustered(model):
-        value = latent_value(kernel, transform)
-        changed += transform.assign(value, reseed=reseed)
-        total += value.size
-    return changed / total
+    found = _latent(model)
+    _pin_zeros(found)
+    changed = sum(transform.assign(value, reseed=reseed) for transform, value in found)
+    return changed / sum(value.size for _, value in found)
+
+
+def _latent(model: keras.Model) -> list[tuple[Cluster, np.ndarray]]:
+    """Every clustering with what it gets to see."""
+    return [(transform, latent_value(kernel, transform)) for kernel, transform in _clustered(model)]
+
+
+def _pin_zeros(found: list[tuple[Cluster, np.ndarray]]) -> set[int]:
+    """Pins a centroid to zero in every codebook that needs one, before any weight is assigned:
+    others of its kernels may have used that centroid. Returns the `id` of these codebooks."""
+    needing = [transform for transform, value in found if transform.needs_zero(value)]
+    for transform in needing:
+        transform.pin_zero()
+    return {id(transform.leader()) for transform in needing}
 
 
 class Clustering(keras.callbacks.Callback):
@@ -98,9 +112,10 @@ class Clustering(keras.callbacks.Callback):
         self._last = step
 
     def on_train_end(self, logs=None):
-        for kernel, transform in _clustered(self.model):
-            value = latent_value(kernel, transform)
-            if transform.needs_zero(value):
+        found = _latent(self.model)
+        pinned = _pin_zeros(found)
+        for transform, value in found:
+            if id(transform.leader()) in pinned:
                 transform.assign(value, reseed=False)
 
 
