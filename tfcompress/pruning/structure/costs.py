@@ -59,7 +59,9 @@ class WeightCost:
 
 
 def macs_cost(dependencies: Dependencies, inputs: Any = None) -> WeightCost:
-    """Multiply-accumulates of one example: exact, for each kernel's are in proportion to its size.
+    """Multiply-accumulates of one example: each kernel's are in proportion to its size.
+
+    Exact but where `positions_carry_channels`.
 
     Raises:
         ValueError: A size of the inputs is not known, and `inputs` is not given.
@@ -73,6 +75,18 @@ def macs_cost(dependencies: Dependencies, inputs: Any = None) -> WeightCost:
         count, size = counts.get(paths[id(layer)], 0), sum(_size(k.variable) for k in kernels)
         weights += [(k.variable, count * _size(k.variable) / size) for k in kernels]
     return WeightCost(dependencies.groups, weights, total - sum(w for _, w in weights))
+
+
+def positions_carry_channels(dependencies: Dependencies) -> bool:
+    """Whether a layer may run fewer times without some channels, as a dense layer on transposed
+    features does: its multiply-accumulates then follow more than the size of its kernel."""
+    carrying = (
+        sum(labels is not None for labels in dependencies.tracer.of(value))
+        for node in dependencies.graph.nodes
+        if isinstance(node.operation, keras.Layer) and layer_kernels(node.operation)
+        for value in node.outputs
+    )
+    return any(axes > 1 for axes in carrying)
 
 
 def parameter_cost(dependencies: Dependencies) -> WeightCost:

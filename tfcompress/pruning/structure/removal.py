@@ -109,7 +109,17 @@ def _copy(operation: Any, changes: dict[str, Any]) -> Any:
             if getattr(operation, "variables", []):
                 raise
             return operation
-    return type(operation).from_config({**operation.get_config(), **changes})
+    config = operation.get_config()
+    # The weights are assigned, and arrays that they once started from no longer fit.
+    for key, value in config.items():
+        if key.endswith("_initializer") and _starts_from_array(value):
+            changes[key] = "zeros"
+    return type(operation).from_config({**config, **changes})
+
+
+def _starts_from_array(initializer: Any) -> bool:
+    config = initializer.get("config") if isinstance(initializer, dict) else None
+    return isinstance(config, dict) and isinstance(config.get("value"), (list, dict))
 
 
 def _holds_attributes(model: keras.Model) -> bool:

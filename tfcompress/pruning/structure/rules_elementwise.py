@@ -145,7 +145,8 @@ def layer_scale(t: Tracer, node) -> Axes:
 @register_rule(layers.BatchNormalization)
 def batch_norm(t: Tracer, node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
-    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+    moving = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
+    for name in ("gamma", "beta", *moving):
         t.member(layer, name, 0, axes[layer.axis], Role.CHANNEL)
     return axes
 

@@ -188,13 +188,15 @@ class Scoring:
             seen.observe(batch[0])
         return [[function(getattr(seen, takes)(g))] if seen.sees(g) else None for g in groups]
 
-    def _by_weights(self, dependencies: Dependencies) -> list[list[np.ndarray]]:
+    def _by_weights(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
         groups, criterion = dependencies.groups, self._shared()
         by_variable = {id(k.variable): k for k in compressible_kernels(dependencies.model)}
+        # A layer of the user's own may make channels by a weight that is no kernel to pruning.
+        makers = [[p for p in g.makers if id(p.member.variable) in by_variable] for g in groups]
         wanted = {
             id(p.member.variable): by_variable[id(p.member.variable)]
-            for g in groups
-            for p in g.makers
+            for places in makers
+            for p in places
         }
         kernels = list(wanted.values())
         statistics = Statistics(dependencies.model, kernels, self.loss)
@@ -205,7 +207,8 @@ class Scoring:
         arrays = compute_scores(criterion, statistics, [k.name for k in kernels], seeds, parts)
         by_kernel = dict(zip(wanted, arrays, strict=True))
         return [
-            [_along(by_kernel[id(p.member.variable)], p).sum(1) for p in g.makers] for g in groups
+            _nothing([_along(by_kernel[id(p.member.variable)], p).sum(1) for p in places])
+            for places in makers
         ]
 
 
