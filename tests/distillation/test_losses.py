@@ -180,6 +180,30 @@ def test_golden_values():
     np.testing.assert_allclose(looks, [[9 / np.sqrt(97), 4 / np.sqrt(97)]], rtol=1e-6)
 
 
+LINE = np.array([[0, 0], [1, 0], [3, 0]], "float32")
+TRIANGLE = np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]], "float32")
+
+
+@pytest.mark.parametrize(
+    ("loss", "teacher", "student", "value"),
+    [
+        ("FeatureDistillation", [[1, 2], [3, 4]], [[1, 0], [0, 4]], (4 + 9) / 4),
+        # Energies 9 and 4 against 1 and 0, each divided by its length.
+        ("AttentionTransfer", [[[3, 0], [0, 2]]], [[[1, 0], [0, 0]]], 2 - 18 / np.sqrt(97)),
+        # Rows (1, 0) and (0, 1) of similarities against (1, 1) / √2 twice.
+        ("SimilarityPreserving", [[1, 0], [0, 1]], [[1, 0], [1, 0]], 1 - 1 / np.sqrt(2)),
+        # Distances 1, 3, 2 over their mean 2 against 1, 1, 1: two Huber losses of a half.
+        ("RelationalDistance", LINE, TRIANGLE, 2 * 0.125 / 3),
+        # Cosines 1, −1, 1 against three halves: Huber losses of 0.5, −1.5 and 0.5.
+        ("RelationalAngle", LINE, TRIANGLE, (0.125 + 1.0 + 0.125) / 3),
+    ],
+)
+def test_golden_values_by_hand(loss, teacher, student, value):
+    teacher, student = np.asarray(teacher, "float32"), np.asarray(student, "float32")
+    received = float(getattr(distillation, loss)().compute_loss(teacher, student))
+    assert received == pytest.approx(value, rel=1e-5)
+
+
 def test_t_squared_keeps_the_size_of_the_gradient():
     import tensorflow as tf
 
