@@ -106,7 +106,7 @@ def test_rigl_grows_where_the_gradient_is_largest(blobs):
     pruner.update(0, batch=batch)
     before = [m.numpy() for m in pruner.masks]
     weights = [k.variable.numpy() for k in pruner.kernels]
-    gradients = pruner.statistics.gradients(batch)
+    gradients = pruner.evidence.statistics.gradients(batch)
     assert pruner.update(1, batch=batch)
     fraction = pruner.method.drop_fraction_at(1)
     for mask, old, w, g in zip(pruner.masks, before, weights, gradients, strict=True):

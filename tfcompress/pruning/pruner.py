@@ -10,23 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.model.kernels import compressible_kernels
 from tfcompress.pruning import masks as constraints
 from tfcompress.pruning.criteria import Criterion, get_criterion
+from tfcompress.pruning.evidence import Evidence
 from tfcompress.pruning.methods import Method, get_method
 from tfcompress.pruning.patterns import NOfM, Pattern, get_pattern
 from tfcompress.pruning.ranking import global_masks, layer_masks
 from tfcompress.pruning.report import PruningReport
-from tfcompress.pruning.scoring import compute_scores
-from tfcompress.pruning.selection import kernel_labels, select_kernels
-from tfcompress.pruning.state import (
-    PruningState,
-    attach_state,
-    read_state,
-    settings_key,
-    state_key,
-)
-from tfcompress.pruning.statistics import Loss, Statistics, batches
+from tfcompress.pruning.selection import kernel_indices, kernel_labels, select_kernels
+from tfcompress.pruning.state import PruningState, attach_state, settings_key, state_key
+from tfcompress.pruning.statistics import Loss, Statistics
 
 
 class Pruner:
@@ -92,15 +85,20 @@ class Pruner:
         self.criterion = get_criterion(criterion)
         self.pattern = get_pattern(pattern)
         self.scope = scope
-        self.data = data
-        self.num_batches = num_batches
-        self.batch_size = batch_size
         self.seed = seed
         self.preserve_zeros = preserve_zeros
         self.kernels, self.skipped = select_kernels(model, layers, skip_first_last)
         self.names = kernel_labels(model, self.kernels)
+        self.evidence = Evidence(
+            self.criterion,
+            Statistics(model, self.kernels, loss),
+            self.names,
+            [(seed, index) for index in kernel_indices(model, self.kernels)],
+            data=data,
+            num_batches=num_batches,
+            batch_size=batch_size,
+        )
         self._check()
-        self.statistics = Statistics(model, self.kernels, loss)
         self._settings = settings_key(
             self.method, self.criterion.name, self.pattern, scope, preserve_zeros
         )
@@ -155,16 +153,9 @@ class Pruner:
                 criterion or method needs.
         """
         self.begun = True
-        self._try_data(step)
-        arrays = self.state.restored
-        if arrays is None and restore_from is not None:
-            arrays = read_state(restore_from, self.state.key)
-        if arrays is not None:
-            self._check_restored(arrays, step)
-        else:
-            arrays = self._earlier(step)
-        self.state.restored = None
-        self._previous = None
+        self.evidence.try_out(step, self.method.needs_data)
+        kernels = [kernel.variable.numpy() for kernel in self.kernels]
+        arrays = self.state.continued(step, self._settings, kernels, restore_from)
         if arrays is not None:
             self.state.restore(arrays)
             last = int(arrays["last_update"])
@@ -245,26 +236,12 @@ class Pruner:
     # ---- what methods use -----------------------------------------------------------------------
 
     def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
-        """Returns the criterion's scores, one array per kernel."""
-        parts = self.batches(step, batch) if self.criterion.needs_data else ()
-        seeds = [(self.seed, index) for index in self._indices]
-        return compute_scores(self.criterion, self.statistics, self.names, seeds, parts)
+        """The criterion's scores, one array per kernel."""
+        return self.evidence.scores(step, batch)
 
     def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
-        """Returns the gradient of each kernel, averaged over the batches of an update."""
-        every = [self.statistics.gradients(one) for one in self.batches(step, batch)]
-        return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
-
-    def batches(self, step: int, batch: Any) -> list[tuple[Any, ...]]:
-        """The batches that an update at `step` looks at."""
-        if batch is not None:
-            return [batch if isinstance(batch, tuple) else tuple(batch)]
-        if self.data is None:
-            raise ValueError(
-                "This update needs gradients or activations. Expected `data=` at construction or "
-                "`update(step, batch=(x, y))`. Received neither."
-            )
-        return self._data_batches(self.num_batches, step)
+        """The gradient of each kernel, averaged over the batches of an update."""
+        return self.evidence.gradients(step, batch)
 
     def rank(
         self, scores: Sequence[np.ndarray], sparsity: float, current: Sequence[np.ndarray]
@@ -320,18 +297,12 @@ class Pruner:
                 f"{self.pattern!r} does not fit these kernels: {misfits}. Choose the layers that "
                 "it fits with `layers=`, or another pattern."
             )
-        if hasattr(self.data, "__next__"):
-            raise ValueError(
-                "`data` is read at every update, and an iterator can be read once. Expected a "
-                f"tuple of arrays, a tf.data.Dataset or a list of batches. Received: {self.data!r}"
-            )
         self.method.check(self)
 
     def _attach(self) -> None:
-        everything = [id(k.variable) for k in compressible_kernels(self.model)]
-        self._indices = [everything.index(id(k.variable)) for k in self.kernels]
         shapes = [k.variable.shape for k in self.kernels]
-        self.state = PruningState(state_key(type(self.method).__name__, self._indices, shapes))
+        indices = kernel_indices(self.model, self.kernels)
+        self.state = PruningState(state_key(type(self.method).__name__, indices, shapes))
         self._step = 0
         self.masks = [
             self.create_variable(f"mask_{i}", np.ones(shape, bool))
@@ -343,7 +314,7 @@ class Pruner:
                 constraints.detach_all(kernel.variable, kind)
             constraints.attach(kernel.variable, constraint)
         self.state.live = self._live
-        self._previous = attach_state(self.model, self.state)
+        attach_state(self.model, self.state)
         self._drop_traces()
         self._apply = tf.function(lambda: self._assign_masked(latent=False))
         self._apply_latent = tf.function(lambda: self._assign_masked(latent=True))
@@ -362,48 +333,6 @@ class Pruner:
             source = getattr(constraint, "latent", None) if latent else None
             value = tf.convert_to_tensor(kernel.variable if source is None else source)
             kernel.variable.assign(constraint.masked(value))
-
-    def _earlier(self, step: int) -> dict[str, np.ndarray] | None:
-        previous = self._previous
-        if previous is None:
-            return None
-        arrays = previous.restored or previous.snapshot()
-        if int(arrays["step"]) != step or int(arrays.get("settings", -1)) != self._settings:
-            return None
-        # Weights that grew where the mask was: they were trained without it since.
-        grown = any(
-            np.any(kernel.variable.numpy()[~arrays[f"mask_{i}"].astype(bool)])
-            for i, kernel in enumerate(self.kernels)
-        )
-        return None if grown else arrays
-
-    def _check_restored(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        saved = int(arrays["step"])
-        if saved != step or int(arrays.get("settings", -1)) != self._settings:
-            raise ValueError(
-                "Expected the state of a run with the same schedule, criterion, pattern and scope, "
-                f"at the optimizer's step. Received: a state of step {saved} of "
-                f"{'this' if saved != step else 'another'} run, at step {step}. To continue, load "
-                "the model with its optimizer from the same file; to begin a new run from its "
-                "zeros, leave `restore_from` (and the old backup) away."
-            )
-
-    def _try_data(self, step: int) -> None:
-        """Computes once what updates will need, so that bad data shows before training."""
-        if self.data is None:
-            return
-        if self.method.needs_data:
-            self.statistics.gradients(self._data_batches(1, step)[0])
-        if self.criterion.needs_data:
-            seeds = [(self.seed, index) for index in self._indices]
-            parts = self._data_batches(1, step)
-            compute_scores(self.criterion, self.statistics, self.names, seeds, parts)
-
-    def _data_batches(self, count: int, step: int) -> list[tuple[Any, ...]]:
-        found = list(batches(self.data, count, self.batch_size, offset=step))
-        if not found:
-            raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
-        return found
 
     def _zeros_found(self, kernel: np.ndarray) -> np.ndarray:
         nonzero = kernel != 0

@@ -48,6 +48,12 @@ def as_selectors(layers: Any) -> tuple[Selector, ...] | None:
     return tuple(layers)
 
 
+def kernel_indices(model: keras.Model, kernels: Sequence[Kernel]) -> list[int]:
+    """The places of kernels among all that may be pruned: the same whatever else is chosen."""
+    everything = [id(kernel.variable) for kernel in compressible_kernels(model)]
+    return [everything.index(id(kernel.variable)) for kernel in kernels]
+
+
 def select_kernels(
     model: keras.Model, layers: Any = None, skip_first_last: bool = False
 ) -> tuple[tuple[Kernel, ...], dict[str, str]]:

@@ -28,6 +28,7 @@ class PruningState(keras.Operation):
         values: Name → array or number on the host.
         restored: What a file brought in, or `None`.
         live: Returns the numbers that are read at the moment of saving, such as the step.
+        previous: The state of an earlier run on the same model, or `None`.
     """
 
     def __init__(self, key: str):
@@ -37,6 +38,7 @@ class PruningState(keras.Operation):
         self.values: dict[str, Any] = {}
         self.restored: dict[str, np.ndarray] | None = None
         self.live: Callable[[], dict[str, int]] = dict
+        self.previous: PruningState | None = None
 
     def call(self, *args):
         raise NotImplementedError
@@ -56,6 +58,39 @@ class PruningState(keras.Operation):
         for name, value in arrays.items():
             if name not in self.variables:
                 self.values[name] = np.array(value)
+
+    def continued(
+        self,
+        step: int,
+        settings: int,
+        kernels: Sequence[np.ndarray],
+        restore_from: str | None = None,
+    ) -> dict[str, np.ndarray] | None:
+        """The arrays of the run that goes on; `None` where one begins. Asked for once.
+
+        The order of preference is: what Keras has loaded into the model, the file, and what an
+        earlier run with the same settings left off at this very step.
+
+        Args:
+            step: The optimizer's step.
+            settings: See `settings_key`.
+            kernels: The kernels' values, in the order of their masks.
+            restore_from: A `.keras` or `.weights.h5` file.
+
+        Raises:
+            ValueError: What was loaded is of another run or of another step.
+        """
+        arrays, previous = self.restored, self.previous
+        self.restored = self.previous = None
+        if arrays is None and restore_from is not None:
+            arrays = read_state(restore_from, self.key)
+        if arrays is not None:
+            _check_continues(arrays, step, settings)
+        elif previous is not None:
+            arrays = previous.restored or previous.snapshot()
+            if not (_continues(arrays, step, settings) and _fits(arrays, kernels)):
+                return None
+        return arrays
 
     def save_own_variables(self, store: Any) -> None:
         for name, array in self.snapshot().items():
@@ -106,11 +141,35 @@ def _described(value: Any) -> Any:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def attach_state(model: keras.Model, state: PruningState) -> PruningState | None:
-    """Makes the state part of what Keras saves with the model; returns the one it replaces."""
-    previous = getattr(model, state.key, None)
+def attach_state(model: keras.Model, state: PruningState) -> None:
+    """Makes the state part of what Keras saves with the model, in the stead of an earlier one."""
+    state.previous = getattr(model, state.key, None)
+    if state.previous is not None:
+        state.previous.previous = None
     object.__setattr__(model, state.key, state)
-    return previous
+
+
+def _continues(arrays: dict[str, np.ndarray], step: int, settings: int) -> bool:
+    return int(arrays["step"]) == step and int(arrays.get("settings", -1)) == settings
+
+
+def _fits(arrays: dict[str, np.ndarray], kernels: Sequence[np.ndarray]) -> bool:
+    """Whether nothing grew where the masks were: such weights were trained without them since."""
+    return not any(
+        np.any(kernel[~arrays[f"mask_{i}"].astype(bool)]) for i, kernel in enumerate(kernels)
+    )
+
+
+def _check_continues(arrays: dict[str, np.ndarray], step: int, settings: int) -> None:
+    saved = int(arrays["step"])
+    if not _continues(arrays, step, settings):
+        raise ValueError(
+            "Expected the state of a run with the same schedule, criterion, pattern and scope, "
+            f"at the optimizer's step. Received: a state of step {saved} of "
+            f"{'this' if saved != step else 'another'} run, at step {step}. To continue, load "
+            "the model with its optimizer from the same file; to begin a new run from its "
+            "zeros, leave `restore_from` (and the old backup) away."
+        )
 
 
 class _Holder(keras.Sequential):
