@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from keras import layers
 
 from tfcompress.distillation import Distiller, LogitsDistillation
@@ -12,7 +15,7 @@ from tfcompress.pruning import ConstantSparsity, PolynomialDecay, Pruning
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import Cluster, Clustering, cluster, clustering_report, refresh_assignments
 from tfcompress.sharing.clustering import clustered_kernels
-from tfcompress.sharing.codebook import read_codebook
+from tfcompress.sharing.codebook import nearest_centroids, read_codebook
 from tfcompress.sharing.kmeans import nearest
 
 
@@ -112,7 +115,8 @@ def test_fit_moves_centroids_always_and_assignments_on_schedule(trained, digits,
     for (c0, a0), (c1, a1) in zip(start, plain, strict=True):
         assert np.all(c0 != c1)
         np.testing.assert_array_equal(a0, a1)
-    # 12 steps an epoch: refreshed at step 12 + 3 alone, before the step is taken.
+    # 12 steps an epoch: refreshed before step 12 + 3, which reads what is nearest by then; and kept
+    # as they are after it.
     seen = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: seen.append(state()[1][1])
@@ -120,8 +124,52 @@ def test_fit_moves_centroids_always_and_assignments_on_schedule(trained, digits,
     callback = Clustering(frequency=50, begin_step=15, end_step=16)
     model.fit(x, y, batch_size=128, epochs=1, verbose=0, callbacks=[callback, watch])
     changes = [i for i in range(1, 12) if not np.array_equal(seen[i], seen[i - 1])]
-    assert changes == [3]
+    assert changes == [3, 4]
     assert refresh_assignments(model) >= 0.0
+
+
+@pytest.mark.parametrize("scope", ["layer", "channel", "model"])
+def test_weights_are_read_where_they_are_while_assignments_move(trained, scope):
+    model = cluster(trained, 6, scope=scope)
+    found = clustered_kernels(model)
+    for kernel, _ in found:
+        value = kernel.variable.numpy()
+        noise = np.random.default_rng(0).normal(size=value.shape) * value.std()
+        # A pruned weight stays zero, and no other one is read as the zero that is kept for it.
+        kernel.variable.assign(np.where(noise > 1.5 * value.std(), 0.0, value + noise))
+
+    def read():
+        return [np.asarray(k.layer.effective_weights()[k.spec.name]) for k, _ in found]
+
+    before = read()
+    refresh_assignments(model, reseed=False)
+    refreshed = read()
+    assert not any(np.array_equal(a, b) for a, b in zip(before, refreshed, strict=True))
+    for _, transform in found:
+        transform.assignments.assign(tf.zeros_like(transform.assignments))
+        transform.moving.assign(1.0)
+    for kept, moving in zip(refreshed, read(), strict=True):
+        np.testing.assert_array_equal(kept, moving)
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda groups: st.tuples(
+            arrays.arrays(np.float32, (groups, 5), elements=st.floats(-3, 3, width=16)),
+            arrays.arrays(np.float32, (groups, 30), elements=st.floats(-4, 4, width=16)),
+        )
+    ),
+    st.integers(-1, 4),
+)
+@settings(max_examples=30, deadline=None)
+def test_nearest_in_the_graph_is_nearest(both, pinned):
+    codebook, values = both
+    usable = np.ones(codebook.shape, bool)
+    usable[:, pinned : pinned + 1] = False
+    index = nearest_centroids(tf.constant(values), tf.constant(codebook), tf.constant(usable))
+    distance = np.where(usable[:, None], np.abs(values[:, :, None] - codebook[:, None]), np.inf)
+    chosen = np.take_along_axis(distance, index.numpy()[..., None], axis=2)[..., 0]
+    np.testing.assert_allclose(chosen, distance.min(2), atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 8])

@@ -43,18 +43,20 @@ def _pin_zeros(found: list[tuple[Cluster, np.ndarray]]) -> set[int]:
 
 
 class Clustering(keras.callbacks.Callback):
-    """Refreshes the assignments of a clustered model on a schedule.
+    """Lets the assignments of a clustered model follow its weights, on a schedule.
 
-    The step is `optimizer.iterations`. Between refreshes, and after `end_step`, the assignments
-    stay and the centroids train. Zeros that pruning makes in the same `fit` are read as zeros at
+    From `begin_step` to `end_step` every weight is read as the centroid that is nearest to its
+    latent value at that step; before and after, the assignments stay and the centroids train. The
+    step is `optimizer.iterations`. Zeros that pruning makes in the same `fit` are read as zeros at
     once, and get a centroid of their own at the next refresh, at the latest when training ends.
 
     Args:
-        frequency: Steps from one refresh to the next, from 1 on.
+        frequency: Steps from one refresh to the next, from 1 on: zeros get their centroid then, and
+            centroids that have lost all their weights move to where the error is largest.
         begin_step: First step at which assignments may change.
         end_step: From this step on they stay; `None`: never. Leave the last part of the training
             to the centroids.
-        reseed: As in `refresh_assignments`.
+        reseed: Whether centroids without weights move.
 
     Raises:
         ValueError: An argument out of range; at the start of `fit`, a model without clusters.
@@ -102,13 +104,21 @@ class Clustering(keras.callbacks.Callback):
             return False
         return step - (step - self.begin_step) % self.frequency > last
 
+    def is_moving(self, step: int) -> bool:
+        """Whether assignments follow the weights in the step that is taken next."""
+        return self.begin_step <= step and (self.end_step is None or step < self.end_step)
+
     def on_train_begin(self, logs=None):
         self._last = None
+        # A run that broke off may have left them moving.
+        self._moving = any(t.moving.numpy() > 0 for _, t in _clustered(self.model))
+        self._move(False)
 
     def on_train_batch_begin(self, batch, logs=None):
         step = int(self.model.optimizer.iterations.numpy())
         if self.is_due(step, self._last):
             refresh_assignments(self.model, reseed=self.reseed)
+        self._move(self.is_moving(step))
         self._last = step
 
     def on_train_end(self, logs=None):
@@ -117,6 +127,18 @@ class Clustering(keras.callbacks.Callback):
         for transform, value in found:
             if id(transform.leader()) in pinned:
                 transform.assign(value, reseed=False)
+        self._move(False)
+
+    def _move(self, moving: bool) -> None:
+        """Lets assignments follow, or keeps those that the next step would have read."""
+        if moving == self._moving:
+            return
+        if self._moving:
+            for transform, value in _latent(self.model):
+                transform.assign(value, reseed=False)
+        for _, transform in _clustered(self.model):
+            transform.moving.assign(float(moving))
+        self._moving = moving
 
 
 def _clustered(model: keras.Model) -> list:

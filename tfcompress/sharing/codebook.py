@@ -46,11 +46,30 @@ def read_codebook(value: tf.Tensor, codebook: tf.Tensor, index: tf.Tensor, keep_
     return read(value, codebook)
 
 
+def nearest_centroids(values: tf.Tensor, codebook: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
+    """The index of the nearest usable centroid: int32 of shape (groups, weights).
+
+    Args:
+        values: float32 of shape (groups, weights).
+        codebook: float32 of shape (groups, k).
+        usable: bool of shape (groups, k), True for one centroid of each group at least.
+    """
+    # What is not usable comes last, behind a border that no weight is beyond.
+    order = tf.argsort(tf.where(usable, codebook, np.float32(np.inf)), axis=1)
+    far = tf.gather(tf.where(usable, codebook, np.float32(np.inf)), order, batch_dims=1)
+    place = tf.searchsorted((far[:, :-1] + far[:, 1:]) / 2.0, values)
+    return tf.gather(order, place, batch_dims=1)
+
+
 @keras.saving.register_keras_serializable(package="tfcompress")
 class Cluster(WeightTransform):
     """Replaces every weight by the centroid it is assigned to.
 
     The centroids train; the assignments are state, which `assign` refreshes from the latent kernel.
+    While the variable `moving` is set, a forward pass goes by what they would be now: the latent
+    weights then feel what their moving does. Between refreshes that they do not feel they would all
+    follow the gradient of one point, and a refresh would throw the layer far off.
+
     Where the kernel holds exact zeros and they are preserved, one centroid is pinned to zero and
     serves nothing but them, so that a pruned kernel has no more than k values, zero included.
 
@@ -111,6 +130,7 @@ class Cluster(WeightTransform):
         # 0 for the entry that is pinned to zero.
         self.free = add("free", size, initializer="ones")
         self.assignments = add("assignments", shape, dtype="int32")
+        self.moving = add("moving", ())
 
     # --- one codebook for the model ----------------------------------------------------------
 
@@ -148,6 +168,8 @@ class Cluster(WeightTransform):
     def axes_of(self, state, shape):
         if state is self.assignments:
             return super().axes_of(state, shape)
+        if not state.shape:
+            return {}
         # A codebook: (groups, k), with a group for each output channel in the scope `"channel"`.
         outputs = [axis for axis, size in enumerate(self._group_shape) if size > 1]
         return {0: outputs[0]} if len(outputs) == 1 else {}
@@ -156,9 +178,22 @@ class Cluster(WeightTransform):
         codebook = self.codebook()
         if self.preserve_sparsity:
             codebook = self._with_zero(value, codebook)
+        index = tf.cond(
+            self.moving.value > 0,
+            lambda: self._nearest(value, codebook),
+            lambda: tf.identity(self.assignments.value),
+        )
         groups = tf.range(codebook.shape[0]) * self.num_clusters
-        index = self.assignments.value + tf.reshape(groups, self._group_shape)
+        index = index + tf.reshape(groups, self._group_shape)
         return read_codebook(value, tf.reshape(codebook, [-1]), index, self.preserve_sparsity)
+
+    def _nearest(self, value: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
+        """What `assign` would assign, but for zeros, which are read as zeros anyway."""
+        axes = sorted(range(value.shape.rank), key=lambda axis: self._group_shape[axis] == 1)
+        grouped = tf.transpose(value, axes)
+        rows = tf.reshape(grouped, [codebook.shape[0], -1])
+        found = nearest_centroids(rows, codebook, self.leader().free.value > 0)
+        return tf.transpose(tf.reshape(found, tf.shape(grouped)), np.argsort(axes))
 
     def _with_zero(self, value: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
         """Zeros count among the k values, also before `assign` has pinned a centroid for them."""
