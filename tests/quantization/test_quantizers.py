@@ -144,14 +144,23 @@ def test_a_layer_that_is_not_trainable_keeps_its_range():
     assert quantizer.range[1] == pytest.approx(1.0, abs=1 / 127)
 
 
-def test_the_gradient_is_cut_where_values_are_clipped():
-    quantizer = make()
+@pytest.mark.parametrize(
+    "options", [{}, {"rounding": "truncate"}, {"power_of_two": True}, {"num_bits": 4}], ids=str
+)
+def test_the_gradient_is_cut_where_values_are_clipped(options):
+    quantizer = make(**options)
     quantizer.set_range(-1.0, 1.0)
-    x = batch(-2.0, -0.5, 0.5, 2.0)
+    x = batch(-5.0, -0.5, 0.5, 5.0)
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = quantizer(x, training=False)
     np.testing.assert_array_equal(tape.gradient(y, x), [[0, 1, 1, 0]])
+    quantizer.enabled.assign(0.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = quantizer(x, training=False)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(tape.gradient(y, x), [[1, 1, 1, 1]])
 
 
 def test_it_computes_in_float32_under_any_policy():

@@ -5,6 +5,8 @@ A code q stands for the real value scale · (q − zero_point). Codes are signed
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -69,6 +71,18 @@ def affine_parameters(
         above = tf.math.divide_no_nan(high, qmax - zero_point)
         scale = tf.maximum(tf.maximum(below, above), MIN_SCALE)
     return scale, zero_point
+
+
+def range_parameters(scheme: Any, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`affine_parameters` of a `WeightScheme` or an `ActivationScheme`."""
+    return affine_parameters(
+        low,
+        high,
+        num_bits=scheme.num_bits,
+        symmetric=scheme.symmetric,
+        narrow_range=scheme.narrow_range,
+        power_of_two=scheme.power_of_two,
+    )
 
 
 def round_through(x: tf.Tensor, rounding: str = "nearest", training: bool | None = None):

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfcompress.quantization.affine import code_range, round_to_grid
 from tfcompress.quantization.operators import Role
+from tfcompress.quantization.traced import traced_once
 from tfcompress.quantization.upstream import Links, upstream_kernel, upstream_quantizer
 from tfcompress.quantization.weights import FakeQuantizeWeights
 
@@ -172,11 +173,12 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
         gamma = self.gamma.value if self.scale else ones
         beta = self.beta.value if self.center else zeros
         old_mean, old_variance = self.moving_mean.value, self.moving_variance.value
-        outputs, mean, variance = tf.cond(
-            self.frozen.value < 0.5,
-            lambda: _normalize_by_batch(x, gamma, beta, self.epsilon),
-            lambda: _normalize_by(x, gamma, beta, old_mean, old_variance, self.epsilon),
+        normalize = _normalize_fused if x.shape.rank == 4 else _normalize
+        frozen = self.frozen.value >= 0.5
+        outputs, mean, variance = normalize(
+            x, gamma, beta, old_mean, old_variance, frozen, epsilon=self.epsilon
         )
+        outputs.set_shape(x.shape)
         # Frozen, the moving statistics come back as they were; written so, not a bit changes.
         rate = 1.0 - self.momentum
         self.moving_mean.assign(old_mean + (mean - old_mean) * rate)
@@ -184,27 +186,71 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
         return tf.cast(outputs, self.compute_dtype)
 
 
-def _normalize_by_batch(x, gamma, beta, epsilon):
-    """`(γ·(x − mean)/σ + β, mean, variance)` over all axes but the last, as Keras defines them."""
-    if x.shape.rank == 4:
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, gamma, beta, epsilon=epsilon, is_training=True
-        )
-        # The fused op returns the unbiased variance; Keras averages the biased one.
-        count = tf.cast(tf.size(x) / tf.shape(x)[-1], tf.float32)
-        return outputs, mean, variance * (count - 1.0) / count
-    mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+def _normalize(x, gamma, beta, mean, variance, frozen, *, epsilon):
+    """`(γ·(x − mean)/σ + β, mean, variance)` over all axes but the last, as Keras defines them.
+
+    By the batch, or `frozen` by the statistics that are given.
+    """
+    mean, variance = tf.cond(
+        frozen,
+        lambda: (tf.identity(mean), tf.identity(variance)),
+        lambda: tf.nn.moments(x, list(range(x.shape.rank - 1))),
+    )
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
 
 
-def _normalize_by(x, gamma, beta, mean, variance, epsilon):
-    if x.shape.rank == 4:
-        outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-            x, gamma, beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False
-        )
-    else:
-        outputs = tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
-    return outputs, tf.identity(mean), tf.identity(variance)
+@traced_once
+def _normalize_fused(x, gamma, beta, mean, variance, frozen, *, epsilon):
+    """The same for images, by TensorFlow's fused op and its gradient.
+
+    The gradient that TensorFlow derives of a branch is slow to trace, and XLA does not compile it
+    here, so it is written out. The statistics pass none on.
+    """
+
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        def by_batch():
+            found = tf.raw_ops.FusedBatchNormV3(
+                x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
+            )
+            return found.y, found.batch_mean, found.batch_variance, *found[3:]
+
+        def by_statistics():
+            found = tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=gamma,
+                offset=beta,
+                mean=mean,
+                variance=variance,
+                epsilon=epsilon,
+                is_training=False,
+            )
+            return found.y, mean, variance, mean, variance, found.reserve_space_3
+
+        outputs, new_mean, new_variance, *reserved = tf.cond(frozen, by_statistics, by_batch)
+
+        def gradient(upstream, *_):
+            def derived(is_training):
+                found = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=upstream,
+                    x=x,
+                    scale=gamma,
+                    reserve_space_1=reserved[0],
+                    reserve_space_2=reserved[1],
+                    reserve_space_3=reserved[2],
+                    epsilon=epsilon,
+                    is_training=is_training,
+                )
+                return found.x_backprop, found.scale_backprop, found.offset_backprop
+
+            return tf.cond(frozen, lambda: derived(False), lambda: derived(True))
+
+        # The fused op returns the unbiased variance; Keras averages the biased one.
+        count = tf.cast(tf.size(x) / tf.shape(x)[-1], tf.float32)
+        biased = tf.where(frozen, new_variance, new_variance * (count - 1.0) / count)
+        return (outputs, new_mean, biased), gradient
+
+    return normalize(x, gamma, beta)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

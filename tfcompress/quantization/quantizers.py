@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.affine import (
-    affine_parameters,
     code_range,
     fake_quantize,
     fake_quantize_tensor,
+    range_parameters,
 )
 from tfcompress.quantization.observers import MinMax, MovingAverage
 from tfcompress.quantization.schemes import (
@@ -27,6 +27,7 @@ from tfcompress.quantization.schemes import (
     scheme_config,
     scheme_from_config,
 )
+from tfcompress.quantization.traced import traced_once
 from tfcompress.quantization.upstream import upstream_sums
 
 
@@ -101,18 +102,9 @@ class FakeQuantize(keras.layers.Layer):
 
     def parameters_of(self, low: float, high: float) -> tuple[float, float]:
         """`(scale, zero_point)` that the scheme gives to a range."""
-        scale, zero_point = self._parameters(np.float32(low), np.float32(high))
+        bounds = tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+        scale, zero_point = range_parameters(self.scheme, *bounds)
         return float(scale), float(zero_point)
-
-    def _parameters(self, low, high):
-        return affine_parameters(
-            tf.convert_to_tensor(low),
-            tf.convert_to_tensor(high),
-            num_bits=self.scheme.num_bits,
-            symmetric=self.scheme.symmetric,
-            narrow_range=self.scheme.narrow_range,
-            power_of_two=self.scheme.power_of_two,
-        )
 
     def set_range(self, low: float, high: float) -> None:
         """Sets the range; a moving average goes on from here.
@@ -148,33 +140,17 @@ class FakeQuantize(keras.layers.Layer):
 
     def _update(self, x) -> None:
         # No assignment stands inside a branch: under a distribution strategy none could run.
-        old = self.statistics.value
-        moving = self.frozen.value < 0.5
-        if not self.scheme.observer.every_batch:
-            # Without calibration data the first batch gives the range, which then stays.
-            moving = moving & (old[2] <= 0)
-        batch = tf.cond(
-            moving,
-            lambda: tf.stack([tf.reduce_min(x), tf.reduce_max(x), 1.0]),
-            lambda: tf.zeros(3),
+        statistics, scale, zero_point = _moved(
+            x,
+            self.statistics.value,
+            self.frozen.value,
+            self.scale.value,
+            self.zero_point.value,
+            scheme=self.scheme,
         )
-        observer = self.scheme.observer
-        if isinstance(observer, MovingAverage):
-            new = observer.momentum * old + (1.0 - observer.momentum) * batch
-        else:
-            seen = old[2] > 0
-            low = tf.where(seen, tf.minimum(old[0], batch[0]), batch[0])
-            high = tf.where(seen, tf.maximum(old[1], batch[1]), batch[1])
-            new = tf.stack([low, high, 1.0])
-        # An empty or non-finite batch (the last one of a replica) must not spoil the range.
-        new = tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
-        self.statistics.assign(new)
-        new = self.statistics.value
-        known = moving & (new[2] > 0)
-        weight = tf.where(new[2] > 0, new[2], 1.0)
-        scale, zero_point = self._parameters(new[0] / weight, new[1] / weight)
-        self.scale.assign(tf.where(known, scale, self.scale.value))
-        self.zero_point.assign(tf.where(known, zero_point, self.zero_point.value))
+        self.statistics.assign(statistics)
+        self.scale.assign(scale)
+        self.zero_point.assign(zero_point)
 
     # --- the tensor --------------------------------------------------------------------------
 
@@ -212,28 +188,20 @@ class FakeQuantize(keras.layers.Layer):
             return inputs
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
-        scale, zero_point = self.scale.value, self.zero_point.value
-        return tf.cond(
-            self.active_scale() > 0,
-            lambda: self._quantize(inputs, scale, zero_point, training),
-            lambda: tf.identity(inputs),
+        scheme = self.scheme
+        outputs = _quantize_known(
+            inputs,
+            self.scale.value,
+            self.zero_point.value,
+            self.active_scale(),
+            num_bits=scheme.num_bits,
+            narrow_range=scheme.narrow_range,
+            power_of_two=scheme.power_of_two,
+            rounding=scheme.rounding,
+            training=bool(training),
         )
-
-    def _quantize(self, x, scale, zero_point, training):
-        bits, narrow = self.scheme.num_bits, self.scheme.narrow_range
-        # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
-        # halves are common; between others they hardly ever occur.
-        if self.scheme.rounding == "nearest" and not self.scheme.power_of_two:
-            return fake_quantize_tensor(x, scale, zero_point, num_bits=bits, narrow_range=narrow)
-        return fake_quantize(
-            x,
-            scale,
-            zero_point,
-            num_bits=bits,
-            narrow_range=narrow,
-            rounding=self.scheme.rounding,
-            training=training,
-        )
+        outputs.set_shape(inputs.shape)
+        return outputs
 
     def stripped(self) -> list:
         """Nothing is left of it in a plain model."""
@@ -251,6 +219,68 @@ class FakeQuantize(keras.layers.Layer):
             "fixed_range": self.fixed_range,
             "source": self.source,
         }
+
+
+@traced_once
+def _moved(x, old, frozen, scale, zero_point, *, scheme: ActivationScheme):
+    """Statistics, scale and zero point of a tensor after the batch `x`."""
+    moving = frozen < 0.5
+    if not scheme.observer.every_batch:
+        # Without calibration data the first batch gives the range, which then stays.
+        moving = moving & (old[2] <= 0)
+    batch = tf.cond(
+        moving,
+        lambda: tf.stack([tf.reduce_min(x), tf.reduce_max(x), 1.0]),
+        lambda: tf.zeros(3),
+    )
+    if isinstance(scheme.observer, MovingAverage):
+        momentum = scheme.observer.momentum
+        new = momentum * old + (1.0 - momentum) * batch
+    else:
+        seen = old[2] > 0
+        low = tf.where(seen, tf.minimum(old[0], batch[0]), batch[0])
+        high = tf.where(seen, tf.maximum(old[1], batch[1]), batch[1])
+        new = tf.stack([low, high, 1.0])
+    # An empty or non-finite batch (the last one of a replica) must not spoil the range.
+    new = tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
+    known = moving & (new[2] > 0)
+    weight = tf.where(new[2] > 0, new[2], 1.0)
+    found = range_parameters(scheme, new[0] / weight, new[1] / weight)
+    return new, tf.where(known, found[0], scale), tf.where(known, found[1], zero_point)
+
+
+@traced_once
+def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, training, **grid):
+    """`x` rounded to its codes and back; `x` itself where `active` is 0.
+
+    Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
+    the one that TensorFlow derives of a branch is slow to trace, and XLA does not compile it here.
+    """
+    qmin, qmax = code_range(grid["num_bits"], grid["narrow_range"])
+    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
+    # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
+    # halves are common; between others they hardly ever occur.
+    is_fused = rounding == "nearest" and not power_of_two
+
+    def quantized():
+        if is_fused:
+            return fake_quantize_tensor(x, scale, zero_point, **grid)
+        return fake_quantize(x, scale, zero_point, rounding=rounding, training=training, **grid)
+
+    def passed(upstream):
+        if is_fused:
+            derive = tf.quantization.fake_quant_with_min_max_vars_gradient
+            return derive(upstream, x, low, high, **grid)[0]
+        return tf.where((x >= low) & (x <= high), upstream, tf.zeros_like(upstream))
+
+    @tf.custom_gradient
+    def quantize(x):
+        def gradient(upstream):
+            return tf.cond(active > 0, lambda: passed(upstream), lambda: tf.identity(upstream))
+
+        return tf.cond(active > 0, quantized, lambda: tf.identity(x)), gradient
+
+    return quantize(x)
 
 
 def input_scheme(scheme: ActivationScheme) -> ActivationScheme:

@@ -12,13 +12,14 @@ import tensorflow as tf
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.model.transforms import FAKE_QUANT, WeightTransform
 from tfcompress.quantization.affine import (
-    affine_parameters,
     code_range,
     fake_quantize,
+    range_parameters,
     round_to_grid,
 )
 from tfcompress.quantization.observers import MinMax
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
+from tfcompress.quantization.traced import traced_once
 from tfcompress.quantization.upstream import Links, upstream_quantizer
 
 
@@ -101,32 +102,22 @@ class FakeQuantizeWeights(WeightTransform):
         observer, symmetric = self.scheme.observer, self.scheme.symmetric
         bounds = [observer.estimate(row, qmax - qmin, symmetric) for row in flat]
         low, high = (np.float32(b).reshape(self.scale_shape) for b in zip(*bounds, strict=True))
-        scale, zero_point = self._parameters(tf.constant(low), tf.constant(high))
+        scale, zero_point = range_parameters(self.scheme, tf.constant(low), tf.constant(high))
         self.scale.assign(scale)
         self.zero_point.assign(zero_point)
 
-    def _parameters(self, low, high):
-        return affine_parameters(
-            low,
-            high,
-            num_bits=self.scheme.num_bits,
-            symmetric=self.scheme.symmetric,
-            narrow_range=self.scheme.narrow_range,
-            power_of_two=self.scheme.power_of_two,
-        )
-
-    def _range(self, value):
-        if not self.follows:
-            return self.scale.value, self.zero_point.value
-        value = tf.stop_gradient(value)
-        if self.scheme.symmetric:
-            high = tf.reduce_max(tf.abs(value), self._reduced, keepdims=True)
-            # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32.
-            widest = tf.reduce_max(high)
-            high = tf.where(high > 0, high, tf.where(widest > 0, widest, 1.0))
-            return self._parameters(-high, high)
-        low = tf.reduce_min(value, self._reduced, keepdims=True)
-        return self._parameters(low, tf.reduce_max(value, self._reduced, keepdims=True))
+    def _rounded(self, value: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The kernel on its grid, and its scale."""
+        if self.follows:
+            options = {"axes": self._reduced, "scheme": self.scheme, "training": training}
+            rounded, scale = _round_by_itself(value, **options)
+            rounded.set_shape(value.shape)
+            scale.set_shape(self.scale_shape)
+            return rounded, scale
+        scale, known = self.scale.value, self.scale.value > 0
+        safe = tf.where(known, scale, 1.0)
+        rounded = _round(value, safe, self.zero_point.value, self.scheme, training)
+        return tf.where(known, rounded, value), scale
 
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
@@ -140,30 +131,21 @@ class FakeQuantizeWeights(WeightTransform):
     def apply(self, value, notes):
         factor = self.fold_factor(notes["call_index"])
         folded = value if factor is None else value * factor
-        scale, zero_point = self._range(folded)
-        known = scale > 0
-        rounded = fake_quantize(
-            folded,
-            tf.where(known, scale, 1.0),
-            zero_point,
-            num_bits=self.scheme.num_bits,
-            narrow_range=self.scheme.narrow_range,
-            rounding=self.scheme.rounding,
-            training=notes["training"],
-        )
-        rounded = rounded if self.follows else tf.where(known, rounded, folded)
+        rounded, scale = self._rounded(folded, bool(notes["training"]))
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
+        notes["folded"] = self.folded(notes["call_index"])
+        if notes["training"]:
+            return rounded
         quantizer = self.input_quantizer(notes["call_index"])
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-        if notes["in_codes"] and not notes["training"] and quantizer is not None:
+        if notes["in_codes"] and quantizer is not None:
             # Sums of whole numbers are exact in float32 up to 2²⁴, as they are in int32, whatever
             # order they are added in. Rounded values would differ in the last bits.
             rounded = self._to_codes(rounded, scale, input_scale, notes)
         notes["kernel_scale"] = tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
         notes["input_scale"] = input_scale
         notes["bias_step"] = input_scale * notes["kernel_scale"]
-        notes["folded"] = self.folded(notes["call_index"])
         return rounded
 
     def _to_codes(self, rounded, scale, input_scale, notes):
@@ -184,6 +166,35 @@ class FakeQuantizeWeights(WeightTransform):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": scheme_config(self.scheme)}
+
+
+def _round(value, scale, zero_point, scheme: WeightScheme, training: bool) -> tf.Tensor:
+    return fake_quantize(
+        value,
+        scale,
+        zero_point,
+        num_bits=scheme.num_bits,
+        narrow_range=scheme.narrow_range,
+        rounding=scheme.rounding,
+        training=training,
+    )
+
+
+@traced_once
+def _round_by_itself(value, *, axes, scheme: WeightScheme, training):
+    """A kernel rounded by scales of its own, one for all positions along `axes`; and the scales."""
+    constant = tf.stop_gradient(value)
+    if scheme.symmetric:
+        high = tf.reduce_max(tf.abs(constant), axes, keepdims=True)
+        # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32.
+        widest = tf.reduce_max(high)
+        high = tf.where(high > 0, high, tf.where(widest > 0, widest, 1.0))
+        low = -high
+    else:
+        low = tf.reduce_min(constant, axes, keepdims=True)
+        high = tf.reduce_max(constant, axes, keepdims=True)
+    scale, zero_point = range_parameters(scheme, low, high)
+    return _round(value, scale, zero_point, scheme, training), scale
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
