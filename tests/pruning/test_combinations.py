@@ -108,7 +108,7 @@ def test_in_a_distiller_the_student_is_pruned_and_never_the_teacher(blobs, crite
     assert [p.target.variable is student.layers[2].gamma for p in scales] == [True]
 
 
-def test_masks_hold_on_every_replica():
+def test_masks_and_grids_hold_on_every_replica():
     # In a process of its own: logical devices must be set up before TensorFlow starts.
     script = """
     import numpy as np, tensorflow as tf, keras
@@ -148,6 +148,19 @@ def test_masks_hold_on_every_replica():
         for variable in model.weights + pruning.pruner.masks:
             first, second = values(variable)
             assert (first == second).all(), (schedule, variable.path)
+
+    # Quantized: one grid for all, though each replica sees other values.
+    import tfcompress as tfc
+    with strategy.scope():
+        model = tfc.quantize(model)
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(x + np.arange(64)[:, None], y, batch_size=16, epochs=1, verbose=0)
+    grids = [v for v in model.variables if v.name in ("scale", "zero_point", "statistics")]
+    assert len(grids) == 3 * 3, [v.path for v in grids]
+    for variable in grids:
+        first, second = values(variable)
+        assert (first == second).all(), variable.path
+        assert variable.name != "zero_point" or first == round(float(first)), first
     print("held")
     """
     done = subprocess.run(

@@ -140,15 +140,12 @@ class FakeQuantize(keras.layers.Layer):
 
     def _update(self, x) -> None:
         # No assignment stands inside a branch: under a distribution strategy none could run.
-        statistics, scale, zero_point = _moved(
-            x,
-            self.statistics.value,
-            self.frozen.value,
-            self.scale.value,
-            self.zero_point.value,
-            scheme=self.scheme,
-        )
+        old, frozen, scheme = self.statistics.value, self.frozen.value, self.scheme
+        moving, statistics = _moved_statistics(x, old, frozen, scheme=scheme)
         self.statistics.assign(statistics)
+        # Read again, for on several replicas it is their mean by now.
+        known = self.statistics.value, self.scale.value, self.zero_point.value
+        scale, zero_point = _moved_parameters(moving, *known, scheme=scheme)
         self.scale.assign(scale)
         self.zero_point.assign(zero_point)
 
@@ -189,7 +186,8 @@ class FakeQuantize(keras.layers.Layer):
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
         scheme = self.scheme
-        outputs = _quantize_known(
+        quantize = _quantize_known if scheme.rounding != "stochastic" else _quantize_known.untraced
+        outputs = quantize(
             inputs,
             self.scale.value,
             self.zero_point.value,
@@ -222,8 +220,8 @@ class FakeQuantize(keras.layers.Layer):
 
 
 @traced_once
-def _moved(x, old, frozen, scale, zero_point, *, scheme: ActivationScheme):
-    """Statistics, scale and zero point of a tensor after the batch `x`."""
+def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
+    """Whether the range moves, and its statistics after the batch `x`."""
     moving = frozen < 0.5
     if not scheme.observer.every_batch:
         # Without calibration data the first batch gives the range, which then stays.
@@ -242,11 +240,16 @@ def _moved(x, old, frozen, scale, zero_point, *, scheme: ActivationScheme):
         high = tf.where(seen, tf.maximum(old[1], batch[1]), batch[1])
         new = tf.stack([low, high, 1.0])
     # An empty or non-finite batch (the last one of a replica) must not spoil the range.
-    new = tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
-    known = moving & (new[2] > 0)
-    weight = tf.where(new[2] > 0, new[2], 1.0)
-    found = range_parameters(scheme, new[0] / weight, new[1] / weight)
-    return new, tf.where(known, found[0], scale), tf.where(known, found[1], zero_point)
+    return moving, tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
+
+
+@traced_once
+def _moved_parameters(moving, statistics, scale, zero_point, *, scheme: ActivationScheme):
+    """Scale and zero point by the statistics, or as they were where the range does not move."""
+    known = moving & (statistics[2] > 0)
+    weight = tf.where(statistics[2] > 0, statistics[2], 1.0)
+    found = range_parameters(scheme, statistics[0] / weight, statistics[1] / weight)
+    return tf.where(known, found[0], scale), tf.where(known, found[1], zero_point)
 
 
 @traced_once

@@ -18,7 +18,8 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `function(*tensors, **options)`, which must neither make nor assign variables.
 
     There is a trace for each combination of ranks, dtypes and options. In it no size is known, so
-    what comes out has none either: the caller sets the shapes that it needs.
+    what comes out has none either: the caller sets the shapes that it needs. The function itself is
+    the attribute `untraced`, for what draws random numbers: in one trace all layers draw the same.
 
     Args:
         function: Positional arguments are tensors; options are hashable.
@@ -35,4 +36,5 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
         kinds = tuple((tensor.shape.rank, tensor.dtype) for tensor in tensors)
         return traced(kinds, tuple(sorted(options.items())))(*tensors)
 
+    call.untraced = function
     return call

@@ -110,7 +110,9 @@ class FakeQuantizeWeights(WeightTransform):
         """The kernel on its grid, and its scale."""
         if self.follows:
             options = {"axes": self._reduced, "scheme": self.scheme, "training": training}
-            rounded, scale = _round_by_itself(value, **options)
+            stochastic = self.scheme.rounding == "stochastic"
+            rounding = _round_by_itself.untraced if stochastic else _round_by_itself
+            rounded, scale = rounding(value, **options)
             rounded.set_shape(value.shape)
             scale.set_shape(self.scale_shape)
             return rounded, scale
