@@ -19,7 +19,6 @@ from tfcompress.quantization.affine import (
 )
 from tfcompress.quantization.observers import MinMax
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
-from tfcompress.quantization.traced import traced_once
 from tfcompress.quantization.upstream import Links, upstream_quantizer
 
 
@@ -109,13 +108,7 @@ class FakeQuantizeWeights(WeightTransform):
     def _rounded(self, value: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """The kernel on its grid, and its scale."""
         if self.follows:
-            options = {"axes": self._reduced, "scheme": self.scheme, "training": training}
-            stochastic = self.scheme.rounding == "stochastic"
-            rounding = _round_by_itself.untraced if stochastic else _round_by_itself
-            rounded, scale = rounding(value, **options)
-            rounded.set_shape(value.shape)
-            scale.set_shape(self.scale_shape)
-            return rounded, scale
+            return _round_by_itself(value, self._reduced, self.scheme, training)
         scale, known = self.scale.value, self.scale.value > 0
         safe = tf.where(known, scale, 1.0)
         rounded = _round(value, safe, self.zero_point.value, self.scheme, training)
@@ -182,9 +175,12 @@ def _round(value, scale, zero_point, scheme: WeightScheme, training: bool) -> tf
     )
 
 
-@traced_once
-def _round_by_itself(value, *, axes, scheme: WeightScheme, training):
-    """A kernel rounded by scales of its own, one for all positions along `axes`; and the scales."""
+def _round_by_itself(value, axes, scheme: WeightScheme, training: bool):
+    """A kernel rounded by scales of its own, one for all positions along `axes`; and the scales.
+
+    Not traced apart: through a function's call XLA takes the kernel for a constant and would
+    compile every step anew.
+    """
     constant = tf.stop_gradient(value)
     if scheme.symmetric:
         high = tf.reduce_max(tf.abs(constant), axes, keepdims=True)

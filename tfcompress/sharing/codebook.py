@@ -168,7 +168,7 @@ class Cluster(WeightTransform):
     def axes_of(self, state, shape):
         if state is self.assignments:
             return super().axes_of(state, shape)
-        if not state.shape:
+        if len(state.shape) == 0:
             return {}
         # A codebook: (groups, k), with a group for each output channel in the scope `"channel"`.
         outputs = [axis for axis, size in enumerate(self._group_shape) if size > 1]
