@@ -28,7 +28,7 @@ from absl import app, flags
 import tfcompress as tfc
 from recipes.batches import BATCH, augmented
 from recipes.cluster_tfmot import in_subprocess
-from recipes.quantize import with_fused_batch_norm
+from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
 from tfcompress.export.files import gzip_size
 from tfcompress.export.inspect import inspect_tflite

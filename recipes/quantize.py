@@ -30,13 +30,11 @@ from absl import app, flags
 import tfcompress as tfc
 from recipes import models
 from recipes.kept import kept_model
+from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
 from tfcompress.export.latency import compare_latency
 from tfcompress.export.runtime import Runner
-from tfcompress.model.graph import Graph
-from tfcompress.model.rewrite import rebuild
 from tfcompress.model.tables import render_table
-from tfcompress.quantization.layers import affine_layer
 from tfcompress.tools import datasets
 
 # Data set → (architecture, float epochs, extra epochs).
@@ -56,13 +54,6 @@ def augment(images, name: str):
         padded = tf.pad(images, [[4, 4], [4, 4], [0, 0]], "REFLECT")
         return tf.image.random_flip_left_right(tf.image.random_crop(padded, (32, 32, 3)))
     return images
-
-
-def with_fused_batch_norm(model: keras.Model) -> keras.Model:
-    """A copy that trains the same with TensorFlow's fused batch norm: a third less time a step."""
-    graph = Graph.from_model(model)
-    norms = [o for o in graph.operations() if isinstance(o, keras.layers.BatchNormalization)]
-    return rebuild(graph, {norm: affine_layer(norm) for norm in norms})
 
 
 class Experiment:

@@ -40,7 +40,8 @@ from absl import app, flags
 
 from recipes import models
 from recipes.kept import kept_model
-from recipes.quantize import augment, with_fused_batch_norm
+from recipes.models import with_fused_batch_norm
+from recipes.quantize import augment
 from recipes.results import Results, summary
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
@@ -68,6 +69,8 @@ CRITERIA = (
     "apoz",
     "random",
 )
+#: Of `resnet8`, beside the dense model.
+VARIANTS = ("shrunk", "masked", "scratch", "uniform_scratch", "scratch_long")
 #: By how much `criteria` divides the MACs.
 FACTORS = (2, 4, 8)
 KEY = ("experiment", "variant", "seed", "epochs", "train_samples", "target")
@@ -187,17 +190,19 @@ class Run:
         print(small.shrink_report, narrow.shrink_report, sep="\n")
         self.measure("dense", 0, 1.0, lambda: dense, dense)
         for seed in self.seeds:
-            for variant, make in (
+            makers = (
                 ("shrunk", lambda s=seed: self.tuned(small, s)),
                 ("masked", lambda s=seed: self.masked(dense, s)),
                 ("scratch", lambda s=seed: self.from_scratch(small, self.epochs, s)),
                 ("uniform_scratch", lambda s=seed: self.from_scratch(narrow, self.epochs, s)),
-            ):
-                self.measure(variant, seed, target, make, dense)
-        long = self.dense_epochs + self.epochs
-        seed = self.seeds[0]
-        make = lambda: self.from_scratch(small, long, seed)  # noqa: E731
-        self.measure("scratch_long", seed, target, make, dense)
+            )
+            for variant, make in makers:
+                if variant in self.options.variants:
+                    self.measure(variant, seed, target, make, dense)
+        if "scratch_long" in self.options.variants:
+            long, seed = self.dense_epochs + self.epochs, self.seeds[0]
+            make = lambda: self.from_scratch(small, long, seed)  # noqa: E731
+            self.measure("scratch_long", seed, target, make, dense)
 
     def masked(self, dense: keras.Model, seed: int) -> keras.Model:
         """Masks grow over the first half of the epochs; what is masked then goes."""
@@ -280,6 +285,7 @@ def define_flags() -> None:
     flags.DEFINE_float("cut", 0.4, "Fraction of channels below the threshold (`slimming`).", 0, 1)
     flags.DEFINE_float("strength", 1e-3, "Of the L1 penalty on batch-norm scales.", 0.0)
     flags.DEFINE_string("criterion", "magnitude", "For `resnet8`.")
+    flags.DEFINE_list("variants", list(VARIANTS), "For `resnet8`.")
     flags.DEFINE_list("criteria", [], "For `criteria`; empty for all.")
     flags.DEFINE_string("checkpoint", None, "A trained model; by default one is trained.")
     flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
