@@ -17,6 +17,8 @@ def run(tmp_path, monkeypatch):
         **{"experiment": "criteria", "data_dir": None, "output": tmp_path, "checkpoint": None},
         **{"seeds": ["0"], "epochs": 1, "dense_epochs": 1, "train_samples": 512, "batch_size": 64},
         **{"learning_rate": 1e-3, "dense_rate": 3e-3, "criteria": ["apoz"], "cut": 0.25},
+        **{"scratch_rate": 3e-3, "criterion": "magnitude", "target": 0.5},
+        **{"variants": ["shrunk", "masked", "scratch", "uniform_scratch"]},
     }
     return recipe.Run(types.SimpleNamespace(**options))
 
@@ -31,6 +33,16 @@ def test_criteria_and_resuming(run):
     run.criteria()
     assert len(run.results.rows) == 2
     assert "apoz" in run.table()
+
+
+def test_controls_have_the_same_budget(run):
+    run.resnet8()
+    rows = {row["variant"]: row for row in run.results.rows}
+    assert list(rows) == ["dense", *run.options.variants]
+    assert rows["shrunk"]["macs"] == rows["scratch"]["macs"]
+    for variant in run.options.variants:
+        # Of so few channels each is several per cent of the MACs.
+        assert float(rows[variant]["macs_left"]) == pytest.approx(0.5, abs=0.05), variant
 
 
 def test_the_global_threshold_of_slimming(run):

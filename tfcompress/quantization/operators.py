@@ -14,7 +14,7 @@ exactly there. `role` says, for a layer or a `keras.ops` operation, which of the
     RESAMPLE     interpolates and rounds on the codes of its input
     JOIN         its inputs and its output share one range
 
-An operation without a role stays in float, and `float_reason` says why.
+An operation without a role stays in float, and `unsupported_options` may say why.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _relu_name(layer: layers.ReLU) -> str | None:
 
 def role(operation: Any) -> Role | None:
     """The role of a (decomposed) operation; `None` where LiteRT's int8 runtime has none."""
-    if float_reason(operation) is not None:
+    if unsupported_options(operation) is not None:
         return None
     cls = keras_class(operation)
     if cls is layers.UpSampling2D:
@@ -221,8 +221,8 @@ def keeps_codes(operation: Any) -> bool:
     return role(operation) in (Role.MOVE, Role.RESAMPLE, Role.JOIN)
 
 
-def float_reason(operation: Any) -> str | None:
-    """Why an operation must stay in float; `None` where the table knows it."""
+def unsupported_options(operation: Any) -> str | None:
+    """What of a layer's options LiteRT's int8 kernels lack; `None` for nothing."""
     if isinstance(operation, keras.Layer):
         if getattr(operation, "data_format", "channels_last") == "channels_first":
             return "LiteRT's kernels are channels-last"

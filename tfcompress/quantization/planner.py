@@ -21,13 +21,10 @@ from tfcompress.quantization.operators import (
     Role,
     activation_name,
     activation_of,
-    float_reason,
-    is_op,
     keras_class,
     role,
 )
 from tfcompress.quantization.plan import (
-    AS_CONFIGURED,
     Plan,
     PlanEntry,
     activation_limits,
@@ -36,6 +33,7 @@ from tfcompress.quantization.plan import (
     weight_limits,
 )
 from tfcompress.quantization.quantizers import FakeQuantize, input_scheme
+from tfcompress.quantization.reasons import float_reason
 from tfcompress.quantization.schemes import ActivationScheme, Scheme
 
 
@@ -93,21 +91,7 @@ class Planner:
 
     def float_reason(self, node: Node) -> str | None:
         """Why a call stays in float; `None` where it runs in int8."""
-        operation = node.operation
-        if isinstance(operation, FakeQuantize):
-            return "it is a quantizer"
-        found = role(operation)
-        if self.schemes[operation] is None and found is not Role.MOVE:
-            return AS_CONFIGURED
-        if found is None:
-            return float_reason(operation) or _unknown_reason(operation)
-        if not all(v.is_float for v in (*node.inputs, *node.outputs)):
-            return "it does not take and give floating point tensors"
-        if found is Role.ARITHMETIC and _array_operand(node):
-            return "one of its operands is a constant array"
-        if found is Role.JOIN and _constant_operand(node):
-            return "one of its operands is a constant, which no range is known for"
-        return None
+        return float_reason(node, is_configured=self.schemes.get(node.operation) is not None)
 
     def is_quantized(self, node: Node) -> bool:
         return self.float_reason(node) is None
@@ -332,29 +316,3 @@ def _check_not_quantized(model: keras.Model, graph: Graph) -> None:
 
 def _is_batch_norm(operation: Any) -> bool:
     return keras_class(operation) is layers.BatchNormalization
-
-
-def _unknown_reason(operation: Any) -> str:
-    cls = type(operation)
-    if isinstance(operation, keras.Layer) and not cls.__module__.startswith("keras."):
-        return f"{cls.__name__} is a custom layer, whose arithmetic is not known"
-    activation = activation_of(operation)
-    if activation is not None:
-        return f"LiteRT has no int8 form of {activation}"
-    return f"LiteRT has no int8 form of {cls.__name__}"
-
-
-def _constant_operand(node: Node) -> bool:
-    """Whether a join (concatenate, maximum, minimum) takes anything but tensors of the graph."""
-    if isinstance(node.operation, keras.Layer):
-        return False
-    operands = node.args[0] if is_op(node.operation, "Concatenate") else node.args[:2]
-    return not all(isinstance(a, Value) for a in keras.tree.flatten(operands))
-
-
-def _array_operand(node: Node) -> bool:
-    """Whether a constant operand is an array rather than a number."""
-    if isinstance(node.operation, keras.Layer):
-        return False
-    constants = [a for a in node.args if not isinstance(a, Value)]
-    return any(getattr(c, "size", 1) != 1 and not isinstance(c, (int, float)) for c in constants)

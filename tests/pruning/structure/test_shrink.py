@@ -174,6 +174,30 @@ def test_a_layer_is_never_emptied():
     assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
 
 
+def test_how_layers_of_a_group_are_reduced_and_made_comparable():
+    """The second of three channels is strong in one layer of the sum and weak in the other."""
+    inputs = keras.Input((4,))
+    branches = [layers.Dense(3, use_bias=False, name=name)(inputs) for name in "ab"]
+    x = layers.Dense(3, use_bias=False, name="wide")(layers.add(branches))
+    model = keras.Model(inputs, layers.Dense(2)(layers.ReLU()(x)))
+    model.get_layer("a").kernel.assign(np.ones((4, 1)) * [2.0, 9.0, 3.0])
+    model.get_layer("b").kernel.assign(np.ones((4, 1)) * [2.0, 0.1, 3.0])
+    # Larger in all, so raw scores spare it; at a mean of one its first channel is the least.
+    model.get_layer("wide").kernel.assign(np.ones((3, 1)) * [10.0, 90.0, 80.0])
+
+    def kept(threshold, **options):
+        smaller = shrink(model, threshold=threshold, **options)
+        return smaller.get_layer("a").kernel.numpy()[0], smaller.get_layer("wide").units
+
+    np.testing.assert_array_equal(kept(4, reduction="min", normalization=None)[0], [2, 3])
+    np.testing.assert_array_equal(kept(10, reduction="max", normalization=None)[0], [9, 3])
+    np.testing.assert_array_equal(kept(25, reduction="sum", normalization=None)[0], [9])
+    assert kept(35, normalization=None)[1] == 2
+    assert kept(0.4, normalization="mean")[1] == 2
+    with pytest.raises(ValueError, match="Nothing to remove"):
+        shrink(model, threshold=0.05, normalization="max")
+
+
 def test_slimming_by_threshold():
     model = plain()
     gamma = np.array([1.0, 1e-6, 0.8, 0.9, 1e-5, 1.1, 0.01, 0.7], "float32")

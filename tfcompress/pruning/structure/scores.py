@@ -182,7 +182,7 @@ class Scoring:
         if takes == "scale":
             return [_nothing([function(s) for s in _scales(g)]) for g in groups]
         if takes == "weights":
-            return [[function(_rows(p)) for p in g.makers] for g in groups]
+            return [_nothing([function(_rows(p)) for p in g.makers]) for g in groups]
         seen = ChannelActivations(dependencies)
         for batch in batches(self.data, self.num_batches, self.batch_size):
             seen.observe(batch[0])
