@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from tfcompress.model.macs import count_macs
+from tfcompress.model.macs import count_macs, uncounted_layers
 
 CASES = {
     # layer: (input shape without batch, MACs)
@@ -51,6 +51,25 @@ CASES = {
     "gru": (lambda: L.GRU(5), (6, 3), 6 * (3 * 15 + 5 * 15)),
     "simple rnn": (lambda: L.SimpleRNN(5), (6, 3), 6 * (3 * 5 + 5 * 5)),
     "bidirectional": (lambda: L.Bidirectional(L.GRU(5)), (6, 3), 2 * 6 * (3 * 15 + 5 * 15)),
+    "rnn of a cell": (lambda: L.RNN(L.LSTMCell(5)), (6, 3), 6 * (3 * 20 + 5 * 20)),
+    "rnn of two cells": (
+        lambda: L.RNN([L.GRUCell(5), L.SimpleRNNCell(4)]),
+        (6, 3),
+        6 * (3 * 15 + 5 * 15 + 5 * 4 + 4 * 4),
+    ),
+    "conv lstm": (
+        lambda: L.ConvLSTM2D(4, 3, return_sequences=True),
+        (5, 8, 8, 2),
+        5 * 36 * (9 * 2 * 16 + 9 * 4 * 16),
+    ),
+    "conv lstm, last": (
+        lambda: L.ConvLSTM1D(4, 3, padding="same", return_state=False),
+        (5, 8, 2),
+        5 * 8 * (3 * 2 * 16 + 3 * 4 * 16),
+    ),
+    "time distributed": (lambda: L.TimeDistributed(L.Conv1D(4, 3)), (5, 8, 2), 5 * 6 * 3 * 2 * 4),
+    "spectral normalization": (lambda: L.SpectralNormalization(L.Dense(5)), (7,), 35),
+    "prelu": (lambda: L.PReLU(), (4, 4, 3), 0),
     "no kernel": (lambda: L.BatchNormalization(), (6, 3), 0),
     "pooling": (lambda: L.MaxPooling2D(), (6, 6, 3), 0),
 }
@@ -76,6 +95,58 @@ def test_multi_head_attention(value_dim):
     v = value_dim or 4
     projections = 5 * 8 * 2 * 4 + 6 * 8 * 2 * 4 + 6 * 8 * 2 * v + 5 * 2 * v * 8
     assert count_macs(model) == projections + 5 * 6 * 2 * (4 + v)
+
+
+def test_attention_called_by_names():
+    query, value = keras.Input((5, 8)), keras.Input((6, 8))
+    mask = keras.Input((5, 6), dtype="bool")
+    attention = L.MultiHeadAttention(num_heads=2, key_dim=4)
+    outputs = attention(attention_mask=mask, value=value, query=query)
+    model = keras.Model([query, value, mask], outputs)
+    assert count_macs(model) == (5 + 6 + 6 + 5) * 8 * 8 + 5 * 6 * 2 * (4 + 4)
+
+
+@pytest.mark.parametrize("cls", [L.Attention, L.AdditiveAttention])
+def test_attention_without_projections(cls):
+    query, value, key = keras.Input((5, 8)), keras.Input((6, 7)), keras.Input((6, 8))
+    model = keras.Model([query, value, key], cls()([query, value, key]))
+    assert count_macs(model) == 5 * 6 * (8 + 7)
+    same = keras.Input((6, 8))
+    assert count_macs(keras.Model([query, same], cls()([query, same]))) == 5 * 6 * (8 + 8)
+
+
+def test_dot():
+    a, b = keras.Input((5, 8)), keras.Input((6, 8))
+    assert count_macs(keras.Model([a, b], L.Dot(axes=2)([a, b]))) == 5 * 6 * 8
+    assert count_macs(keras.Model([a, b], L.Dot(axes=(-1, -1))([a, b]))) == 5 * 6 * 8
+
+
+def test_channels_first_by_hand():
+    convolution = L.Conv2D(4, 3, data_format="channels_first", name="conv")
+    convolution.build((None, 2, 8, 9))
+    # No CPU runs it, so the model is not made: the counter alone.
+    from tfcompress.model.macs import _counter
+
+    assert _counter(convolution)(convolution, [(1, 2, 8, 9)], (1, 4, 6, 7)) == 6 * 7 * 9 * 2 * 4
+
+
+class Projection(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.w)
+
+
+def test_layers_that_are_not_counted_are_named():
+    inputs = keras.Input((4, 4, 2))
+    x = L.PReLU()(L.BatchNormalization()(L.Conv2D(3, 3, name="conv")(inputs)))
+    x = L.LayerNormalization(axis=(1, 2, 3))(x)
+    x = L.SpectralNormalization(L.Dense(4, name="dense"))(L.Flatten()(x))
+    model = keras.Model(inputs, Projection(name="own")(x))
+    assert uncounted_layers(model) == ["own"]
+    assert count_macs(model) == 2 * 2 * 9 * 2 * 3 + 12 * 4
+    assert uncounted_layers(keras.Model(inputs, x)) == []
 
 
 def test_grouped_query_attention():

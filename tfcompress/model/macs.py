@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,9 @@ def count_macs(
 
     Counted are the products with kernels (dense, convolution, recurrent, ...) and those between
     queries, keys and values in attention. Biases, batch norms, activations, pooling and embedding
-    lookups count as none. A layer that is called twice counts twice. The model is traced, not run.
+    lookups count as none, and so do products of `keras.ops` and layers whose class is not known
+    (`uncounted_layers` names those). A layer that is called twice counts twice. The model is
+    traced, not run.
 
     Args:
         model: A built model.
@@ -41,7 +44,10 @@ def count_macs(
     watched = [layer for layer in iterate_layers(model) if _counter(layer) is not None]
 
     def add(layer, args, kwargs, outputs):
-        shapes = [_shape(layer, t) for t in keras.tree.flatten((args, kwargs)) if _is_tensor(t)]
+        # In the order of the signature, however they were passed.
+        bound = inspect.signature(type(layer).call).bind(layer, *args, **kwargs)
+        given = list(bound.arguments.values())[1:]
+        shapes = [_shape(layer, t) for t in keras.tree.flatten(given) if _is_tensor(t)]
         shape = _shape(layer, keras.tree.flatten(outputs)[0])
         counted = _counter(layer)(layer, shapes, shape)
         counts[id(layer)] = counts.get(id(layer), 0) + counted
@@ -53,6 +59,20 @@ def count_macs(
     if by_layer:
         return {paths[key]: value for key, value in counts.items()}
     return sum(counts.values())
+
+
+def uncounted_layers(model: keras.Model) -> list[str]:
+    """Paths of the layers that hold kernels of their own and that `count_macs` takes for free."""
+    paths = layer_paths(model)
+    counted = [layer for layer in iterate_layers(model) if _counter(layer) is not None]
+    known = {id(v) for layer in counted for v in layer.weights}
+    found = []
+    for layer in iterate_layers(model):
+        inner = {id(v) for sub in iterate_layers(layer) if sub is not layer for v in sub.weights}
+        own = [v for v in layer.weights if id(v) not in known | inner and len(v.shape) > 1]
+        if own:
+            found.append(paths[id(layer)])
+    return found
 
 
 def _counter(layer: keras.Layer) -> Callable[..., int] | None:
@@ -94,8 +114,17 @@ def _separable(layer, inputs, output):
 
 
 def _recurrent(layer, inputs, output):
-    steps = inputs[0][1]
-    return steps * (_kernel_size(layer) + _kernel_size(layer, "recurrent_kernel"))
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    kernels = [v for c in cells for v in c.weights if v.name in ("kernel", "recurrent_kernel")]
+    return inputs[0][1] * sum(math.prod(v.shape) for v in kernels)
+
+
+def _convolutional_recurrent(layer, inputs, output):
+    # Of every step the output, with or without the axis of steps.
+    shape = output if not layer.return_sequences else (output[0], *output[2:])
+    positions = _positions(layer, shape)
+    kernels = _kernel_size(layer) + _kernel_size(layer, "recurrent_kernel")
+    return inputs[0][1] * positions * kernels
 
 
 def _einsum(layer, inputs, output):
@@ -126,6 +155,19 @@ def _attention(layer, inputs, output):
     return products * heads * (key_dim + value_dim)
 
 
+def _dot_attention(layer, inputs, output):
+    # Scores of queries and keys, then the values by them; additive scores take as many products.
+    query, value = inputs[0], inputs[1]
+    # What comes third may be a mask.
+    key = inputs[2] if len(inputs) > 2 and len(inputs[2]) == len(value) else value
+    return query[1] * value[1] * (key[-1] + value[-1])
+
+
+def _dot(layer, inputs, output):
+    axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
+    return math.prod(output[1:]) * inputs[0][axes]
+
+
 _COUNTERS: dict[type, Callable[..., int]] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum,
@@ -142,9 +184,23 @@ _COUNTERS: dict[type, Callable[..., int]] = {
     layers.LSTM: _recurrent,
     layers.GRU: _recurrent,
     layers.SimpleRNN: _recurrent,
+    layers.RNN: _recurrent,
+    layers.ConvLSTM1D: _convolutional_recurrent,
+    layers.ConvLSTM2D: _convolutional_recurrent,
+    layers.ConvLSTM3D: _convolutional_recurrent,
+    layers.Attention: _dot_attention,
+    layers.AdditiveAttention: _dot_attention,
+    layers.Dot: _dot,
     layers.MultiHeadAttention: _attention,
     layers.GroupQueryAttention: _attention,
-    layers.Embedding: lambda layer, inputs, output: 0,
+    **dict.fromkeys(
+        (
+            *(layers.Embedding, layers.PReLU, layers.Normalization, layers.BatchNormalization),
+            *(layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization),
+            layers.SpectralNormalization,
+        ),
+        lambda layer, inputs, output: 0,
+    ),
 }
 
 

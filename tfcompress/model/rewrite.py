@@ -12,9 +12,14 @@ from tfcompress.model.graph import Graph
 def fresh(operation: Any) -> Any:
     """Returns an unbuilt copy of a layer or operation: same configuration, no weights, no calls.
 
+    A lookup (`StringLookup`, `TextVectorization`) is returned as it is: a vocabulary that it has
+    learned is not in its configuration, and nothing in it is ever trained.
+
     Raises:
         ValueError: A custom layer that cannot be made again from its configuration.
     """
+    if hasattr(operation, "get_vocabulary"):
+        return operation
     try:
         return type(operation).from_config(operation.get_config())
     except Exception as error:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from tfcompress.pruning.structure.removal import remove
 
@@ -98,3 +99,16 @@ def check(dependencies, units, inputs=None, tolerance=1e-5):
         np.testing.assert_array_equal(old, np.array(variable))
     assert smaller.count_params() < model.count_params()
     return smaller
+
+
+def plain(padding="valid", use_bias=True, activation="relu", norm=True):
+    """conv → norm → activation → conv (read with `padding`) → global pooling → dense."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, name="first")(image)
+    x = layers.BatchNormalization(name="norm")(x) if norm else x
+    x = layers.Activation(activation)(x)
+    x = layers.Conv2D(6, 3, padding=padding, use_bias=use_bias, name="second")(x)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    model = keras.Model(image, layers.Dense(3, name="logits")(x))
+    randomize(model)
+    return model

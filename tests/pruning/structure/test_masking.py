@@ -154,3 +154,82 @@ def test_channels_that_are_normalized_together_are_not_masked():
     np.testing.assert_allclose(model(x), smaller(x), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"where the least is"):
         ChannelPruner(model, ConstantSparsity(0.95), min_kept=0.5)
+
+
+def test_a_dense_head_with_its_activation_inside(digits):
+    """Its units are silent on few examples, which makes them no constants."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(16, 3, activation="relu")(image)
+    x = layers.Dense(64, "relu", name="hidden")(layers.GlobalAveragePooling2D()(x))
+    model = compiled(keras.Model(image, layers.Dense(10)(x)))
+    pruning = ChannelPruning(ConstantSparsity(0.5, 4), verbose=0, round_to=1)
+    fit(model, digits, [pruning], epochs=1)
+    smaller = shrink(model)
+    removed = sum(map(len, smaller.shrink_report.removed.values()))
+    assert removed == len(pruning.pruner.units)
+    inputs = [digits[1][0]]
+    assert relative_error(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+def test_channels_that_are_heard_at_zero_are_not_masked():
+    """A quotient of zeros is no number, and a sum over sigmoids of zeros is not zero."""
+    inputs = keras.Input((8,))
+    divided = layers.Dense(16, name="above")(inputs) / layers.Dense(16, name="below")(inputs)
+    x = layers.Dense(16, "relu", name="free")(layers.Dense(16, name="middle")(divided))
+    gate = layers.Dense(16, "sigmoid", name="gate")(inputs)
+    x = x * keras.ops.sum(gate, axis=-1, keepdims=True)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    data = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+    before = model.get_weights()
+    pruner = ChannelPruner(model, ConstantSparsity(0.4), budget="parameters", round_to=1)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert {"above", "below", "gate"} <= set(pruner.dependencies.kept)
+    assert "is heard even where it is zero" in pruner.dependencies.kept["gate"]
+    pruner.update(0)
+    pruner.finish()
+    assert np.isfinite(model(data)).all()
+    smaller = shrink(model)
+    assert smaller.count_params() / model.count_params() == pytest.approx(pruner.left(), abs=1e-9)
+    np.testing.assert_allclose(model(data), smaller(data), rtol=1e-4, atol=1e-5)
+
+
+def test_inside_a_distiller_its_loss_is_what_scores(digits):
+    (x, y), _ = digits
+    teacher, student = network(), network()
+    distiller = compiled(tfc.Distiller(teacher, student, tfc.LogitsDistillation()))
+    options = {"criterion": "taylor", "data": (x, y), "num_batches": 1}
+    pruning = ChannelPruning(ConstantSparsity(0.5, 1), verbose=0, round_to=2, **options)
+    distiller.fit(x, y, batch_size=256, epochs=1, verbose=0, callbacks=[pruning])
+    smaller = shrink(student)
+    inputs = [digits[1][0]]
+    assert relative_error(outputs(student, inputs), outputs(smaller, inputs)) < 1e-5
+    assert tfc.count_macs(smaller) / tfc.count_macs(student) == pytest.approx(0.5, abs=0.03)
+    assert all(np.asarray(v).any() for v in teacher.trainable_variables if v.name == "kernel")
+
+
+@pytest.mark.parametrize("mode", ["steps_per_execution", "mixed_bfloat16"])
+def test_ways_of_training(digits, mode):
+    keras.utils.set_random_seed(0)
+    model = network()
+    if mode == "mixed_bfloat16":
+        model = keras.models.clone_model(
+            model,
+            clone_function=lambda layer: type(layer).from_config(
+                {**layer.get_config(), "dtype": "mixed_bfloat16"}
+            ),
+        )
+    model.compile(
+        "adam",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=4 if mode == "steps_per_execution" else 1,
+    )
+    pruning = callback(steps=8)
+    fit(model, digits, [pruning], epochs=1)
+    assert pruning.pruner.left() == pytest.approx(0.5, abs=0.03)
+    smaller = shrink(model)
+    assert tfc.count_macs(smaller) / tfc.count_macs(model) == pytest.approx(pruning.pruner.left())
+    tolerance = 1e-5 if mode == "steps_per_execution" else 0.05
+    inputs = [digits[1][0]]
+    assert relative_error(outputs(model, inputs), outputs(smaller, inputs)) < tolerance

@@ -54,6 +54,24 @@ def test_against_numpy(model):
         assert score == pytest.approx(-(p * np.log(p)).sum(), rel=0.05)
 
 
+def test_batches_in_the_forms_that_fit_takes():
+    """By name in any order, of another type, without the last axis of one."""
+    image, vector = keras.Input((6, 6, 1), name="z_image"), keras.Input((4,), name="a_vector")
+    x = layers.Flatten()(layers.Conv2D(5, 3, activation="relu")(image))
+    x = layers.Concatenate()([x, layers.Dense(6, "relu")(vector)])
+    both = keras.Model([image, vector], layers.Dense(2)(x))
+    rng, dependencies = np.random.default_rng(0), Dependencies(both)
+    images, vectors = rng.integers(0, 255, (16, 6, 6)).astype("uint8"), rng.normal(size=(16, 4))
+
+    def by(x):
+        return Scoring("activation_mean", data=(x, np.zeros(16))).scores(dependencies)
+
+    expected = by([images[..., None].astype("float32"), vectors.astype("float32")])
+    for received in (by({"z_image": images, "a_vector": vectors}), by([images, vectors])):
+        for a, b in zip(expected, received, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 @given(arrays.arrays(np.float64, (6, 4), elements=st.floats(-5, 5)))
 def test_geometric_median(rows):
     expected = [sum(np.linalg.norm(a - b) for b in rows) for a in rows]

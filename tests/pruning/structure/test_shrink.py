@@ -11,24 +11,12 @@ from keras import layers
 import tfcompress as tfc
 from recipes import models
 from tests.pruning.structure.graphs import PATTERNS, build
-from tests.pruning.structure.oracle import outputs, randomize, relative_error, sample, zeroed
+from tests.pruning.structure.oracle import outputs, plain, relative_error, sample, zeroed
 from tfcompress.pruning.structure import Dependencies, rules, shrink
+from tfcompress.pruning.structure.removal import remove
 from tfcompress.pruning.structure.rules import register_rule
 from tfcompress.pruning.structure.tracer import Role
 from tfcompress.pruning.structure.widths import Bounds
-
-
-def plain(padding="valid", use_bias=True, activation="relu", norm=True):
-    """conv → norm → activation → conv (read with `padding`) → global pooling → dense."""
-    image = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 3, name="first")(image)
-    x = layers.BatchNormalization(name="norm")(x) if norm else x
-    x = layers.Activation(activation)(x)
-    x = layers.Conv2D(6, 3, padding=padding, use_bias=use_bias, name="second")(x)
-    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
-    model = keras.Model(image, layers.Dense(3, name="logits")(x))
-    randomize(model)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +75,37 @@ def test_bounds_and_min_kept():
         shrink(model, target_macs=0.1, min_kept=0.8)
 
 
+def test_bounds_of_a_layer_that_only_passes_channels():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(32, 1, name="expand")(image)
+    x = layers.Conv2D(32, 1, name="project")(layers.DepthwiseConv2D(3, name="depthwise")(x))
+    model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    smaller = shrink(model, target_macs=0.6, bounds={"depthwise": (1.0, 1.0)})
+    assert smaller.get_layer("expand").filters == 32
+    assert smaller.get_layer("project").filters < 32
+
+
+def test_removed_channels_by_path_and_without_gates():
+    def branch(name):
+        inputs = keras.Input((6, 4))
+        x = layers.GRU(16, return_sequences=True, name="same")(inputs)
+        return keras.Model(inputs, layers.GRU(8, name="last")(x), name=name)
+
+    inputs = keras.Input((6, 4))
+    x = layers.Concatenate()([branch("a")(inputs), branch("b")(inputs)])
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    smaller = shrink(model, target_macs=0.5)
+    removed = smaller.shrink_report.removed
+    for path in ("a/same", "b/same"):
+        outer, name = path.split("/")
+        left = next(o for o in smaller.layers if o.name in (name, f"{outer}_{name}"))
+        assert len(removed[path]) == 16 - left.units > 0
+        assert max(removed[path]) < 16
+    dependencies = Dependencies(model)
+    again = remove(dependencies, dependencies.units_of(removed))
+    assert relative_error(outputs(smaller, sample(model)), outputs(again, sample(model))) == 0
+
+
 def test_measured_cost():
     calls = []
 
@@ -100,78 +119,34 @@ def test_measured_cost():
     assert 2 <= len(calls) <= 15
 
 
+def test_a_quantized_model_is_shrunk_trained_saved_and_exported(tmp_path):
+    keras.utils.set_random_seed(0)
+    float_model = models.build("digits_cnn", (8, 8, 1), 10)
+    images = np.random.default_rng(0).uniform(0, 1, (64, 8, 8, 1)).astype("float32")
+    quantized = tfc.quantize(float_model, calibration_data=images)
+    smaller = shrink(quantized, target_macs=0.5, round_to=2)
+    assert tfc.count_macs(smaller) / tfc.count_macs(quantized) == pytest.approx(0.5, abs=0.02)
+    # Still quantized, layer by layer.
+    full = {layer.name: layer for layer in quantized.layers}
+    for layer in smaller.layers:
+        assert type(layer) is type(full[layer.name])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    smaller.compile("sgd", loss)
+    smaller.fit(images, np.arange(64) % 10, batch_size=32, verbose=0)
+    smaller.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(again(images), smaller(images))
+    report = tfc.export_tflite(again, tmp_path / "small.tflite", verify_data=images)
+    assert not report.float_tensors
+    assert report.agreement == 1.0
+
+
 def test_iterative_targets_multiply(small):
     once = shrink(small, target_macs=0.7)
+    once.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    once.fit(sample(once, 8)[0], np.arange(8) % 5, verbose=0)
     twice = shrink(once, target_macs=0.7)
     assert tfc.count_macs(twice) / tfc.count_macs(small) == pytest.approx(0.49, abs=0.03)
-
-
-def silence(model, channels, beta):
-    """What training with a penalty on γ leaves: channels that emit a constant."""
-    norm = model.get_layer("norm")
-    gamma, shift = np.array(norm.gamma), np.array(norm.beta)
-    gamma[channels], shift[channels] = 0.0, beta
-    norm.gamma.assign(gamma)
-    norm.beta.assign(shift)
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
-def test_constants_move_into_the_next_bias(use_bias, activation):
-    model = plain(use_bias=use_bias, activation=activation)
-    silence(model, [1, 4, 5], [0.7, -0.3, 1.5])
-    smaller = shrink(model)
-    assert smaller.get_layer("first").filters == 5
-    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
-    assert "moved into second" in smaller.shrink_report.notes[-1]
-
-
-def test_a_batch_norm_takes_a_constant_where_there_is_no_bias():
-    image = keras.Input((8, 8, 3))
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="first")(image))
-    x = layers.Conv2D(6, 3, use_bias=False)(x)
-    x = layers.BatchNormalization(name="after")(x)
-    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
-    randomize(model)
-    silence(model, [0, 2], [1.0, -1.0])
-    smaller = shrink(model)
-    assert smaller.count_params() == model.count_params() - 2 * (27 + 1 + 4 + 9 * 6)
-    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
-
-
-def test_same_padding_refuses_a_constant_and_says_so():
-    model = plain(padding="same")
-    silence(model, [1, 4], [0.7, -0.3])
-    # ReLU of -0.3 is zero, which no border changes.
-    smaller = shrink(model)
-    assert smaller.get_layer("first").filters == 7
-    (note,) = [n for n in smaller.shrink_report.notes if "stay" in n]
-    assert "'second' reads with padding 'same'" in note
-    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
-    silence(model, [1, 4], [0.7, 0.3])
-    with pytest.raises(ValueError, match=r"Nothing to remove.*missing at the border"):
-        shrink(model)
-
-
-def test_dead_is_not_taken_for_what_is_only_quiet():
-    model = plain(norm=False)
-    kernel, bias = (
-        np.array(model.get_layer("first").kernel),
-        np.array(model.get_layer("first").bias),
-    )
-    kernel[..., 2], bias[2] = 0.0, 0.4
-    kernel[..., 3], bias[3] = 1e-3 * kernel[..., 3], -5.0
-    model.get_layer("first").kernel.assign(kernel)
-    model.get_layer("first").bias.assign(bias)
-    assert shrink(model).get_layer("first").filters == 7
-
-
-def test_a_layer_is_never_emptied():
-    model = plain()
-    silence(model, list(range(8)), -1.0)
-    smaller = shrink(model)
-    assert smaller.get_layer("first").filters == 1
-    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
 
 
 def test_how_layers_of_a_group_are_reduced_and_made_comparable():
@@ -207,23 +182,6 @@ def test_slimming_by_threshold():
     # The second convolution has no batch norm, so nothing is said of it.
     assert smaller.get_layer("second").filters == 6
     assert any("says nothing of second" in note for note in smaller.shrink_report.notes)
-
-
-def test_merging_of_duplicates_changes_nothing():
-    model = plain()
-    first, norm = model.get_layer("first"), model.get_layer("norm")
-    for variable in (*first.variables, *norm.variables):
-        value = np.array(variable)
-        value[..., 5], value[..., 6] = value[..., 2], value[..., 2]
-        variable.assign(value)
-    smaller = shrink(model, merge=1e-6)
-    assert smaller.get_layer("first").filters == 6
-    assert relative_error(outputs(model, sample(model)), outputs(smaller, sample(model))) < 1e-5
-    # Without the rows of what went, it would not be the same.
-    assert not np.allclose(
-        smaller.get_layer("second").kernel,
-        np.array(model.get_layer("second").kernel)[:, :, [0, 1, 2, 3, 4, 7]],
-    )
 
 
 def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
@@ -263,6 +221,24 @@ def test_wrong_arguments(options, message):
         shrink(plain(), **options)
 
 
+def test_attention_called_by_names_and_masks_of_embeddings():
+    words = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(20, 16, mask_zero=True, name="table")(words)
+    x = layers.LSTM(16, return_sequences=True, name="memory")(x)
+    attention = layers.MultiHeadAttention(2, 8, name="attention")
+    y = attention(query=x, value=x, key=x)
+    model = keras.Model(words, layers.Dense(3)(layers.GlobalAveragePooling1D()(y)))
+    dependencies = Dependencies(model)
+    assert {g.name for g in dependencies.groups} == {"table", "memory", "attention"}
+    assert "heads" in dependencies.kept["attention"]
+    smaller = shrink(model, target_parameters=0.6, round_to=1)
+    assert smaller.get_layer("memory").units < 16
+    ids = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 9]])
+    again = remove(dependencies, dependencies.units_of(smaller.shrink_report.removed))
+    np.testing.assert_array_equal(smaller(ids), again(ids))
+    assert np.isfinite(smaller(ids)).all()
+
+
 def test_a_model_without_groups():
     image = keras.Input((4,))
     with pytest.raises(ValueError, match=r"No channel .* \{'logits': 'is an output"):
@@ -284,25 +260,6 @@ def test_report_names_what_stays():
     assert "logits" in text
     assert "is an output of the model" in text
     assert len(Dependencies(model).groups) == 2
-
-
-def test_rows_of_a_table_that_agree_make_no_constant():
-    inputs = keras.Input((7,), dtype="int32")
-    x = layers.Embedding(20, 8, name="table")(inputs)
-    x = layers.GlobalAveragePooling1D()(x)
-    model = keras.Model(inputs, layers.Dense(3)(x))
-    table = model.get_layer("table").embeddings
-    value = np.random.default_rng(0).normal(size=(20, 8))
-    value[:2] = 0  # Padding and unknown words.
-    table.assign(value)
-    with pytest.raises(ValueError, match="Nothing to remove"):
-        shrink(model, round_to=1)
-    value[:, [2, 5]] = [0.0, 0.7]
-    table.assign(value)
-    smaller = shrink(model, round_to=1)
-    assert smaller.get_layer("table").output_dim == 6
-    words = np.arange(14).reshape(2, 7)
-    np.testing.assert_allclose(model(words), smaller(words), rtol=1e-5, atol=1e-6)
 
 
 def test_groups_without_a_score_keep_what_they_have():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -31,10 +32,10 @@ class ChannelActivations:
         self._examples: list[int] = []
 
     def observe(self, x: Any) -> None:
-        """Runs a batch of inputs through the model."""
-        x = keras.tree.map_structure(tf.convert_to_tensor, x)
-        self._examples.append(len(keras.tree.flatten(x)[0]))
-        for value, results in zip(self._sums, self._run(keras.tree.flatten(x)), strict=True):
+        """Runs a batch of inputs through the model, whatever form of them `model.fit` takes."""
+        inputs = _standardized(x, self.dependencies.graph.flat_inputs)
+        self._examples.append(len(inputs[0]))
+        for value, results in zip(self._sums, self._run(inputs), strict=True):
             self._sums[value].append([np.asarray(r) for r in results])
 
     def sees(self, group: Group) -> bool:
@@ -106,6 +107,22 @@ class ChannelActivations:
 
         graph.run(dict(zip(graph.flat_inputs, inputs, strict=True)), call)
         return [seen[value] for value in self._sums]
+
+
+def _standardized(x: Any, inputs: Sequence[Value]) -> list[tf.Tensor]:
+    """A batch as the inputs of a graph: by name where it has names, with their types and ranks."""
+    names = [value.spec.name for value in inputs]
+    is_named = isinstance(x, Mapping) and set(names) <= set(x)
+    parts = [x[name] for name in names] if is_named else keras.tree.flatten(x)
+    tensors = []
+    for part, value in zip(parts, inputs, strict=True):
+        tensor = tf.convert_to_tensor(part)
+        if tensor.dtype != tf.string:
+            tensor = tf.cast(tensor, value.spec.dtype)
+        if tensor.shape.rank == len(value.shape) - 1 and value.shape[-1] == 1:
+            tensor = tensor[..., None]
+        tensors.append(tensor)
+    return tensors
 
 
 def _axis(tracer, value: Value) -> int | None:

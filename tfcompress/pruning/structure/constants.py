@@ -5,6 +5,8 @@ make of it. Where it is a constant, the layers that read it can have it added to
 then the channel can go without any change of the outputs. Constants are found by running every
 operation, in inference, on tensors in which known channels hold their constants and the others
 hold values of both signs and several sizes: what comes out the same everywhere is a constant.
+What a kernel makes must besides have no weight on anything that is not known, for an activation
+inside its layer may hide from a few examples what it lets through on data.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from keras import layers
 from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.removal import Additions
-from tfcompress.pruning.structure.tracer import Role, operation_class
+from tfcompress.pruning.structure.tracer import Member, Role, is_kernel, operation_class
 
 # One example each: what is unknown is small and large, positive and negative.
-_PROBES = (1.0, -1.0, 30.0, -30.0)
+_PROBES = (1.0, -1.0, 30.0, -30.0, 1000.0, -1000.0)
 
 
 class Constants:
@@ -31,14 +33,17 @@ class Constants:
 
     Attributes:
         possible: Whether any channel is silent.
-        values: Tensor → what each place of its channel axis emits; NaN where that is unknown.
-            Empty where a size is not known: then only what nobody reads is dead.
+        values: Tensor → what each place of its channel axis emits; NaN where that is unknown,
+            infinite where it is no number at all. Empty where a size is not known: then only what
+            nobody reads is dead.
+        unknown: Names of operations that do not run on such tensors: nothing is known behind them.
     """
 
     def __init__(self, dependencies: Dependencies):
         self.dependencies = dependencies
         self.tracer = dependencies.tracer
         self.values: dict[Value, np.ndarray] = {}
+        self.unknown: list[str] = []
         # Most models have none, and need not be run.
         self.possible = _can_be_constant(dependencies)
         if self.possible and self._sizes_known():
@@ -67,7 +72,7 @@ class Constants:
         found: dict[str, list[np.ndarray]] = {}
         for node, labels, constants, rows in self._kernel_readings():
             reason = _why_not(node, self.tracer.graph)
-            stuck = ~np.isnan(constants) & (constants != 0) & rows
+            stuck = np.isfinite(constants) & (constants != 0) & rows
             if reason is not None and stuck.any():
                 found.setdefault(reason, []).append(labels[stuck])
         return {reason: np.concatenate(parts) for reason, parts in found.items()}
@@ -77,7 +82,7 @@ class Constants:
         kept = self.dependencies.removed(removed)
         names = []
         for node, labels, constants, rows in self._kernel_readings():
-            gone = ~kept.of(labels) & ~np.isnan(constants) & (constants != 0) & rows
+            gone = ~kept.of(labels) & np.isfinite(constants) & (constants != 0) & rows
             if not gone.any() or _why_not(node, self.tracer.graph) is not None:
                 continue
             moved = _response(node.operation, np.where(gone, constants, 0.0))
@@ -110,7 +115,9 @@ class Constants:
         """Yields `(labels, whether outputs depend on each)` of everything that mixes channels."""
         for node, labels, constants, rows in self._kernel_readings():
             stuck = _why_not(node, self.tracer.graph) is not None
-            yield labels, rows & (np.isnan(constants) | (stuck & (constants != 0)))
+            # A row of zeros hears nothing, but for what is no number.
+            is_read = rows & (np.isnan(constants) | (stuck & (constants != 0)))
+            yield labels, is_read | np.isinf(constants)
         for value, labels in self.tracer.sums:
             constants = self.of(value)
             if constants is None or len(constants) != len(labels):
@@ -134,33 +141,85 @@ class Constants:
                 rows = node.operation(tf.range(node.operation.input_dim))
                 self.values[node.output] = _uniform(np.asarray(rows, np.float64), 1)
                 continue
-            feed = {value: self._probe(value, rng) for value in node.inputs}
+            axes = {value: self._channel_axis(value) for value in node.outputs}
+            if all(axis is None for axis in axes.values()):
+                continue
+            try:
+                results = self._run(node, rng)
+            except (tf.errors.OpError, ValueError, TypeError):
+                # A reshape that takes so many examples apart, say.
+                self.unknown.append(node.name)
+                continue
+            heard = self._heard(node)
+            for value, result in zip(node.outputs, results, strict=True):
+                if axes[value] is not None:
+                    found = _uniform(result, axes[value])
+                    if heard is not None:
+                        labels = self.tracer.of(value)[axes[value]]
+                        found[heard[self.tracer.units.find(labels)]] = np.nan
+                    self.values[value] = found
+
+    def _run(self, node: Node, rng) -> list[np.ndarray]:
+        """What comes out for every probe, examples one below the other."""
+        # Where the number of examples is fixed, the probes come one after the other.
+        is_fixed = any(value.shape[0] is not None for value in node.inputs)
+        turns = []
+        for turn in range(len(_PROBES) if is_fixed else 1):
+            feed = {value: self._probe(value, turn, rng) for value in node.inputs}
             args, kwargs = keras.tree.map_structure(
                 lambda leaf, feed=feed: feed[leaf] if isinstance(leaf, Value) else leaf,
                 (node.args, node.kwargs),
             )
             results = keras.tree.flatten(node.operation(*args, **kwargs))
-            for value, result in zip(node.outputs, results, strict=True):
-                axis = self._channel_axis(value)
-                if axis is not None:
-                    self.values[value] = _uniform(np.asarray(result, np.float64), axis)
+            turns.append([np.asarray(result, np.float64) for result in results])
+        return [np.concatenate(results) for results in zip(*turns, strict=True)]
+
+    def _heard(self, node: Node) -> np.ndarray | None:
+        """By label, whether a kernel of the layer makes the unit from what is not known."""
+        kernels: dict[int, list[Member]] = {}
+        for member in self.tracer.members:
+            if member.layer is node.operation and is_kernel(member) and member.labels is not None:
+                kernels.setdefault(id(member.variable), []).append(member)
+        if not kernels:
+            return None
+        units, heard = self.tracer.units, np.zeros(len(self.tracer.units), bool)
+        known = np.zeros(len(units), bool)
+        constants, axis = self.of(node.inputs[0]), self._channel_axis(node.inputs[0])
+        if constants is not None:
+            labels = units.find(self.tracer.of(node.inputs[0])[axis])
+            known[labels] = True
+            known[labels[~np.isfinite(constants)]] = False
+        for members in kernels.values():
+            weights = np.abs(_effective(members[0]))
+            # The state that a recurrent kernel reads is not what comes in.
+            is_state = members[0].variable.name == "recurrent_kernel"
+            for member in members:
+                if member.role is not Role.OUTPUT and not is_state:
+                    shape = [1] * weights.ndim
+                    shape[member.axis] = -1
+                    weights = weights * ~known[units.find(member.labels)].reshape(shape)
+            for member in members:
+                if member.role is not Role.INPUT:
+                    rows = np.moveaxis(weights, member.axis, 0).reshape(len(member.labels), -1)
+                    heard[units.find(member.labels[rows.any(1)])] = True
+        return heard
 
     def _channel_axis(self, value: Value) -> int | None:
         axes = [i for i, labels in enumerate(self.tracer.of(value)) if labels is not None]
         return axes[0] if len(axes) == 1 else None
 
-    def _probe(self, value: Value, rng) -> tf.Tensor:
-        shape = (len(_PROBES), *value.shape[1:])
+    def _probe(self, value: Value, turn: int, rng) -> tf.Tensor:
+        shape = (value.shape[0] or len(_PROBES), *value.shape[1:])
         if not value.is_float:
             return tf.cast(tf.reshape(tf.range(int(np.prod(shape))) % 2, shape), value.spec.dtype)
-        signs = np.reshape(_PROBES, (-1, *(1,) * (len(shape) - 1)))
-        filled = signs * rng.uniform(0.5, 2.0, shape)
+        sizes = np.resize(np.roll(_PROBES, -turn), shape[0])
+        filled = sizes.reshape(-1, *(1,) * (len(shape) - 1)) * rng.uniform(0.5, 2.0, shape)
         constants = self.of(value)
         if constants is not None:
             along = [1] * len(shape)
             along[self._channel_axis(value)] = -1
             constants = constants.reshape(along)
-            filled = np.where(np.isnan(constants), filled, constants)
+            filled = np.where(np.isfinite(constants), constants, filled)
         return tf.cast(filled, value.spec.dtype)
 
 
@@ -193,7 +252,9 @@ def _uniform(result: np.ndarray, axis: int) -> np.ndarray:
     low, high = rows.min(1), rows.max(1)
     with np.errstate(invalid="ignore"):
         same = (high - low) <= 1e-6 * np.abs(high)
-    return np.where(same & np.isfinite(high), high, np.nan)
+    found = np.where(same & np.isfinite(high), high, np.nan)
+    found[~np.isfinite(rows).any(1)] = np.inf
+    return found
 
 
 _SLIDING = (layers.Conv1D, layers.Conv2D, layers.Conv3D)

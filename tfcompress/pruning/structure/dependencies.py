@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tfcompress.model.graph import Graph, Node
+from tfcompress.model.paths import layer_paths
 from tfcompress.model.tables import render_table
 from tfcompress.pruning.structure import (  # noqa: F401
     rules_elementwise,
@@ -27,6 +28,7 @@ from tfcompress.pruning.structure.tracer import (
     Role,
     Tracer,
     describe,
+    is_kernel,
     operation_class,
 )
 
@@ -114,7 +116,8 @@ class Dependencies:
 
     Attributes:
         groups: The groups that can be removed, in the order of the graph.
-        kept: Name of a layer → why (some of) the channels that it makes stay.
+        kept: Path of a layer (its name, where no other has it) → why (some of) the channels that
+            it makes stay.
 
     Raises:
         TypeError: Not a Keras model.
@@ -124,6 +127,7 @@ class Dependencies:
     def __init__(self, model: keras.Model):
         self.model = model
         self.graph = Graph.from_model(model)
+        self._paths = layer_paths(model)
         self.tracer = Tracer(self.graph)
         self.tracer.run(find_rule)
         self.regroup()
@@ -138,24 +142,27 @@ class Dependencies:
         return Kept(self.tracer.units, units)
 
     def removed_channels(self, units: np.ndarray) -> dict[str, tuple[int, ...]]:
-        """Name of a layer → the output channels that it loses with these units."""
+        """Path of a layer (its name, where no other has it) → the output channels that go."""
         kept, found = self.removed(units), {}
         for member in self.tracer.members:
             if _makes(member) and member.labels is not None:
                 each = len(member.labels) // member.gates
                 gone = np.flatnonzero(~kept.of(member.labels[:each]))
                 if gone.size:
-                    found[member.layer.name] = tuple(gone.tolist())
+                    found[self._path(member.layer)] = tuple(gone.tolist())
         return found
 
     def units_of(self, channels: Mapping[str, Sequence[int]]) -> np.ndarray:
         """The units of output channels: the inverse of `removed_channels`."""
         found = [
-            self.tracer.units.find(member.labels[list(channels[member.layer.name])])
+            self.tracer.units.find(member.labels[list(channels[self._path(member.layer)])])
             for member in self.tracer.members
-            if _makes(member) and member.labels is not None and member.layer.name in channels
+            if _makes(member) and member.labels is not None and self._path(member.layer) in channels
         ]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+    def _path(self, layer: keras.Layer) -> str:
+        return self._paths.get(id(layer), layer.name)
 
     def pin(self, units: np.ndarray, reason: str) -> None:
         """Keeps units whole; call `regroup` afterwards."""
@@ -195,7 +202,10 @@ class Dependencies:
         for signature, members in alike.items():
             group = np.array(members)
             places = [Place(self.tracer.members[n], _rows(roots[n], group)) for n, _ in signature]
-            yield Group(group, places, calls.get(members[0], []), inexact.get(members[0]))
+            reason = next((inexact[unit] for unit in members if unit in inexact), None)
+            passed = dict.fromkeys(node for unit in members for node in calls.get(unit, []))
+            order = [node for node in self.graph.nodes if node in passed]
+            yield Group(group, places, order, reason)
 
     def _calls_of_units(self) -> dict[int, list[Node]]:
         found: dict[int, list[Node]] = {}
@@ -215,21 +225,23 @@ class Dependencies:
             found = [r for r in reasons if r is not None]
             if found:
                 part = "" if len(found) == len(reasons) else f"{len(found)} of {len(reasons)}: "
-                kept.setdefault(member.layer.name, part + found[0])
+                kept.setdefault(self._path(member.layer), part + found[0])
         for node in self.graph.nodes:
             # What no rule knows may make channels too.
             operation = node.operation
-            if find_rule(operation) is None and getattr(operation, "trainable_weights", None):
-                kept.setdefault(operation.name, f"no rule for {describe(operation)}")
+            if find_rule(operation) is None and _has_variables(node):
+                kept.setdefault(self._path(operation), f"no rule for {describe(operation)}")
         for operation in self.tracer.declined:
-            if getattr(operation, "trainable_weights", None):
+            if getattr(operation, "weights", None):
                 why = f"the rule for {describe(operation)} does not cover this call of it"
-                kept.setdefault(operation.name, why)
+                kept.setdefault(self._path(operation), why)
+        for layer, why in self.tracer.whole.items():
+            kept.setdefault(self._path(layer), why)
         return kept
 
 
 def _makes(member: Member) -> bool:
-    return member.role is Role.OUTPUT and len(member.variable.shape) > 1
+    return member.role is Role.OUTPUT and is_kernel(member)
 
 
 def _has_variables(node: Node) -> bool:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfcompress.pruning import masks as constraints
 from tfcompress.pruning.schedules import get_schedule
+from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import macs_cost, parameter_cost
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.planner import BoundsByName, Planner
@@ -67,13 +68,10 @@ class ChannelPruner:
         check_options(ranking, round_to, tolerance)
         self.model = model
         self.schedule = get_schedule(schedule)
-        self.scoring = Scoring(**scoring)
+        self.scoring = Scoring(**scoring, trained=model)
         self.dependencies = Dependencies(getattr(model, "student", model))
-        # A mask there would change what the layers after it compute: such channels cannot go.
-        for group in self.dependencies.groups:
-            if group.inexact:
-                self.dependencies.pin(group.units, group.inexact)
-        self.dependencies.regroup()
+        self._attach()
+        self._pin_what_no_mask_silences()
         self.planner = Planner(self.dependencies, bounds, min_kept)
         if not self.planner.groups:
             raise ValueError(
@@ -95,7 +93,6 @@ class ChannelPruner:
         self.last_update: int | None = None
         self.begun = False
         self._step = 0
-        self._attach()
 
     # ---- what a training loop calls -------------------------------------------------------------
 
@@ -127,7 +124,10 @@ class ChannelPruner:
 
     def apply_masks(self) -> None:
         """Sets masked channels to zero."""
-        kept = self.dependencies.removed(self.units)
+        self._set_masks(self.units)
+
+    def _set_masks(self, units: np.ndarray) -> None:
+        kept = self.dependencies.removed(units)
         for variable, mask in self._masks.items():
             mask.assign(self._mask_of(variable, kept))
         self._apply()
@@ -204,6 +204,31 @@ class ChannelPruner:
                 self._constraints[key] = ChannelMaskConstraint(self._masks[key])
                 constraints.attach(variable, self._constraints[key])
         self._apply = tf.function(self._assign_masked)
+
+    def _pin_what_no_mask_silences(self) -> None:
+        """Keeps channels that could not be removed though they are zero.
+
+        Those are normalized together with others, or what follows makes of zero what is still
+        heard: a sum over sigmoids, a quotient, a logarithm. It is tried with all of them at zero.
+        """
+        for group in self.dependencies.groups:
+            if group.inexact:
+                self.dependencies.pin(group.units, group.inexact)
+        self.dependencies.regroup()
+        every = [group.units for group in self.dependencies.groups]
+        if not every:
+            return
+        every = np.concatenate(every)
+        before = {key: np.array(variable) for key, variable in self._variables.items()}
+        try:
+            self._set_masks(every)
+            dead = Constants(self.dependencies).dead()
+        finally:
+            self._set_masks(every[:0])
+            for key, variable in self._variables.items():
+                variable.assign(before[key])
+        self.dependencies.pin(np.setdiff1d(every, dead), "is heard even where it is zero")
+        self.dependencies.regroup()
 
     def _mask_of(self, variable: int, kept) -> np.ndarray:
         mask = np.ones(self._variables[variable].shape, bool)

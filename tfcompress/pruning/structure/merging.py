@@ -51,8 +51,9 @@ class Merged:
 def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
     """Finds channels that another one of their group can stand for.
 
-    Two channels are near-duplicates where everything that makes them and that they pass on their
-    way (kernels, biases, batch norms) is the same up to `tolerance`:
+    Two channels are near-duplicates where they pass the same tensors, and everything that makes
+    them and that they pass on their way (kernels, biases, batch norms) is the same up to
+    `tolerance`:
     `‖v_j − v_k‖₂ ≤ tolerance · max(‖v_j‖₂, ‖v_k‖₂)` for each kernel, and for each vector relative
     to its largest entry. At 0 the merged model computes the same.
 
@@ -69,7 +70,8 @@ def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
     for group in dependencies.groups:
         if group.inexact or not _is_read_by_kernels(dependencies, group):
             continue
-        near = _near(group, tolerance)
+        paths = _paths(dependencies, group)
+        near = _near(group, tolerance) & (paths[:, None] == paths[None])
         for j in range(len(group)):
             # The first of several near-duplicates stays.
             first = int(np.argmax(near[j, : j + 1]))
@@ -86,13 +88,26 @@ def _near(group: Group, tolerance: float) -> np.ndarray:
             continue
         values = np.moveaxis(np.asarray(place.member.variable, np.float64), place.member.axis, 0)
         rows = values[place.indices].reshape(len(group), -1)
-        distance = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+        # One row at a time: all differences at once would not fit into memory.
+        distance = np.stack([np.linalg.norm(rows - row, axis=-1) for row in rows])
         size = np.linalg.norm(rows, axis=-1)
         scale = np.maximum(size[:, None], size[None])
         if len(place.member.variable.shape) == 1:
             scale = np.full_like(scale, np.abs(values).max(initial=0.0))
         near &= distance <= tolerance * scale
     return near
+
+
+def _paths(dependencies: Dependencies, group: Group) -> np.ndarray:
+    """For each channel a number, the same where the same tensors carry it."""
+    tracer, carriers = dependencies.tracer, []
+    for node in group.calls:
+        for value in node.outputs:
+            labels = [a for a in tracer.of(value) if a is not None]
+            if labels:
+                here = tracer.units.find(np.concatenate(labels))
+                carriers.append(np.isin(group.units, here))
+    return np.unique(np.stack(carriers, 1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _is_read_by_kernels(dependencies: Dependencies, group: Group) -> bool:

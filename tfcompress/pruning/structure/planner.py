@@ -195,9 +195,9 @@ class Planner:
 
 
 def _narrowest(group: Group, bounds: BoundsByName, min_kept: float) -> tuple[float, float]:
-    """The narrowest of the bounds of the layers that make the group."""
+    """The narrowest of the bounds of the layers that make the group, and that it passes."""
     low, high = min_kept, 1.0
-    for name in {place.member.layer.name for place in group.makers}:
+    for name in {node.name for node in group.calls}:
         for pattern, (least, most) in bounds.items():
             if pattern == name or re.fullmatch(pattern, name):
                 low, high = max(low, least), min(high, most)

@@ -150,6 +150,9 @@ def _carry_over(source, target, axes, kept: Kept, additions: Additions) -> None:
                 "before the technique that made it is applied."
             )
         variable.assign(value)
+    if isinstance(target, keras.layers.Normalization):
+        # It computes with copies of its variables in another shape.
+        target.finalize_state()
 
 
 def _cut(value: np.ndarray, axes: Mapping[int, np.ndarray], kept: Kept) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from keras import activations, layers
 
+from tfcompress.model.graph import Value
 from tfcompress.pruning.structure.rules import register_rule
 from tfcompress.pruning.structure.tracer import Axes, Labels, Role, Tracer, describe
 
@@ -192,7 +193,9 @@ def embedding(t: Tracer, node) -> Axes | None:
 @register_rule(layers.LSTM, layers.GRU, layers.SimpleRNN)
 def recurrent(t: Tracer, node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
-    if len(node.inputs) > 1 or layer.return_state or layer.stateful:
+    # A mask (of an embedding that has one) is read by position.
+    others = [v for v in node.inputs[1:] if v is not node.kwargs.get("mask")]
+    if others or layer.return_state or layer.stateful:
         return None
     units = layer.units
     out = _made(t, layer, units)
@@ -202,7 +205,7 @@ def recurrent(t: Tracer, node) -> Axes | None:
     t.member(layer, "kernel", 1, columns, Role.OUTPUT, gates)
     t.member(layer, "recurrent_kernel", 0, out, Role.INPUT)
     t.member(layer, "recurrent_kernel", 1, columns, Role.OUTPUT, gates)
-    t.member(layer, "bias", -1, columns, Role.OUTPUT)
+    t.member(layer, "bias", -1, columns, Role.OUTPUT, gates)
     t.resize(layer, lambda kept: {"units": kept.count(out)})
     return with_axis((None,) * len(node.output.shape), -1, out)
 
@@ -212,18 +215,20 @@ def multi_head_attention(t: Tracer, node) -> Axes | None:
     """Heads stay; the widths of what it reads and of what it gives follow."""
     layer = node.operation
     names = ("query", "value", "key")
-    tensors = dict(zip(names, node.inputs, strict=False))
-    tensors.setdefault("key", tensors.get("value"))
+    tensors = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    tensors = {name: tensors[name] for name in names if isinstance(tensors.get(name), Value)}
     config = layer.get_config()
     is_plain = (
-        len(node.inputs) <= 3
-        and len(node.args) == len(node.inputs)
+        {"query", "value"} <= set(tensors)
+        and all(value in tensors.values() for value in node.inputs)
         and len(node.outputs) == 1
         and config.get("output_shape") is None
         and not config.get("use_gate")
     )
     if not is_plain:
         return None
+    tensors.setdefault("key", tensors["value"])
+    t.whole[layer] = "heads, and the widths of queries, keys and values, stay"
     for name in names:
         t.member(layer, f"{name}/kernel", 0, t.of(tensors[name])[-1], Role.INPUT)
     query = t.of(tensors["query"])

@@ -125,6 +125,8 @@ class Scoring:
         num_batches: How many batches are looked at.
         batch_size: Where `data` is a tuple of arrays.
         seed: For criteria that are random.
+        trained: The model whose loss it is, where that is not the one that loses channels: a
+            distiller around it.
 
     Raises:
         ValueError: A name is not known, data is missing, or the criterion adds up over training.
@@ -138,6 +140,7 @@ class Scoring:
     num_batches: int = 4
     batch_size: int = 128
     seed: int = 0
+    trained: keras.Model | None = None
 
     def __post_init__(self):
         for name, table in (("reduction", REDUCTIONS), ("normalization", NORMALIZATIONS)):
@@ -199,7 +202,7 @@ class Scoring:
             for p in places
         }
         kernels = list(wanted.values())
-        statistics = Statistics(dependencies.model, kernels, self.loss)
+        statistics = Statistics(self.trained or dependencies.model, kernels, self.loss)
         parts = []
         if criterion.needs_data:
             parts = list(batches(self.data, self.num_batches, self.batch_size))

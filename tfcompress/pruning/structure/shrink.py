@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress.model.macs import count_macs
+from tfcompress.model.macs import count_macs, uncounted_layers
 from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import (
     Cost,
@@ -181,6 +181,9 @@ class _Shrinking:
             count = len(np.unique(self.dependencies.tracer.units.find(labels)))
             self.notes.append(f"{count} channels stay: each {reason}")
             self.dependencies.pin(labels, reason)
+        if self.constants.unknown:
+            unknown = ", ".join(self.constants.unknown)
+            self.notes.append(f"what is constant behind {unknown} is not known, and stays")
         self.dependencies.regroup()
         self.planner = Planner(self.dependencies, bounds, min_kept)
         self.merged = None if merge is None else merge_duplicates(self.dependencies, merge)
@@ -258,6 +261,9 @@ class _Shrinking:
             fractions["macs"] = count_macs(smaller, inputs=self.inputs) / before
         except ValueError:
             self.notes.append("MACs are not known, for a size of the inputs is not: pass `inputs`")
+        uncounted = uncounted_layers(self.dependencies.model)
+        if uncounted:
+            self.notes.append(f"the MACs of {', '.join(uncounted)} are not known and count as none")
         fractions["parameters"] = parameter_cost(self.dependencies)(kept)
         moved = self.constants.move(units, Additions())
         if moved:

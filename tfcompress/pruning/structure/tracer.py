@@ -95,6 +95,7 @@ class Tracer:
         edits: Node → how its arguments do: `edit(args, kwargs, kept)` returns the new ones.
         inexact: `(labels, reason)` of channels whose removal changes other channels too.
         declined: Operations that have a rule, which does not cover how they are called.
+        whole: Layer → why some of what it makes inside stays whole.
         sums: `(tensor, labels)` of channels that are summed without a kernel.
     """
 
@@ -107,6 +108,7 @@ class Tracer:
         self.edits: dict[Node, Callable] = {}
         self.inexact: list[tuple[np.ndarray, str]] = []
         self.declined: list[Any] = []
+        self.whole: dict[keras.Layer, str] = {}
         self.sums: list[tuple[Value, np.ndarray]] = []
         self._by_place: dict[tuple, Member] = {}
         self._outputs: dict[Any, np.ndarray] = {}
@@ -242,6 +244,11 @@ class Tracer:
                 mine, theirs = mine[-1:], theirs[-1:]
             for a, b in zip(mine, theirs, strict=True):
                 self.joined(a, b, place)
+
+
+def is_kernel(member: Member) -> bool:
+    """Whether the variable is a matrix of weights: a GRU's bias has two axes too."""
+    return len(member.variable.shape) > 1 and member.variable.name != "bias"
 
 
 def describe(operation: Any) -> str:
