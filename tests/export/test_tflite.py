@@ -105,6 +105,17 @@ def test_names_types_and_values_of_the_signature(exported, quantized, data):
     assert "logits" in json.dumps(bundle)
 
 
+def test_a_float_file_is_converted_once(float_model, converter, tmp_path, monkeypatch):
+    """It is its own float size; a VGG16's second conversion would take gigabytes."""
+    convert, jobs = type(converter).convert, []
+    monkeypatch.setattr(
+        type(converter), "convert", lambda *a, **k: jobs.append(k) or convert(*a, **k)
+    )
+    report = tfc.export_tflite(float_model, tmp_path / "float.tflite", allow_float=True)
+    assert len(jobs) == 1
+    assert report.float_num_bytes == report.num_bytes == (tmp_path / "float.tflite").stat().st_size
+
+
 def test_float_io(quantized, data, tmp_path):
     path = tmp_path / "float.tflite"
     report = tfc.export_tflite(quantized, path, float_io=True, verify_data=data)

@@ -110,8 +110,10 @@ def export_tflite(
         sparse_float = sparse_encoding and not is_quantized
         data = converter.convert(lowered, quantized=is_quantized, sparse=sparse_float)
         plain = {key: strip(m) for key, m in ready.items()}
-        low_plain = {key: lower(m, names[key]) for key, m in plain.items()}
-        float_data = converter.convert(low_plain, quantized=False)
+        float_data = data
+        if is_quantized or sparse_float:
+            low_plain = {key: lower(m, names[key]) for key, m in plain.items()}
+            float_data = converter.convert(low_plain, quantized=False)
 
     kernels = [kernel for low in lowered.values() for kernel in low.kernels]
     floats = float_kernels(plain.values(), kernels)
