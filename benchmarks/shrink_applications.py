@@ -77,9 +77,9 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         shape, name = tuple(variable.shape), variable.name
-        if not keras.backend.is_float_dtype(variable.dtype) or name in ("mean", "variance"):
+        if not keras.backend.is_float_dtype(variable.dtype):
             continue
-        if name in ("gamma", "moving_variance"):
+        if name in ("gamma", "moving_variance", "variance"):
             value = rng.uniform(0.5, 1.5, shape)
         elif len(shape) > 1:
             # A depthwise kernel sums over its window only.
@@ -88,6 +88,10 @@ def randomize(model: keras.Model, seed: int = 0) -> None:
         else:
             value = rng.normal(size=shape) * 0.2
         variable.assign(value)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # It computes with copies of its variables in another shape.
+            layer.finalize_state()
 
 
 def oracle(model: keras.Model, smaller: keras.Model, images: np.ndarray) -> float:
