@@ -13,6 +13,8 @@ import numpy as np
 from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import TeacherCache
+from tfcompress.export import export_tflite
+from tfcompress.export.runtime import Runner
 
 KEY = ("experiment", "variant", "seed", "epochs", "train_samples")
 
@@ -49,21 +51,51 @@ class Run:
     def rows(self) -> list[dict[str, str]]:
         return [row for row in self.results.rows if row["experiment"] == self.experiment]
 
-    def measure(self, variant: str, seed: int, train: Callable[[], keras.Model]) -> None:
-        """Trains unless the row is there (or not asked for), and adds it."""
-        if self.variants and variant not in self.variants:
-            return
-        if self.results.has(**self._key(variant, seed)):
-            print(f"{variant}, seed {seed}: already in distill.csv")
+    def measure(
+        self, variant: str, seed: int, train: Callable[[], keras.Model], in_file: bool = False
+    ) -> None:
+        """Trains unless the row is there (or not asked for), and adds it.
+
+        Args:
+            variant: Name of the row.
+            seed: Of the student.
+            train: Returns the trained student.
+            in_file: Whether to export the student, and to measure its file in LiteRT too.
+        """
+        if not self.wants(variant, seed):
             return
         keras.utils.set_random_seed(seed)
         start = time.time()
         student = train()
         seconds = round(time.time() - start)
-        logits = student.predict(self.data[1][0], batch_size=500, verbose=0)
-        self.add(variant, seed, logits, student, seconds)
+        x_test, y_test = self.data[1]
+        logits = student.predict(x_test, batch_size=500, verbose=0)
+        litert = float("nan")
+        if in_file:
+            path = self.output / f"{self.experiment}_{variant.split()[0]}_{seed}.tflite"
+            export_tflite(student, path, verify_data=x_test[:500])
+            found = next(iter(Runner(path).predict(x_test).values()))
+            litert = 100 * float(np.mean(found.argmax(-1) == y_test))
+        self.add(variant, seed, logits, student, seconds, litert)
 
-    def add(self, variant: str, seed: int, logits, student: keras.Model, seconds: int) -> None:
+    def wants(self, variant: str, seed: int) -> bool:
+        """Whether the row is asked for and not there yet."""
+        if self.variants and variant not in self.variants:
+            return False
+        if self.results.has(**self._key(variant, seed)):
+            print(f"{variant}, seed {seed}: already in distill.csv")
+            return False
+        return True
+
+    def add(
+        self,
+        variant: str,
+        seed: int,
+        logits,
+        student: keras.Model,
+        seconds: int,
+        litert: float = float("nan"),
+    ) -> None:
         """Adds the row of a run with these test logits."""
         y_test = self.data[1][1]
         wrong = logits.argmax(-1) != y_test
@@ -71,6 +103,7 @@ class Run:
         self.results.add(
             **self._key(variant, seed),
             test_accuracy=f"{accuracy:.3f}",
+            litert_accuracy=f"{litert:.3f}",
             test_errors=int(wrong.sum()),
             errors_on_threes=int(wrong[y_test == 3].sum()),
             parameters=sum(int(np.prod(v.shape)) for v in student.trainable_variables),
@@ -100,7 +133,13 @@ class Run:
 
 def table(rows: Sequence[dict[str, str]]) -> str:
     """Mean ± deviation over seeds as Markdown, in the order of the rows."""
-    heads = ("run", "epochs", "samples", "parameters", "seeds", "accuracy %", "errors", "on threes")
+    columns = {
+        "test_accuracy": ("accuracy %", 2),
+        "litert_accuracy": ("LiteRT %", 2),
+        "test_errors": ("errors", 1),
+        "errors_on_threes": ("on threes", 1),
+    }
     by = ("variant", "epochs", "train_samples", "parameters")
-    means = {"test_accuracy": 2, "test_errors": 1, "errors_on_threes": 1}
+    heads = ("run", "epochs", "samples", "parameters", "seeds", *(h for h, _ in columns.values()))
+    means = {name: digits for name, (_, digits) in columns.items()}
     return markdown(heads, summary(rows, by, means))
