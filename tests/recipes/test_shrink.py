@@ -17,7 +17,7 @@ def run(tmp_path, monkeypatch):
         **{"experiment": "criteria", "data_dir": None, "output": tmp_path, "checkpoint": None},
         **{"seeds": ["0"], "epochs": 1, "dense_epochs": 1, "train_samples": 512, "batch_size": 64},
         **{"learning_rate": 1e-3, "dense_rate": 3e-3, "criteria": ["apoz"], "cut": 0.25},
-        **{"scratch_rate": 3e-3, "criterion": "magnitude", "target": 0.5},
+        **{"scratch_rate": 3e-3, "criterion": "magnitude", "target": 0.5, "strength": 1e-2},
         **{"variants": ["shrunk", "masked", "scratch", "uniform_scratch"]},
     }
     return recipe.Run(types.SimpleNamespace(**options))
@@ -51,3 +51,18 @@ def test_the_global_threshold_of_slimming(run):
         if hasattr(layer, "gamma"):
             layer.gamma.assign(np.linspace(0, 1, layer.gamma.shape[0]))
     assert run.threshold(model) == pytest.approx(0.25, abs=0.05)
+
+
+def test_slimming(run, monkeypatch):
+    monkeypatch.setattr(run, "architecture", "digits_cnn")
+    run.slimming()
+    stages = ("trained", "cut", "tuned")
+    names = [f"{kind}, {stage}" for kind in ("penalty", "no penalty") for stage in stages]
+    rows = {row["variant"]: row for row in run.results.rows}
+    assert list(rows) == names
+    for kind in ("penalty", "no penalty"):
+        assert float(rows[f"{kind}, trained"]["macs_left"]) == 1.0
+        assert float(rows[f"{kind}, cut"]["macs_left"]) < 0.9
+        assert rows[f"{kind}, cut"]["macs"] == rows[f"{kind}, tuned"]["macs"]
+    run.slimming()
+    assert len(run.results.rows) == len(names)
