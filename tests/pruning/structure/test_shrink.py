@@ -106,6 +106,37 @@ def test_removed_channels_by_path_and_without_gates():
     assert relative_error(outputs(smaller, sample(model)), outputs(again, sample(model))) == 0
 
 
+def test_a_layer_that_hardly_costs_is_not_emptied_for_nothing():
+    image = keras.Input((16, 16, 1))
+    x = layers.MaxPooling2D(4)(layers.Conv2D(16, 3, activation="relu", name="a")(image))
+    x = layers.Conv2D(64, 3, padding="same", activation="relu", name="b")(x)
+    x = layers.Dense(48, "relu", name="hidden")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, layers.Dense(3)(x))
+    # Three of four scores are the dense layer's, and the least.
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(hidden.kernel * np.linspace(1e-6, 1, 48))
+    smaller = shrink(model, target_macs=0.5, round_to=1)
+    assert smaller.get_layer("hidden").units == 48
+    assert tfc.count_macs(smaller) / tfc.count_macs(model) == pytest.approx(0.5, abs=0.02)
+    (note,) = [n for n in smaller.shrink_report.notes if "hardly cost" in n]
+    assert note.startswith("hidden stays whole")
+    # Where parameters count, it does; and where nothing else can give.
+    assert shrink(model, target_parameters=0.5, round_to=1).get_layer("hidden").units < 48
+    fixed = {"a": (1.0, 1.0), "b": (1.0, 1.0)}
+    assert (
+        shrink(
+            model,
+            target_macs=0.98,
+            bounds=fixed,
+            tolerance=0.001,
+            round_to=1,
+        )
+        .get_layer("hidden")
+        .units
+        < 48
+    )
+
+
 def test_measured_cost():
     calls = []
 

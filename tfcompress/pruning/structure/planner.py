@@ -25,13 +25,13 @@ class Reached:
         units: Labels of what goes.
         cost: What is left of the cost, as a fraction.
         round_to: What widths are multiples of.
-        note: What to know about the rounding; `None` for nothing.
+        notes: What to know about the rounding, and about groups that were spared.
     """
 
     units: np.ndarray
     cost: float
     round_to: int
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Planner:
@@ -113,6 +113,10 @@ class Planner:
         unscored = [
             0 if np.isfinite(values).any() else int(np.isposinf(values).sum()) for values in scores
         ]
+        is_ranked = refine and ranking == "global"
+        cheap = self._cheap(cost, target + tolerance, at_most) if is_ranked else {}
+        for i, most in cheap.items():
+            unscored[i] = unscored[i] or most
         if all(unscored):
             raise ValueError(
                 "Expected a criterion that has scores for some channels of the model. Received one "
@@ -141,15 +145,30 @@ class Planner:
             if abs(best.cost - target) <= tolerance or not relax:
                 break
             step //= 2
-        note = None
+        notes = [f"{self.groups[i].name} stays whole: its channels hardly cost" for i in cheap]
         if abs(best.cost - target) > tolerance:
-            note = f"the nearest to the target {target:g} is {best.cost:.3f}"
+            notes.append(f"the nearest to the target {target:g} is {best.cost:.3f}")
         elif found_at != round_to:
-            note = (
+            notes.append(
                 f"widths are multiples of {found_at} and not of round_to={round_to}, with which "
                 f"the target {target:g} cannot be met within {tolerance:g}"
             )
-        return Reached(self.lowest(scores, best.kept), best.cost, found_at, note)
+        return Reached(self.lowest(scores, best.kept), best.cost, found_at, tuple(notes))
+
+    def _cheap(self, cost: Cost, target: float, at_most: np.ndarray | None) -> dict[int, int]:
+        """Groups that carry less than a tenth of what groups carry on average, and their widths.
+
+        A ranking by score alone would empty them for nothing: a dense layer behind convolutions
+        takes most of the channels and hardly any multiply-accumulates. None where the target
+        cannot be met without them.
+        """
+        bounds = self.allowed(1, at_most)
+        most, least = (np.array([b.allowed[end] for b in bounds]) for end in (-1, 0))
+        one_narrow = np.where(np.eye(len(bounds), dtype=bool), least, most)
+        saved = cost(most) - np.array([cost(kept) for kept in one_narrow])
+        is_cheap = saved < 0.1 * saved.mean()
+        is_met = cost(np.where(is_cheap, most, least)) <= target
+        return {int(i): int(most[i]) for i in np.flatnonzero(is_cheap)} if is_met else {}
 
     def below(
         self, scores: Sequence[np.ndarray], threshold: float, round_to: int = 1

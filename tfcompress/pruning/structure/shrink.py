@@ -51,10 +51,11 @@ def shrink(
     """Returns a smaller model: whole channels removed, weights sliced, nothing else changed.
 
     Which channels go together is read off the graph (see `Dependencies`; print it). With a target
-    the channels of least score go until it is reached. Without one, exactly the channels go that
-    do nothing any more: those that were masked during `fit`, or whose batch norm has no scale
-    left. A constant that such a channel still emits moves into the biases of the layers that read
-    it; where "same" padding makes that inexact, the channel stays and the report says so.
+    the channels of least score go until it is reached, but for groups that hardly count in it.
+    Without one, exactly the channels go that do nothing any more: those that were masked during
+    `fit`, or whose batch norm has no scale left. A constant that such a channel still emits moves
+    into the biases of the layers that read it; where "same" padding makes that inexact, the channel
+    stays and the report says so.
 
     The result is of ordinary Keras layers, can be trained further, and is saved and loaded without
     tfcompress. A quantized model stays quantized: its masks, scales and ranges are cut along.
@@ -230,8 +231,7 @@ class _Shrinking:
                 f"{self.planner.min_kept:g}, or widen `bounds`; {kept_whole}"
             )
         found = self.planner.reach(scores, cost, target, **options)
-        if found.note:
-            self.notes.append(found.note)
+        self.notes += found.notes
         return found.units, found.round_to
 
     def measured(self, scores, cost: Callable[[keras.Model], float]) -> Cost:
