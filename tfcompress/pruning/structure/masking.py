@@ -166,7 +166,10 @@ class ChannelPruner:
         found = self.planner.reach(
             scores, self._cost, target, at_most=at_most, relax=relax, **self._options
         )
-        self.units = np.union1d(self.units, found.units)
+        # Rounded widths may overshoot where the schedule is to end, and nothing grows back.
+        is_beyond = found.cost < 1.0 - self.schedule.final - self._options["tolerance"]
+        if relax or not is_beyond:
+            self.units = np.union1d(self.units, found.units)
 
     def _found(self) -> np.ndarray:
         """The channels whose makers, and all that they pass, are zero."""
