@@ -108,11 +108,49 @@ def test_a_kernel_that_is_not_in_the_file_is_reported(model, images, tmp_path):
     tfc.export_tflite(quantized, path)
     data = path.read_bytes()
     _, _, baked = bake(quantized.get_layer("dense"))
-    same = patch(data, [baked])
+    same = patch(data, {"serving_default": [baked]})
     assert (same.patched, same.missing, same.data) == ((), (), data)
     quantized.get_layer("dense").kernel.assign(np.ones((512, 12)))
     _, _, other = bake(quantized.get_layer("dense"))
-    assert patch(data, [other]).missing == ("dense",)
+    assert patch(data, {"serving_default": [other]}).missing == ("dense",)
+
+
+@pytest.mark.parametrize("keys", [("b", "a"), ("a", "b")])
+def test_equal_kernels_of_several_signatures_keep_their_own_biases(keys, tmp_path):
+    """As `share_weights` makes them: the file orders its subgraphs by key, whatever was given."""
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(12, 16)) * 0.3, rng.normal(size=(64, 12)).astype("float32")
+    models, data = {}, {}
+    for key, bias, size in zip(keys, (-0.7, 0.9), (1.0, 7.0), strict=True):
+        inputs = keras.Input((12,), name="x")
+        dense = layers.Dense(16, activation="relu", name="dense")
+        model = keras.Model(inputs, layers.Dense(3, name="head")(dense(inputs)))
+        dense.kernel.assign(kernel)
+        dense.bias.assign(np.full(16, bias))
+        data[key] = size * x
+        models[key] = tfc.quantize(tfc.cluster(model, 5), calibration_data=data[key])
+    path = tmp_path / "both.tflite"
+    report = tfc.export_tflite(models, path, verify_data=data)
+    assert report.agreement == 1.0
+    with pytest.raises(ValueError, match=r"`verify_data` by the keys .*'typo'"):
+        tfc.export_tflite(models, path, verify_data={"typo": x})
+
+
+def test_equal_kernels_of_one_model_keep_their_own_biases(tmp_path):
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(12, 16)) * 0.3, rng.normal(size=(64, 24)).astype("float32")
+    first, second = keras.Input((12,), name="first"), keras.Input((12,), name="second")
+    # Made in the other order than they are listed.
+    late, early = layers.Dense(16, "relu", name="zz"), layers.Dense(16, "relu", name="aa")
+    outputs = {"p": early(second), "q": late(first)}
+    model = keras.Model([first, second], outputs)
+    for layer, bias in ((late, 1.5), (early, -0.5)):
+        layer.kernel.assign(kernel)
+        layer.bias.assign(np.full(16, bias))
+    data = [x[:, :12], 5 * x[:, 12:]]
+    quantized = tfc.quantize(tfc.cluster(model, 5), calibration_data=data)
+    report = tfc.export_tflite(quantized, tmp_path / "one.tflite", verify_data=data)
+    assert report.agreement == 1.0
 
 
 def test_int4_packing():

@@ -262,6 +262,32 @@ def test_a_frozen_layer_stays_and_its_states_are_no_trainable_weights():
         np.testing.assert_array_equal(a, b)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Shift(WeightTransform):
+    """Adds a number of its own that is trained."""
+
+    order = 6
+
+    def build(self, shape):
+        self.by = self.add_weight(name="by", shape=(), initializer="zeros")
+
+    def apply(self, value, notes):
+        return value + self.by
+
+
+def test_states_of_a_layer_that_was_frozen_before_are_frozen(tmp_path):
+    inputs = keras.Input((4,))
+    frozen = compress(layers.Dense(2, trainable=False), {"kernel": [Shift()]})
+    free = compress(layers.Dense(2), {"kernel": [Shift()]})
+    model = keras.Model(inputs, free(frozen(inputs)))
+    model.save(tmp_path / "frozen.keras")
+    copies = keras.models.load_model(tmp_path / "frozen.keras"), keras.models.clone_model(model)
+    for found in (model, *copies):
+        assert [v.name for v in found.trainable_variables] == ["kernel", "bias", "by"]
+        found.layers[1].trainable = True
+        assert len(found.trainable_variables) == 6
+
+
 def test_a_users_own_subclass_is_refused():
     class MyDense(layers.Dense):
         pass

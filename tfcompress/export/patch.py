@@ -11,13 +11,14 @@ is rounded to the other side of a half is not alone for long.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.bake import BakedKernel
+from tfcompress.export.buffers import set_data, share_buffers
 
 _OPERATOR = schema.BuiltinOperator
 # Op → (position of the weights, of the bias, axis of the output channels).
@@ -51,27 +52,35 @@ class PatchResult:
 
 
 def patch(
-    data: bytes, kernels: list[BakedKernel], activation_scales: Iterable[float] = ()
+    data: bytes,
+    kernels: Mapping[str, Sequence[BakedKernel]],
+    activation_scales: Iterable[float] = (),
 ) -> PatchResult:
     """Makes every kernel of a converted file hold exactly the codes and scales given.
 
     Args:
         data: The file as the converter wrote it.
-        kernels: What it must hold.
+        kernels: Key of a signature → what its subgraph must hold. Models that share layers have
+            equal kernels, each with a bias and an input of its own.
         activation_scales: Scales of the model's activations: a scale in the file that is one of
             them but for rounding becomes it.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
-    patched, missing, taken = [], [], {}
-    for kernel in kernels:
-        found = _find(model, kernel, taken)
-        if found is None:
-            missing.append(kernel.layer)
-            continue
-        graph, op, code = found
-        taken[_weight_key(graph, op, code)] = kernel
-        if _write(model, graph, op, code, kernel):
-            patched.append(kernel.layer)
+    patched, missing, taken = [], [], _Taken()
+    for key, wanted in kernels.items():
+        graphs = _graphs_of(model, key)
+        for kernel in wanted:
+            found = _find(model, graphs, kernel, taken)
+            if found is None:
+                missing.append(kernel.layer)
+                continue
+            graph, op, code = found
+            # Ops of equal weights share a tensor: what one rewrites concerns the other's bias.
+            is_rewritten = taken.is_rewritten(graph, op, code)
+            changed = _write(model, graph, op, code, kernel, is_rewritten)
+            taken.add(graph, op, code, kernel, changed)
+            if changed:
+                patched.append(kernel.layer)
     _set_activation_scales(model, np.unique(np.float32(list(activation_scales))))
     share_buffers(model)
     data = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
@@ -88,11 +97,43 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
     return np.moveaxis(codes, -1, 0)
 
 
-def _find(model, kernel: BakedKernel, taken: dict):
-    """`(subgraph, op, op code)` whose weights are the kernel's, the nearest in value."""
+class _Taken:
+    """What is done: which ops are found, and the kernel of each tensor of weights."""
+
+    def __init__(self):
+        self._ops: set[int] = set()
+        self._kernels: dict[tuple[int, int], tuple[BakedKernel, bool]] = {}
+
+    def add(self, graph, op, code: int, kernel: BakedKernel, changed: bool) -> None:
+        self._ops.add(id(op))
+        self._kernels[_weight_key(graph, op, code)] = kernel, changed
+
+    def has(self, op) -> bool:
+        return id(op) in self._ops
+
+    def kernel(self, graph, op, code: int) -> BakedKernel | None:
+        return self._kernels.get(_weight_key(graph, op, code), (None, False))[0]
+
+    def is_rewritten(self, graph, op, code: int) -> bool:
+        return self._kernels.get(_weight_key(graph, op, code), (None, False))[1]
+
+
+def _graphs_of(model, key: str) -> list:
+    """The subgraph of a signature; all of a file that has no more than one."""
+    signatures = model.signatureDefs or []
+    if len(signatures) < 2:
+        return model.subgraphs
+    return [model.subgraphs[s.subgraphIndex] for s in signatures if s.signatureKey.decode() == key]
+
+
+def _find(model, graphs: list, kernel: BakedKernel, taken: _Taken):
+    """`(subgraph, op, op code)` whose weights are the kernel's, the nearest in value.
+
+    Of ops with equal weights it is one that is not found yet, with the kernel's input and bias.
+    """
     layout = tflite_layout(kernel.codes, kernel.keras_class)
     best = None
-    for graph in model.subgraphs:
+    for graph in graphs:
         for op in graph.operators:
             code = _code(model, op)
             if code not in _WEIGHT_OPS:
@@ -104,7 +145,7 @@ def _find(model, kernel: BakedKernel, taken: dict):
                 continue
             if squeezed(tensor.shape) != squeezed(layout.shape):
                 continue
-            other = taken.get(_weight_key(graph, op, code))
+            other = taken.kernel(graph, op, code)
             if other is not None and not np.array_equal(other.codes, kernel.codes):
                 continue
             wanted = layout.reshape(tensor.shape) * _spread(kernel.scale, tensor.shape, axis)
@@ -114,14 +155,33 @@ def _find(model, kernel: BakedKernel, taken: dict):
             spread = _spread(scales, tensor.shape, axis_of)
             error = np.abs(stored * spread - wanted)
             if np.all(error <= 0.51 * spread + 1e-12):
-                # What was written for another call is nearest of all, and is that call's.
-                distance = other is not None, float(error.sum())
+                distance = (taken.has(op), float(error.sum()), *_unlike(model, graph, op, kernel))
                 if best is None or distance < best[0]:
                     best = distance, (graph, op, code)
     return None if best is None else best[1]
 
 
-def _write(model, graph, op, code: int, kernel: BakedKernel) -> bool:
+def _unlike(model, graph, op, kernel: BakedKernel) -> tuple[float, float]:
+    """How far an op's input scale (relative) and bias (at most) are from the kernel's."""
+    position, bias_position, _ = _WEIGHT_OPS[_code(model, op)]
+    # The input of a transposed convolution comes after its weights.
+    given = graph.tensors[op.inputs[2 if position == 1 and bias_position == 3 else 0]]
+    scale = None if given.quantization is None else given.quantization.scale
+    has_scale = scale is not None and len(scale) == 1 and kernel.input_scale > 0
+    away = abs(float(scale[0]) / kernel.input_scale - 1.0) if has_scale else 0.0
+    has_bias = len(op.inputs) > bias_position and op.inputs[bias_position] >= 0
+    if not has_bias or kernel.bias is None:
+        return away, float("inf") if has_bias != (kernel.bias is not None) else 0.0
+    bias = graph.tensors[op.inputs[bias_position]]
+    raw = model.buffers[bias.buffer].data
+    if raw is None or bias.quantization.scale is None:
+        return away, float("inf")
+    steps = np.asarray(bias.quantization.scale, np.float64)
+    stored = np.frombuffer(bytes(raw), "<i4") * steps
+    return away, float(np.abs(stored - kernel.bias.ravel()).max(initial=0.0))
+
+
+def _write(model, graph, op, code: int, kernel: BakedKernel, is_rewritten: bool) -> bool:
     """Writes codes, scales and bias; whether anything had to change."""
     position, bias_position, axis = _WEIGHT_OPS[code]
     tensor = graph.tensors[op.inputs[position]]
@@ -131,23 +191,23 @@ def _write(model, graph, op, code: int, kernel: BakedKernel) -> bool:
     is_int4 = kernel.num_bits == 4 and code in INT4_OPS
     have = np.asarray(tensor.quantization.scale, np.float32)
     same_scale = have.size in (1, scale.size) and np.allclose(have, scale, rtol=1e-5, atol=0)
-    if not is_int4 and same_scale and np.array_equal(stored, codes.ravel()):
+    if not is_rewritten and not is_int4 and same_scale and np.array_equal(stored, codes.ravel()):
         if have.size == scale.size:
             tensor.quantization.scale = scale
         return False
     if is_int4:
         tensor.type = schema.TensorType.INT4
-        _set_data(model, tensor, pack_int4(codes))
+        set_data(model, tensor, pack_int4(codes))
         _require_int4(model, op, code)
     else:
-        _set_data(model, tensor, np.frombuffer(codes.tobytes(), np.uint8))
+        set_data(model, tensor, np.frombuffer(codes.tobytes(), np.uint8))
     _set_quantization(tensor, scale, axis)
     has_bias = len(op.inputs) > bias_position and op.inputs[bias_position] >= 0
     if has_bias and kernel.bias is not None:
         bias = graph.tensors[op.inputs[bias_position]]
         step = np.float64(kernel.input_scale) * scale.astype(np.float64)
         values = np.clip(np.round(kernel.bias.ravel() / step), -(2**31), 2**31 - 1)
-        _set_data(model, bias, np.frombuffer(values.astype("<i4").tobytes(), np.uint8))
+        set_data(model, bias, np.frombuffer(values.astype("<i4").tobytes(), np.uint8))
         _set_quantization(bias, step.astype(np.float32), 0)
     return True
 
@@ -164,42 +224,6 @@ def _set_activation_scales(model, scales: np.ndarray) -> None:
             nearest = scales[np.abs(scales - given[0]).argmin()]
             if abs(nearest - given[0]) <= 4e-7 * nearest:
                 tensor.quantization.scale = np.float32([nearest])
-
-
-def _set_data(model, tensor, data: np.ndarray) -> None:
-    """Gives a tensor a buffer of its own: the converter lets equal constants share one."""
-    model.buffers.append(schema.BufferT())
-    tensor.buffer = len(model.buffers) - 1
-    model.buffers[tensor.buffer].data = data
-
-
-def share_buffers(model) -> bool:
-    """Stores equal constants once, of whatever subgraph, and drops what no one refers to.
-
-    Returns:
-        Whether anything changed.
-    """
-    first: dict[bytes, int] = {}
-    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    entries = list(model.metadata or [])
-    for tensor in tensors:
-        data = model.buffers[tensor.buffer].data
-        if data is not None and len(data):
-            tensor.buffer = first.setdefault(bytes(data), tensor.buffer)
-    # Buffer 0 is the empty one, by the format.
-    listed = [
-        int(index) for index in (() if model.metadataBuffer is None else model.metadataBuffer)
-    ]
-    used = sorted({0, *(t.buffer for t in tensors), *(e.buffer for e in entries), *listed})
-    if len(used) == len(model.buffers):
-        return False
-    places = {old: new for new, old in enumerate(used)}
-    for holder in (*tensors, *entries):
-        holder.buffer = places[holder.buffer]
-    if listed:
-        model.metadataBuffer = [places[index] for index in listed]
-    model.buffers = [model.buffers[old] for old in used]
-    return True
 
 
 def pack_int4(codes: np.ndarray) -> np.ndarray:

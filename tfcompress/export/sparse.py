@@ -12,8 +12,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.bake import BakedKernel
+from tfcompress.export.buffers import share_buffers
 from tfcompress.export.layers import FloatKernel
-from tfcompress.export.patch import share_buffers, squeezed, tflite_layout
+from tfcompress.export.patch import squeezed, tflite_layout
 
 #: Weights along the input that are stored or left out together.
 BLOCK = 16

@@ -94,6 +94,12 @@ def export_tflite(
     calibration = {_DEFAULT_SIGNATURE: calibration_data} if is_single else calibration_data or {}
     verify = {_DEFAULT_SIGNATURE: verify_data} if is_single else verify_data or {}
     golden = golden_data if is_single or golden_data is None else dict(golden_data)
+    for name, given in (("calibration_data", calibration), ("verify_data", verify)):
+        if set(given) - set(models):
+            raise ValueError(
+                f"Expected `{name}` by the keys of the signatures {list(models)}. Received: "
+                f"{list(given)}."
+            )
 
     ready, samples = {}, {}
     for key, given in models.items():
@@ -119,7 +125,7 @@ def export_tflite(
     floats = float_kernels(plain.values(), kernels)
     layers = tuple(map(layer_report, (*kernels, *floats)))
     scales = [scale for low in lowered.values() for scale in low.scales]
-    patched = patch(data, kernels, scales)
+    patched = patch(data, {key: low.kernels for key, low in lowered.items()}, scales)
     data = patched.data
     dense_bytes = dense_gzip = None
     if any(layer.pruned for layer in layers):

@@ -56,6 +56,9 @@ def _generate(cls: type) -> type:
     def build(self, *args, **kwargs):
         cls.build(self, *args, **kwargs)
         self.transformed.attach(self, compressed_variables(self))
+        if not self.trainable:
+            # Keras hands on what is set, not what a layer was made with.
+            self.transformed.trainable = False
         self.built = True
 
     @functools.wraps(cls.call)

@@ -1,0 +1,42 @@
+"""The constants of a flatbuffer: a buffer for a tensor alone, and equal buffers stored once."""
+
+from __future__ import annotations
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+
+def set_data(model, tensor, data: np.ndarray) -> None:
+    """Gives a tensor a buffer of its own: the converter lets equal constants share one."""
+    model.buffers.append(schema.BufferT())
+    tensor.buffer = len(model.buffers) - 1
+    model.buffers[tensor.buffer].data = data
+
+
+def share_buffers(model) -> bool:
+    """Stores equal constants once, of whatever subgraph, and drops what no one refers to.
+
+    Returns:
+        Whether anything changed.
+    """
+    first: dict[bytes, int] = {}
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    entries = list(model.metadata or [])
+    for tensor in tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None and len(data):
+            tensor.buffer = first.setdefault(bytes(data), tensor.buffer)
+    # Buffer 0 is the empty one, by the format.
+    listed = [
+        int(index) for index in (() if model.metadataBuffer is None else model.metadataBuffer)
+    ]
+    used = sorted({0, *(t.buffer for t in tensors), *(e.buffer for e in entries), *listed})
+    if len(used) == len(model.buffers):
+        return False
+    places = {old: new for new, old in enumerate(used)}
+    for holder in (*tensors, *entries):
+        holder.buffer = places[holder.buffer]
+    if listed:
+        model.metadataBuffer = [places[index] for index in listed]
+    model.buffers = [model.buffers[old] for old in used]
+    return True
