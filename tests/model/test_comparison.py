@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+import tfcompress as tfc
 from tfcompress.model.comparison import compare_models
 
 
@@ -34,3 +35,25 @@ def test_every_layer_before_and_after():
     assert "160 → " in text
     assert "720" in text
     assert text.count("→") >= 5
+
+
+def test_layers_of_equal_name_in_nested_models_and_cells_inside_wrappers(tmp_path):
+    def branch(name):
+        inputs = keras.Input((6, 8))
+        x = layers.Dense(5, name="same")(inputs)
+        return keras.Model(inputs, x, name=name)
+
+    inputs = keras.Input((6, 8))
+    x = layers.Concatenate()([branch("left")(inputs), branch("right")(inputs)])
+    x = layers.Bidirectional(layers.GRU(4), name="both")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    clustered = tfc.cluster(model, 4)
+    packed = tfc.pack(clustered, tmp_path / "model.packed").layer_bytes()
+    compared = compare_models(model, clustered, packed=packed)
+    assert compared.names == [row.name for row in compared.before.rows]
+    for name in compared.names:
+        assert compared.before[name].parameters == compared.after[name].parameters
+        assert compared.before[name].macs == compared.after[name].macs
+        assert compared.packed[name] > 0
+    assert compared.after["right_same"].distinct == 4
+    assert sum(compared.packed.values()) == sum(packed.values())

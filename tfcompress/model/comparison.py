@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -76,16 +76,33 @@ def compare_models(
 
     Args:
         before: A built model.
-        after: What became of it; layers are matched by name.
-        packed: Layer → bytes in a packed file, as `PackReport.layer_bytes()` gives them.
+        after: What became of it; layers are matched by name, also where those of nested models
+            are now one model's.
+        packed: Layer → bytes in a packed file, as `PackReport.layer_bytes()` gives them; what is
+            inside a layer (the cells of a wrapper) counts as the layer's.
     """
-    return Comparison(
-        inventory(before),
-        inventory(after),
-        _gzip_bytes(before),
-        _gzip_bytes(after),
-        dict(packed or {}),
-    )
+    first, second = inventory(before), inventory(after)
+    names = _new_names([row.name for row in first.rows], [row.name for row in second.rows])
+    rows = tuple(dataclasses.replace(row, name=names[row.name]) for row in first.rows)
+    gzip_before = {names.get(name, name): size for name, size in _gzip_bytes(before).items()}
+    held: dict[str, int] = {}
+    for path, size in (packed or {}).items():
+        outer = (row.name for row in second.rows if f"/{row.name}/" in f"/{path}/")
+        name = path if path in names.values() else next(outer, path)
+        held[name] = held.get(name, 0) + size
+    return Comparison(Inventory(rows), second, gzip_before, _gzip_bytes(after), held)
+
+
+def _new_names(before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
+    """Name or path before → the name after: of `"left/conv"`, `"left_conv"` or, once, `"conv"`."""
+    names = {name: name for name in before}
+    free = [name for name in after if name not in names]
+    for rule in (lambda path: path.replace("/", "_"), lambda path: path.rpartition("/")[2]):
+        for path in before:
+            if names[path] not in after and rule(path) in free:
+                names[path] = rule(path)
+                free.remove(rule(path))
+    return names
 
 
 def _find(rows: Inventory, name: str) -> LayerRow | None:
