@@ -119,29 +119,6 @@ def test_teacher_is_neither_tracked_nor_frozen_for_others(make_net):
     assert compressible_kernels(distiller) == compressible_kernels(student)
 
 
-def test_sample_weight_and_class_weight_weigh_every_term(make_net, images, crossentropy):
-    x, y = images
-    teacher, student = make_net(8, "t"), make_net(4, "s")
-    distiller = Distiller(teacher, student, [LogitsDistillation(), FeatureDistillation()])
-    distiller.compile("sgd", crossentropy, run_eagerly=True)
-    weight = (y == 3).astype("float32")
-    logs = distiller.evaluate(
-        x, y, sample_weight=weight, batch_size=64, return_dict=True, verbose=0
-    )
-    # Keras divides by the number of samples, not by the sum of the weights.
-    share = weight.mean()
-    only = distiller.evaluate(x[y == 3], y[y == 3], batch_size=64, return_dict=True, verbose=0)
-    for name in ("loss", "student_loss", "logits_distillation", "feature_distillation"):
-        assert logs[name] == pytest.approx(share * only[name], rel=1e-4)
-    before = student.get_weights()
-    distiller.compile(keras.optimizers.SGD(0.1), crossentropy, run_eagerly=True)
-    distiller.fit(x, y, class_weight=dict.fromkeys(range(10), 0.0), verbose=0)
-    trainable = len(student.trainable_variables)
-    assert trainable
-    moved = [not np.array_equal(a, b) for a, b in zip(before, student.get_weights(), strict=True)]
-    assert sum(moved) == 2  # The two moving statistics of the batch norm.
-
-
 @pytest.mark.parametrize("mode", ["plain", "steps", "eager", "jit", "mixed", "float16_only"])
 def test_fit_modes(make_net, images, crossentropy, mode):
     if mode == "mixed":
@@ -277,29 +254,6 @@ def test_all_outputs_of_a_nested_structure_at_once():
     )
     assert logs["loss"] == pytest.approx(sum(((t - s) ** 2).mean() for t, s in pairs), rel=1e-4)
     distiller.fit(x, verbose=0)
-
-
-def test_segmentation_with_weights_per_pixel(crossentropy):
-    rng = np.random.default_rng(0)
-    x = rng.random((16, 8, 8, 1), np.float32)
-    y = rng.integers(0, 3, (16, 8, 8))
-    weight = np.zeros((16, 8, 8), "float32")
-    weight[:, :4] = 1.0
-
-    def net(width, name):
-        inputs = keras.Input((8, 8, 1))
-        hidden = layers.Conv2D(width, 3, padding="same", activation="relu")(inputs)
-        return keras.Model(inputs, layers.Conv2D(3, 1)(hidden), name=name)
-
-    teacher, student = net(8, "t"), net(2, "s")
-    distiller = Distiller(teacher, student, LogitsDistillation(2.0))
-    distiller.compile("sgd", crossentropy, run_eagerly=True)
-    logs = distiller.evaluate(
-        x, y, sample_weight=weight, batch_size=16, verbose=0, return_dict=True
-    )
-    t, s = (ops.log_softmax(m.predict(x, verbose=0) / 2) for m in (teacher, student))
-    kl = 4 * np.sum(np.exp(t) * (np.asarray(t) - np.asarray(s)), -1)
-    assert logs["logits_distillation"] == pytest.approx((kl * weight).mean(), rel=1e-3)
 
 
 class Subclassed(keras.Model):

@@ -6,7 +6,6 @@ import pytest
 from keras import layers
 
 from tfcompress.distillation import Distiller, FeatureDistillation
-from tfcompress.distillation.activations import output_activations
 from tfcompress.distillation.features import FeatureTap, name_of_tensor
 
 X = np.random.default_rng(0).random((4, 6)).astype("float32")
@@ -118,27 +117,3 @@ def test_distiller_takes_tensors_and_saves_their_names(nested, tmp_path):
     distiller.save(tmp_path / "d.keras")
     again = keras.saving.load_model(tmp_path / "d.keras")
     assert again.evaluate(X, verbose=0) == pytest.approx(before, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (lambda x: layers.Dense(3)(x), "none"),
-        (lambda x: layers.Dense(3, activation="softmax")(x), "softmax"),
-        (lambda x: layers.Dense(3, activation="sigmoid")(x), "sigmoid"),
-        (lambda x: layers.Softmax()(layers.Dense(3)(x)), "softmax"),
-        (lambda x: layers.Activation("softmax")(layers.Dense(3)(x)), "softmax"),
-        (lambda x: keras.ops.softmax(layers.Dense(3)(x)), "softmax"),
-        (lambda x: layers.Dropout(0.1)(layers.Dense(3, activation="softmax")(x)), "softmax"),
-        (lambda x: layers.Identity()(layers.Dense(3)(x)), "none"),
-        (lambda x: layers.Reshape((3, 1))(layers.Dense(3)(x)), None),
-        (lambda x: keras.ops.log(layers.Dense(3, activation="softmax")(x)), None),
-        (lambda x: keras.ops.exp(layers.Dense(3)(x)), None),
-    ],
-)
-def test_last_activation(head, expected):
-    inputs = keras.Input((6,))
-    model = keras.Model(inputs, head(inputs))
-    assert output_activations(model) == [expected]
-    outer = keras.Sequential([keras.Input((6,)), model])
-    assert output_activations(outer) == [expected]

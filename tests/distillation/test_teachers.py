@@ -93,6 +93,23 @@ def test_tflite_file(tflite_files, make_net, images, crossentropy, kind):
     assert distiller.get_config()["teacher"]["config"]["path"] == str(path)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_distiller_with_a_tflite_file_is_saved(
+    tflite_files, make_net, images, crossentropy, tmp_path, ensemble
+):
+    path = tflite_files["float"]
+    teacher = TeacherEnsemble([path, TFLiteTeacher(path)], [1.0, 3.0]) if ensemble else path
+    distiller = Distiller(teacher, make_net(4, "s"), stated())
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        distiller.compile("sgd", crossentropy, jit_compile=True)
+    distiller.fit(*images, verbose=0)
+    distiller.compile("sgd", crossentropy)
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras")
+    logs = [m.evaluate(*images, verbose=0, return_dict=True) for m in (distiller, again)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+
+
 def test_tflite_file_that_does_not_fit(tflite_files, tmp_path, make_net):
     with pytest.raises(FileNotFoundError, match=r"Expected a \.tflite file"):
         Distiller(str(tmp_path / "none.tflite"), make_net(4, "s"), stated())
@@ -126,6 +143,39 @@ def test_ensembles_that_make_no_sense(make_net):
         TeacherEnsemble([logits], [0.0])
     with pytest.raises(TypeError, match="TeacherEnsemble"):
         Distiller([logits, logits], logits, LogitsDistillation())
+
+
+def test_ensemble_of_known_and_unknown_activations(make_net):
+    known, student = make_net(4, "a"), make_net(4, "s")
+    ensemble = TeacherEnsemble([known, lambda x: known(x)])
+    with pytest.raises(ValueError, match="teacher_from_logits=True` for logits"):
+        Distiller(ensemble, student, LogitsDistillation())
+    Distiller(ensemble, student, stated())
+    reshaped = keras.Sequential([make_net(4, "b"), keras.layers.Lambda(lambda x: 2 * x)])
+    Distiller(TeacherEnsemble([known, reshaped]), student, stated())
+
+
+def test_ensemble_of_outputs_that_differ(make_net, images):
+    inputs = keras.Input((8, 8, 1))
+    one = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match=r"the same structure and shapes.*10\).*1\)"):
+        TeacherEnsemble([make_net(4, "a"), one])(images[0])
+    with pytest.raises(ValueError, match="the same structure and shapes"):
+        TeacherEnsemble([one, lambda x: {"a": one(x)}])(images[0])
+
+
+def test_a_function_is_saved_by_its_name(make_net, images, crossentropy, tmp_path):
+    teacher = make_net(4, "t")
+
+    def teach(x):
+        return teacher(x, training=False)
+
+    distiller = Distiller(teach, make_net(4, "s"), stated())
+    distiller.compile("sgd", crossentropy, run_eagerly=True)
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras", custom_objects={"teach": teach})
+    logs = [m.evaluate(*images, verbose=0, return_dict=True) for m in (distiller, again)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
 
 
 def test_chain_of_teaching_assistants(make_net, images, crossentropy):

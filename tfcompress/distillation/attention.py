@@ -9,8 +9,8 @@ from keras import ops
 
 from tfcompress.distillation.loss import DistillationLoss, TensorInfo, require_positive
 from tfcompress.distillation.reduction import (
-    average_pool_to,
     flatten_samples,
+    pool_to_common,
     pooled_size,
     weighted_mean,
 )
@@ -28,6 +28,11 @@ def attention_map(features: Any, p: float = 2.0) -> Any:
     Returns:
         Tensor `(batch, positions)`, each row of length 1.
     """
+    # The map does not depend on the features' scale, which is taken out before `_EPSILON` comes
+    # in and before small powers vanish; nor does its gradient.
+    axes = tuple(range(1, len(features.shape)))
+    largest = ops.max(ops.abs(features), axis=axes, keepdims=True)
+    features = ops.divide_no_nan(features, ops.stop_gradient(largest))
     magnitude = ops.square(features) if p == 2.0 else ops.power(ops.abs(features), p)
     flat = flatten_samples(ops.mean(magnitude, axis=-1))
     return flat * ops.rsqrt(ops.sum(ops.square(flat), axis=-1, keepdims=True) + _EPSILON)
@@ -78,9 +83,7 @@ class AttentionTransfer(DistillationLoss):
                 )
 
     def pair_loss(self, teacher: Any, student: Any, sample_weight: Any) -> Any:
-        size = pooled_size(tuple(teacher.shape), tuple(student.shape))
-        t = attention_map(average_pool_to(teacher, size), self.p)
-        s = attention_map(average_pool_to(student, size), self.p)
+        t, s = (attention_map(x, self.p) for x in pool_to_common(teacher, student))
         return weighted_mean(ops.sum(ops.square(t - s), axis=-1), sample_weight)
 
     def get_config(self) -> dict[str, Any]:

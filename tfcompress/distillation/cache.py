@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,15 +17,9 @@ from tfcompress.distillation.checksum import (
     Checksum,
     checksum_of_arrays,
     checksum_of_teacher,
+    sample_batches,
 )
-from tfcompress.distillation.sources import (
-    STUDENT_INPUTS,
-    TEACHER_OUTPUTS,
-    Features,
-    Source,
-    picked,
-    source_of,
-)
+from tfcompress.distillation.sources import STUDENT_INPUTS, TEACHER_OUTPUTS, source_of
 from tfcompress.distillation.tflite import as_callable
 
 _FORMAT = 1
@@ -44,7 +38,8 @@ class TeacherCache:
     Make one with `TeacherCache.compute`.
 
     Attributes:
-        outputs: Array or structure of arrays, one row per sample.
+        outputs: Array or structure of arrays, one row per sample. What NumPy has no type for
+            (bfloat16) is kept as float32.
         features: The same for layers, by name.
         checksum: SHA-256 of the samples, in order.
         teacher_checksum: Of the teacher's weights or file; `None` for a callable.
@@ -123,13 +118,14 @@ class TeacherCache:
 
         run = tf.function(run_once, autograph=False, reduce_retracing=True)
         checksum, collected = Checksum(), []
-        for batch in _batches(data, batch_size):
+        for batch in sample_batches(data, batch_size):
             checksum.update(batch)
-            collected.append(keras.tree.map_structure(np.asarray, run(batch)))
+            collected.append(keras.tree.map_structure(_as_array, run(batch)))
         if not collected:
             raise ValueError("Expected at least one sample. Received: no data.")
         rows = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *collected)
-        kinds = [info.activation for info in source.describe({None: rows[0]})[None]]
+        infos = keras.tree.flatten(source.describe({None: rows[0]})[None])
+        kinds = [info.activation for info in infos]
         features = dict(zip(source.keys, rows[1:], strict=True))
         made_by = checksum_of_teacher(source.runner)
         cache = cls(rows[0], features, checksum.hexdigest(), made_by, kinds)
@@ -144,7 +140,7 @@ class TeacherCache:
             ValueError: If `x` is not what the cache was computed on.
         """
         self.verify(x)
-        return {STUDENT_INPUTS: x, TEACHER_OUTPUTS: self._rows()}
+        return {STUDENT_INPUTS: x, TEACHER_OUTPUTS: self.rows()}
 
     def attach(self, dataset: tf.data.Dataset, *, verify: bool = True) -> tf.data.Dataset:
         """Joins each sample of an unbatched dataset with its teacher outputs.
@@ -164,7 +160,7 @@ class TeacherCache:
         """
         if verify:
             self.verify(dataset)
-        rows = tf.data.Dataset.from_tensor_slices(self._rows())
+        rows = tf.data.Dataset.from_tensor_slices(self.rows())
 
         def join(sample: Any, row: Any) -> Any:
             head, *rest = sample if isinstance(sample, tuple) else (sample,)
@@ -176,7 +172,7 @@ class TeacherCache:
     def verify(self, data: Any) -> None:
         """Raises `ValueError` unless `data` is what the cache was computed on."""
         checksum = Checksum()
-        for batch in _batches(data, 1024):
+        for batch in sample_batches(data, 1024):
             checksum.update(batch)
         if checksum.hexdigest() != self.checksum:
             raise ValueError(
@@ -252,46 +248,12 @@ class TeacherCache:
     def from_config(cls, config: dict[str, Any]) -> TeacherCache:
         return cls.load(config["path"])
 
-    def _rows(self) -> dict[str, Any]:
+    def rows(self) -> dict[str, Any]:
+        """What travels with the samples: the outputs and the features."""
         return {"outputs": self.outputs, **({"features": self.features} if self.features else {})}
 
 
-class CacheSource(Source):
-    """A cache as the teacher of a `Distiller`."""
-
-    def __init__(self, cache: TeacherCache, keys: Sequence[Any]):
-        super().__init__(cache, keys, "teacher")
-        self._pick(cache._rows())
-
-    def __call__(self, inputs: Any, cached: Any = None, training: bool = False) -> Features:
-        """Returns what travelled with the samples; `{}` where nothing did."""
-        return {} if cached is None else self._pick(cached)
-
-    def specs(self, inputs: Any) -> Features | None:
-        return self.describe(self._pick(keras.tree.map_structure(_batch_spec, self.runner._rows())))
-
-    def activations(self, key: Any) -> list[str | None]:
-        return self.runner.activations if key is None else []
-
-    def _pick(self, rows: dict[str, Any]) -> Features:
-        features = rows.get("features", {})
-        outputs = [key for key in self.keys if key not in features]
-        owner = f"the cached teacher (its cached layers: {sorted(features)})"
-        return {None: rows["outputs"], **features, **picked(rows["outputs"], outputs, owner)}
-
-
-def _batch_spec(array: np.ndarray) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[Any]:
-    if isinstance(data, tf.data.Dataset):
-        for sample in data.batch(batch_size).as_numpy_iterator():
-            yield sample[0] if isinstance(sample, tuple) else sample
-        return
-    sizes = {len(leaf) for leaf in keras.tree.flatten(data)}
-    if len(sizes) != 1:
-        raise ValueError(f"Expected arrays of one length. Received: lengths {sorted(sizes)}")
-    for start in range(0, sizes.pop(), batch_size):
-        part = slice(start, start + batch_size)
-        yield keras.tree.map_structure(lambda a, part=part: np.asarray(a[part]), data)
+def _as_array(tensor: Any) -> np.ndarray:
+    array = np.asarray(tensor)
+    # NumPy knows bfloat16 as raw bytes, and so would write it.
+    return array.astype("float32") if array.dtype.kind == "V" else array

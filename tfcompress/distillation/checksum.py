@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 class Checksum:
@@ -35,6 +37,24 @@ class Checksum:
         for digest in self._hashes:
             whole.update(digest.digest())
         return whole.hexdigest()
+
+
+def sample_batches(data: Any, batch_size: int) -> Iterator[Any]:
+    """Goes through arrays, or an unbatched dataset of `x` or `(x, …)`, in batches of `x`.
+
+    Raises:
+        ValueError: If the arrays differ in length.
+    """
+    if isinstance(data, tf.data.Dataset):
+        for sample in data.batch(batch_size).as_numpy_iterator():
+            yield sample[0] if isinstance(sample, tuple) else sample
+        return
+    sizes = {len(leaf) for leaf in keras.tree.flatten(data)}
+    if len(sizes) != 1:
+        raise ValueError(f"Expected arrays of one length. Received: lengths {sorted(sizes)}")
+    for start in range(0, sizes.pop(), batch_size):
+        part = slice(start, start + batch_size)
+        yield keras.tree.map_structure(lambda a, part=part: np.asarray(a[part]), data)
 
 
 def checksum_of_arrays(arrays: dict[str, np.ndarray]) -> str:
@@ -93,4 +113,5 @@ def _header(array: np.ndarray) -> bytes:
 def _content(array: np.ndarray) -> Any:
     if array.dtype.hasobject:  # Strings: the buffer holds addresses.
         return repr(array.tolist()).encode()
-    return np.ascontiguousarray(array).data
+    # As bytes, since NumPy's buffers do not know every type (bfloat16).
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

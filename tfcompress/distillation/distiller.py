@@ -9,18 +9,18 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfcompress.distillation.cache import CacheSource, TeacherCache
-from tfcompress.distillation.features import name_of_tensor
 from tfcompress.distillation.foreign import as_loss
-from tfcompress.distillation.sources import Features, input_specs, source_of, split_inputs
+from tfcompress.distillation.pairing import Pairing
+from tfcompress.distillation.sources import Features, split_inputs
 from tfcompress.distillation.tflite import as_callable
 from tfcompress.distillation.validation import (
+    check_labels,
     check_losses_and_weights,
-    check_outputs,
     check_student,
     check_teacher,
     unique_names,
 )
+from tfcompress.distillation.weights import gate
 from tfcompress.model.kernels import compressible_kernels
 
 
@@ -37,9 +37,15 @@ class Distiller(keras.Model):
     It is compiled, fitted, evaluated and saved like the student, and `predict` is the student's.
     In a train step the student runs once, features included; the teacher runs once, in inference
     mode, and never learns. `evaluate` computes the same total with both in inference mode.
-    `sample_weight` and `class_weight` weigh the distillation losses too. Callbacks that compress
-    act on the student. The student inside is an ordinary model: take `distiller.student` when
-    done.
+    `sample_weight` and `class_weight` weigh the distillation losses too: a loss on one output has
+    the weights of that output, a loss on features their average. So does Keras' padding mask.
+    Callbacks that compress act on the student. The student inside is an ordinary model: take
+    `distiller.student` when done.
+
+    A teacher that is a Python function is saved by its name: load with `custom_objects` or
+    register it with Keras. A lambda cannot be loaded: save `distiller.student`. A student without
+    a graph that has not seen data yet is built by `distiller(x[:1])`; do that before building the
+    optimizer, loading weights or `BackupAndRestore`.
 
     Args:
         teacher: A Keras model (it is not changed, nor frozen for others), a callable of the
@@ -48,7 +54,8 @@ class Distiller(keras.Model):
         losses: A distillation loss or a list of them; also those of `keras.distillation`.
         loss_weights: A weight for each loss. Defaults to 1 each.
         student_loss_weight: Weight of the compiled loss, at least 0. Defaults to 1. With 0 the
-            data needs no labels.
+            data needs no labels, and a compiled loss that is not a number does no harm. With a
+            `TeacherCache`, plain validation data then has no `val_loss`: give it pairs.
         name: Name of the model.
 
     Attributes:
@@ -115,34 +122,48 @@ class Distiller(keras.Model):
         self._student_tracker = keras.metrics.Mean(name="student_loss")
         names = unique_names([loss.name for loss in self.distillation_losses])
         self._loss_trackers = [keras.metrics.Mean(name=name) for name in names]
-        self._bound = False
-        self._connect(check_teacher(as_callable(teacher)))
+        self._compared = False
+        teacher = check_teacher(as_callable(teacher))
+        self._pairing = Pairing(teacher, student, self.distillation_losses)
+        self.supports_jit = self._pairing.teacher.supports_jit
         self.built = student.built
 
     @property
     def teacher(self) -> Any:
         """The teacher. Not tracked, so that it has no part in weights, layers and training."""
-        return self._teacher_source.runner
+        return self._pairing.teacher.runner
 
     @property
     def output_names(self) -> list[str]:
         """The student's, for losses and metrics given by output name."""
         return self.student.output_names
 
+    @property
+    def losses(self) -> list[Any]:
+        """What layers add. A learned adapter has part in it only where it has just run."""
+        return super().losses if self._compared else self.student.losses
+
     def compressible_kernels(self) -> tuple:
         """The kernels that pruning and other techniques may touch: the student's."""
         return compressible_kernels(self.student)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes what the losses learn, for a student without a graph.
+
+        Args:
+            input_shape: Of the student's inputs: a shape or a structure of shapes.
+        """
+        self._pairing.try_to_bind(split_inputs(input_shape)[0])
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.student(split_inputs(inputs)[0], training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        # Outside the tape: nothing of the teacher is differentiated.
         teacher = self._run_teacher(x, training=True)
-        with tf.GradientTape() as tape:
-            student = self._student_source(split_inputs(x)[0], training=True)
-            parts = self._parts(y, sample_weight, teacher, student)
+        with tf.GradientTape() as tape:  # Nothing of the teacher is differentiated.
+            student = self._pairing.run_student(x, training=True)
+            parts = self._parts(y, sample_weight, teacher, student, training=True)
             loss = self.optimizer.scale_loss(parts[0])
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
@@ -151,7 +172,7 @@ class Distiller(keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         teacher = self._run_teacher(x, training=False)
-        student = self._student_source(split_inputs(x)[0], training=False)
+        student = self._pairing.run_student(x, training=False)
         parts = self._parts(y, sample_weight, teacher, student)
         return self._logs(x, y, sample_weight, student[None], parts)
 
@@ -168,11 +189,11 @@ class Distiller(keras.Model):
         The teacher runs on `x`; the student too, unless `y_pred` is all that the losses compare.
         """
         teacher = self._run_teacher(x, training=training)
-        if y_pred is None or self._student_source.keys:
-            student = self._student_source(split_inputs(x)[0], training=training)
+        if y_pred is None or self._pairing.student.keys:
+            student = self._pairing.run_student(x, training=training)
         else:
             student = {None: y_pred}
-        return self._parts(y, sample_weight, teacher, student)[0]
+        return self._parts(y, sample_weight, teacher, student, training)[0]
 
     def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
@@ -192,58 +213,48 @@ class Distiller(keras.Model):
         config["losses"] = [restore(loss) for loss in config["losses"]]
         return cls(restore(config.pop("teacher")), restore(config.pop("student")), **config)
 
-    def _connect(self, teacher: Any) -> None:
-        """Finds the tensors that the losses compare, and binds the losses to their shapes."""
-        for loss in self.distillation_losses:
-            for side, model in (("teacher_layer", teacher), ("student_layer", self.student)):
-                if isinstance(getattr(loss, side), keras.KerasTensor):
-                    setattr(loss, side, name_of_tensor(model, getattr(loss, side)))
-        teacher_keys = [loss.teacher_layer for loss in self.distillation_losses]
-        student_keys = [loss.student_layer for loss in self.distillation_losses]
-        if isinstance(teacher, TeacherCache):
-            self._teacher_source = CacheSource(teacher, teacher_keys)
-        else:
-            self._teacher_source = source_of(teacher, teacher_keys, "teacher")
-        self._student_source = source_of(self.student, student_keys, "student")
-        inputs = input_specs(self.student)
-        student = self._student_source.specs(inputs)
-        if student is not None:
-            self._bind(self._teacher_source.specs(inputs), student)
-
-    def _bind(self, teacher: Features, student: Features) -> None:
-        for loss in self.distillation_losses:
-            pair = (teacher[loss.teacher_layer], student[loss.student_layer])
-            check_outputs(loss.name, *pair)
-            loss.bind(*pair)
-        self._bound = True
-
     def _run_teacher(self, x: Any, training: bool) -> Features:
-        features = self._teacher_source(*split_inputs(x))
+        features = self._pairing.run_teacher(x)
         if training and not features:
             raise ValueError(
                 "Expected inputs that carry the cached teacher's outputs. Received: plain inputs. "
                 "Fit on `cache.pair(x)` or on `cache.attach(dataset)`."
             )
-        freeze = keras.tree.map_structure
-        return {key: freeze(ops.stop_gradient, value) for key, value in features.items()}
+        return features
 
-    def _parts(self, y: Any, sample_weight: Any, teacher: Features, student: Features) -> list[Any]:
+    def _parts(
+        self,
+        y: Any,
+        sample_weight: Any,
+        teacher: Features,
+        student: Features,
+        training: bool = False,
+    ) -> list[Any]:
         """The total, the compiled loss, and each distillation loss (none without a teacher)."""
-        own, added = self._student_loss(y, student[None], sample_weight)
-        weight = self.student_loss_weight
+        # First, since an adapter may add a loss of its own.
+        terms = self._terms(sample_weight, teacher, student, training) if teacher else []
+        self._compared = bool(terms)
+        weight = ops.convert_to_tensor(self.student_loss_weight)
+        counts = weight > 0
+        own, added = self._student_loss(y, gate(student[None], counts), sample_weight)
         # `own` holds `added` too: w · (compiled + added) + (1 - w) · added, without cancellation.
-        total = weight * own + (1.0 - weight) * added
-        terms = []
-        if teacher:
-            if not self._bound:
-                describe = self._teacher_source.describe
-                self._bind(describe(teacher), self._student_source.describe(student))
-            for loss, weight in zip(self.distillation_losses, self.loss_weights, strict=True):
-                pair = (teacher[loss.teacher_layer], student[loss.student_layer])
-                term = loss.compute_loss(*pair, sample_weight=sample_weight) / _num_replicas()
-                total = total + weight * term
-                terms.append(term)
+        total = tf.where(counts, weight * own + (1.0 - weight) * added, added)
+        for weight, term in zip(self.loss_weights, terms, strict=False):
+            total = total + weight * term
         return [total, own - added, *terms]
+
+    def _terms(
+        self, sample_weight: Any, teacher: Features, student: Features, training: bool
+    ) -> list[Any]:
+        known, optimizer = len(self.trainable_variables), getattr(self, "optimizer", None)
+        terms = self._pairing.terms(teacher, student, sample_weight, training)
+        if len(self.trainable_variables) > known and optimizer is not None and optimizer.built:
+            raise ValueError(
+                "Expected what the losses learn to be there before the optimizer is built. "
+                "Received: a student that was not built. Call `distiller(x[:1])` first."
+            )
+        self.built = True
+        return [term / _num_replicas() for term in terms]
 
     def _student_loss(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         """The compiled loss plus what layers add, and the latter alone."""
@@ -252,18 +263,7 @@ class Distiller(keras.Model):
         weight = self._initial_weights[-1]
         if weight == 0 and (self.loss is None or y is None):
             return added, added
-        if self.loss is None:
-            raise ValueError(
-                f"Expected `compile(loss=...)`, since the compiled loss has a weight of {weight}. "
-                "Received: loss=None. To learn from the teacher alone, pass "
-                "`student_loss_weight=0.0`."
-            )
-        if y is None:
-            raise ValueError(
-                f"Expected labels, since the compiled loss has a weight of {weight}. Received: "
-                "data without `y`. To learn from the teacher alone, pass "
-                "`student_loss_weight=0.0`."
-            )
+        check_labels(self.loss, y, weight)
         own = super().compute_loss(None, y, y_pred, sample_weight)
         return ops.cast(own, "float32"), added
 
@@ -278,6 +278,8 @@ class Distiller(keras.Model):
             metric.update_state(value * _num_replicas(), sample_weight=size)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         missing = {metric.name for metric in own[len(parts) - 1 :]}
+        if len(parts) == 2 and self._initial_weights[-1] == 0:
+            missing.add(total.name)  # No term of it is known; 0 would look like a perfect student.
         return {name: value for name, value in logs.items() if name not in missing}
 
     def _scalar(self, value: float, name: str) -> keras.Variable:

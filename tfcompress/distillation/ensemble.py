@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfcompress.distillation.activations import output_activations
+from tfcompress.distillation.loss import shapes_match
 from tfcompress.distillation.tflite import as_callable
 
 
@@ -18,7 +19,7 @@ class TeacherEnsemble(keras.Model):
 
     `Σ wᵢ · outputᵢ / Σ wᵢ`. For probabilities that is their arithmetic mean, for logits the
     geometric mean of the probabilities: both are in Hinton et al. 2015, section 2. The teachers
-    must give the same structure, and all logits or all probabilities.
+    must give the same structure and shapes, and all logits or all probabilities.
 
     Args:
         teachers: Keras models or callables; paths of `.tflite` files.
@@ -26,8 +27,9 @@ class TeacherEnsemble(keras.Model):
         name: Name of the model.
 
     Raises:
-        ValueError: If there is no teacher, if the weights do not fit, or if some teachers give
-            logits and others probabilities.
+        ValueError: If there is no teacher, if the weights do not fit, or if some teachers are
+            known to give logits and others probabilities; when it runs, if their outputs differ in
+            structure or shape.
     """
 
     def __init__(
@@ -50,14 +52,9 @@ class TeacherEnsemble(keras.Model):
                 f"Expected weights of at least 0, not all 0. Received: weights={weights}"
             )
         self.teacher_weights = weights
-        known = [output_activations(t) for t in self.teachers if isinstance(t, keras.Layer)]
-        if any(k != known[0] for k in known):
-            raise ValueError(
-                "Expected teachers that all end in the same activation, since a mean of logits "
-                f"and probabilities is neither. Received: {known}"
-            )
         #: What `LogitsDistillation` goes by.
-        self.activations = known[0] if known and len(known) == len(self.teachers) else []
+        self.activations = _common([output_activations(t) for t in self.teachers])
+        self.supports_jit = all(getattr(t, "supports_jit", True) for t in self.teachers)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -66,6 +63,9 @@ class TeacherEnsemble(keras.Model):
             t(inputs, training=False) if isinstance(t, keras.Layer) else t(inputs)
             for t in self.teachers
         ]
+
+        for result in results[1:]:
+            _check_alike(results[0], result)
 
         def mean(*outputs: Any) -> Any:
             pairs = zip(self.teacher_weights, outputs, strict=True)
@@ -86,3 +86,31 @@ class TeacherEnsemble(keras.Model):
         restore = keras.saving.deserialize_keras_object
         config["teachers"] = [restore(t) for t in config["teachers"]]
         return cls(**config)
+
+
+def _common(activations: list[list[str | None]]) -> list[str | None]:
+    """The activation of each output, `None` where one teacher does not tell."""
+    known = [kinds for kinds in activations if kinds]
+    if len({len(kinds) for kinds in known}) > 1:
+        return []  # Their outputs differ, which is told when they run.
+    columns = list(zip(*known, strict=True))
+    if any(len(set(column) - {None}) > 1 for column in columns):
+        raise ValueError(
+            "Expected teachers that all end in the same activation, since a mean of logits "
+            f"and probabilities is neither. Received: {activations}"
+        )
+    if len(known) < len(activations):
+        return []
+    return [None if None in column else column[0] for column in columns]
+
+
+def _check_alike(first: Any, other: Any) -> None:
+    a, b = (dict(keras.tree.flatten_with_path(side)) for side in (first, other))
+    if a.keys() != b.keys() or not all(
+        shapes_match(tuple(a[path].shape), tuple(b[path].shape)) for path in a
+    ):
+        shapes = [[tuple(tensor.shape) for tensor in side.values()] for side in (a, b)]
+        raise ValueError(
+            "Expected teachers with outputs of the same structure and shapes. Received: "
+            f"{shapes[0]} and {shapes[1]}. Wrap a teacher in a callable that picks its output."
+        )

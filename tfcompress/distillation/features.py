@@ -57,8 +57,16 @@ def name_of_tensor(model: keras.Layer, tensor: keras.KerasTensor) -> str:
     """The name by which `FeatureTap` finds a tensor of the model's graph again.
 
     Raises:
-        ValueError: If the tensor is of another model, or one of several outputs of a layer.
+        ValueError: If the tensor is of another model, or one of several outputs of a layer, or if
+            `model` is no Keras model, such as a callable or a `TeacherCache`.
     """
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            "Expected the name of a layer or of an output, since only a Keras model has tensors to "
+            f"find. Received: a KerasTensor, for a {type(model).__name__}. Give the layer's name; "
+            "a cache holds the features it was computed with: `TeacherCache.compute(teacher, "
+            "data, layers=[name])`."
+        )
     graph = Graph.from_model(model)
     for node in [n for n in graph.nodes if n.outputs[0].spec is tensor and len(n.outputs) == 1]:
         calls = graph.calls(node.operation)

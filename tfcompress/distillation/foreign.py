@@ -47,12 +47,12 @@ class KerasDistillationLoss(DistillationLoss):
         # as the distiller does.
         formula = _BY_FORMULA.get(type(self.wrapped))
         if formula is None and sample_weight is None:
-            return self.wrapped.compute_loss(teacher, student, **kwargs)
+            return self.wrapped.compute_loss(teacher, student)
         if formula is None:
             self._require_sample_weight()
             return self.wrapped.compute_loss(teacher, student, sample_weight=sample_weight)
         losses = keras.tree.flatten(self.wrapped.loss)
-        columns = (losses, keras.tree.flatten(teacher), keras.tree.flatten(student))
+        columns = (losses, *map(keras.tree.flatten, (teacher, student)))
         weights = weights_per_output(sample_weight, len(losses))
         rows = zip(*columns, weights, strict=True)
         return sum(formula(self.wrapped, *row) for row in rows if row[0] is not None)
@@ -70,9 +70,10 @@ class KerasDistillationLoss(DistillationLoss):
         parameters = inspect.signature(self.wrapped.compute_loss).parameters
         if "sample_weight" not in parameters:
             raise ValueError(
-                f"Expected a distillation loss that takes `sample_weight`, since the data has "
-                f"weights. Received: {type(self.wrapped).__name__}.compute_loss"
-                f"({', '.join(parameters)}). Add the argument, or train without weights."
+                "Expected a distillation loss that takes `sample_weight`, since the data has "
+                f"weights, or the student a padding mask. Received: {self.name}, whose "
+                f"`compute_loss` takes ({', '.join(parameters)}). Add the argument, or train "
+                "without weights."
             )
 
 

@@ -7,7 +7,12 @@ from typing import Any
 import keras
 
 from tfcompress.distillation.loss import DistillationLoss, TensorInfo, shapes_match
-from tfcompress.distillation.reduction import average_pool_to, pooled_size, weighted_mean
+from tfcompress.distillation.reduction import (
+    at_least_2d,
+    pool_to_common,
+    pooled_size,
+    weighted_mean,
+)
 
 
 def elementwise_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any) -> Any:
@@ -17,7 +22,7 @@ def elementwise_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any) 
     mean the same for every loss.
     """
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    return weighted_mean(call(teacher, student), sample_weight)
+    return weighted_mean(call(at_least_2d(teacher), at_least_2d(student)), sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -27,7 +32,8 @@ class FeatureDistillation(DistillationLoss):
     `mean (r(v_s) - v_t)²` with the student's feature `v_s`, the teacher's `v_t`, and a learned
     linear map of the channels `r` (a 1×1 convolution) where their number differs. Maps of
     different height and width are averaged down to the smaller one. Without layer names it
-    compares the outputs, which is distillation for regression.
+    compares the outputs, which is distillation for regression, and their shapes must agree: a map
+    between whole outputs would learn in the student's place.
 
     Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, https://arxiv.org/abs/1412.6550
     (there: half the sum of squares, and hints as a stage before distillation; here they may be
@@ -37,9 +43,11 @@ class FeatureDistillation(DistillationLoss):
         teacher_layer: The hint layer: see `DistillationLoss`.
         student_layer: The guided layer.
         loss: Name, function or object of a Keras loss, called as `loss(teacher, student)`.
-        adapter: `"auto"` learns a linear map where the channels differ; `None` demands equal
-            shapes; or a Keras layer to put on the student's feature. It is trained with the
-            student and saved with the distiller, and no part of the student.
+        adapter: `"auto"` learns a linear map where the channels of a named layer or output differ;
+            `None` demands equal shapes; or a Keras layer to put on the student's feature. It is
+            trained with the student (in training mode, as its layers are) and saved with the
+            distiller, and no part of the student. What it adds as a loss, such as a regularizer,
+            is in the total.
         name: Name in the logs.
 
     Raises:
@@ -74,20 +82,16 @@ class FeatureDistillation(DistillationLoss):
             raise ValueError(f"Expected `loss` to be a Keras loss. Received: loss={loss!r}")
         self.adapter = adapter
         self.adapters: list[keras.Layer | None] = []
-        self._sizes: list[tuple[int | None, ...]] = []
 
     def bind(self, teacher: list[TensorInfo], student: list[TensorInfo]) -> None:
         if any(layer is not None for layer in self.adapters):
-            raise ValueError(
-                f"{self.name}: its learned adapter belongs to another Distiller. "
-                "Make a new loss for each Distiller."
-            )
+            self._raise_bound()
         if isinstance(self.adapter, keras.Layer) and len(student) != 1:
             raise ValueError(
                 f"{self.name}: expected one tensor to put the given `adapter` on. Received: "
                 f"{len(student)} outputs. Name one with `student_layer` and `teacher_layer`."
             )
-        adapters, sizes = [], []
+        adapters = []
         for t, s in zip(teacher, student, strict=True):
             size = pooled_size(t.shape, s.shape)
             layer = self._adapter(t, s)
@@ -102,22 +106,22 @@ class FeatureDistillation(DistillationLoss):
             if None not in (t.shape[-1], shape[-1]) and t.shape[-1] != shape[-1]:
                 self._raise_shapes(t, s)
             adapters.append(layer)
-            sizes.append(size)
-        self.adapters, self._sizes = adapters, sizes
+        if self.adapters and any(layer is not None for layer in adapters):
+            self._raise_bound()
+        self.adapters = adapters
 
     def compute_loss(
         self, teacher_outputs: Any, student_outputs: Any, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         teacher, student = keras.tree.flatten(teacher_outputs), keras.tree.flatten(student_outputs)
-        if self._sizes:
+        if self.adapters:
+            training = kwargs.get("training")
             adapted = zip(student, self.adapters, strict=True)
-            student = [s if layer is None else layer(s) for s, layer in adapted]
-            teacher = [average_pool_to(t, z) for t, z in zip(teacher, self._sizes, strict=True)]
-            student = [average_pool_to(s, z) for s, z in zip(student, self._sizes, strict=True)]
+            student = [s if layer is None else layer(s, training=training) for s, layer in adapted]
         return super().compute_loss(teacher, student, sample_weight, **kwargs)
 
     def pair_loss(self, teacher: Any, student: Any, sample_weight: Any) -> Any:
-        return elementwise_loss(self.loss, teacher, student, sample_weight)
+        return elementwise_loss(self.loss, *pool_to_common(teacher, student), sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         adapter = self.adapter
@@ -141,6 +145,8 @@ class FeatureDistillation(DistillationLoss):
         if isinstance(self.adapter, keras.Layer):
             return self.adapter
         channels = teacher.shape[-1]
+        if self.teacher_layer is None and self.student_layer is None:
+            return None
         if self.adapter is None or channels is None or channels == student.shape[-1]:
             return None
         if student.shape[-1] is None:
@@ -153,5 +159,6 @@ class FeatureDistillation(DistillationLoss):
             f"{self.name}: expected {teacher.source} and {student.source} to have shapes that "
             "an average pooling and a linear map of the channels bring together. Received: "
             f"{teacher.shape} and {student.shape} with adapter={self.adapter!r}. Choose other "
-            "layers, or pass a layer that does it as `adapter`."
+            "layers by name (whole outputs get no learned map), or pass a layer that does it as "
+            "`adapter`."
         )

@@ -20,7 +20,7 @@ def softened_kl(teacher_logits: Any, student_logits: Any, temperature: Any = 1.0
     scale as `1/T²`.
 
     Args:
-        teacher_logits: Float tensor `(…, classes)`.
+        teacher_logits: Float tensor `(…, classes)`; -∞ for a class that is ruled out.
         student_logits: Float tensor of the same shape.
         temperature: Positive scalar.
 
@@ -29,7 +29,7 @@ def softened_kl(teacher_logits: Any, student_logits: Any, temperature: Any = 1.0
     """
     log_p = ops.log_softmax(teacher_logits / temperature, axis=-1)
     log_q = ops.log_softmax(student_logits / temperature, axis=-1)
-    return temperature**2 * ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    return temperature**2 * ops.sum(_divergence(ops.exp(log_p), log_p, log_q), axis=-1)
 
 
 def softened_binary_kl(teacher_logits: Any, student_logits: Any, temperature: Any = 1.0) -> Any:
@@ -42,9 +42,15 @@ def softened_binary_kl(teacher_logits: Any, student_logits: Any, temperature: An
     """
     t, s = teacher_logits / temperature, student_logits / temperature
     p = ops.sigmoid(t)
-    on = ops.log_sigmoid(t) - ops.log_sigmoid(s)
-    off = ops.log_sigmoid(-t) - ops.log_sigmoid(-s)
-    return temperature**2 * ops.mean(p * on + (1.0 - p) * off, axis=-1)
+    on = _divergence(p, ops.log_sigmoid(t), ops.log_sigmoid(s))
+    off = _divergence(1.0 - p, ops.log_sigmoid(-t), ops.log_sigmoid(-s))
+    return temperature**2 * ops.mean(on + off, axis=-1)
+
+
+def _divergence(p: Any, log_p: Any, log_q: Any) -> Any:
+    """`p · (log p - log q)`, which is 0 where `p` is, also for a class of logit -∞."""
+    ratio = ops.where(p > 0, log_p, 0.0) - ops.where(p > 0, log_q, 0.0)
+    return p * ratio
 
 
 def logits_from_probabilities(probabilities: Any, multi_label: bool = False) -> Any:
@@ -127,19 +133,20 @@ class LogitsDistillation(DistillationLoss):
     def bind(self, teacher: list[TensorInfo], student: list[TensorInfo]) -> None:
         super().bind(teacher, student)
         for info in student:
-            if not self.multi_label and info.shape[-1] == 1:
+            if not self.multi_label and (len(info.shape) < 2 or info.shape[-1] == 1):
                 raise ValueError(
                     f"{self.name}: expected at least two classes on the last axis of "
                     f"{info.source}: a softmax over one class is always 1. Received: shape "
                     f"{info.shape}. Pass `multi_label=True` for a sigmoid output, or use "
                     "`FeatureDistillation` for regression."
                 )
-        self._teacher_logits = [
-            self._from_logits(i, self.teacher_from_logits, "teacher_from_logits") for i in teacher
-        ]
-        self._student_logits = [
-            self._from_logits(i, self.student_from_logits, "student_from_logits") for i in student
-        ]
+        found = (
+            self._from_logits(teacher, self.teacher_from_logits, "teacher_from_logits"),
+            self._from_logits(student, self.student_from_logits, "student_from_logits"),
+        )
+        if self._teacher_logits and found != (self._teacher_logits, self._student_logits):
+            self._raise_bound()
+        self._teacher_logits, self._student_logits = found
 
     def compute_loss(
         self, teacher_outputs: Any, student_outputs: Any, sample_weight: Any = None, **kwargs: Any
@@ -174,7 +181,12 @@ class LogitsDistillation(DistillationLoss):
             for x, is_logits in zip(floats, from_logits, strict=True)
         ]
 
-    def _from_logits(self, info: TensorInfo, stated: bool | None, argument: str) -> bool:
+    def _from_logits(
+        self, infos: list[TensorInfo], stated: bool | None, argument: str
+    ) -> list[bool]:
+        return [self._is_logits(info, stated, argument) for info in infos]
+
+    def _is_logits(self, info: TensorInfo, stated: bool | None, argument: str) -> bool:
         if stated is not None:
             return stated
         if info.activation is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import re
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfcompress.distillation.reduction import weights_per_output
+from tfcompress.distillation.reduction import at_least_2d, weights_per_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
             student: The same for the student.
 
         Raises:
-            ValueError: If the tensors cannot be compared.
+            ValueError: If the tensors cannot be compared, or if the loss is bound already, to
+                tensors that it would treat otherwise: each `Distiller` needs losses of its own.
         """
         for t, s in zip(teacher, student, strict=True):
             if not shapes_match(t.shape, s.shape):
@@ -77,6 +79,12 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
                     "`teacher_layer` and `student_layer`, or use `FeatureDistillation`, which "
                     "learns an adapter."
                 )
+
+    def _raise_bound(self) -> None:
+        raise ValueError(
+            f"{self.name}: expected a loss of its own for each Distiller. Received: one that "
+            "belongs to another Distiller and would change there. Make a new loss."
+        )
 
     def pair_loss(self, teacher: Any, student: Any, sample_weight: Any) -> Any:
         """The loss for one pair of float32 tensors: a scalar."""
@@ -95,13 +103,16 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
             teacher_outputs: A tensor or a structure of tensors.
             student_outputs: The same structure.
             sample_weight: `None`, a tensor, or a structure of the outputs' weights.
+            **kwargs: `training`, whether this is a train step, for losses that learn a layer.
 
         Returns:
             A float32 scalar.
         """
         del kwargs
-        teacher = [ops.cast(t, "float32") for t in keras.tree.flatten(teacher_outputs)]
-        student = [ops.cast(s, "float32") for s in keras.tree.flatten(student_outputs)]
+        teacher, student = (
+            [at_least_2d(ops.cast(x, "float32")) for x in keras.tree.flatten(side)]
+            for side in (teacher_outputs, student_outputs)
+        )
         weights = weights_per_output(sample_weight, len(student))
         pairs = zip(teacher, student, weights, strict=True)
         return sum(self.pair_loss(ops.stop_gradient(t), s, w) for t, s, w in pairs)
@@ -125,7 +136,7 @@ def shapes_match(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
 
 def require_positive(name: str, value: float) -> float:
     """Returns `value` as a float; raises where it is no positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
     if not 0 < value < float("inf"):
         raise ValueError(f"Expected `{name}` to be positive. Received: {name}={value!r}")

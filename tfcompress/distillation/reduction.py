@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,8 +16,9 @@ def weighted_mean(values: Any, sample_weight: Any = None) -> Any:
     Args:
         values: Tensor `(batch,)` or `(batch, positions…)`.
         sample_weight: `None`, or a tensor `(batch,)`, `(batch, 1)`, or one that has a weight per
-            position, as in `Model.fit`. Weights of positions that `values` no longer has are
-            averaged.
+            position, as in `Model.fit`. Weights of more positions than `values` has are averaged:
+            over the positions of the model's output that fall into one, or over the sample where
+            the sizes do not divide each other.
 
     Returns:
         A scalar: the sum over all values divided by their number (not by the sum of the weights,
@@ -24,13 +26,25 @@ def weighted_mean(values: Any, sample_weight: Any = None) -> Any:
     """
     if sample_weight is None:
         return ops.mean(values)
-    weight = ops.cast(sample_weight, values.dtype)
+    return ops.mean(values * _weight_for(values, ops.cast(sample_weight, values.dtype)))
+
+
+def _weight_for(values: Any, weight: Any) -> Any:
+    """`weight` in a shape that broadcasts against `values`."""
     if len(weight.shape) > len(values.shape):
         axes = tuple(range(len(values.shape), len(weight.shape)))
         weight = ops.mean(weight, axis=axes)
     while len(weight.shape) < len(values.shape):
         weight = ops.expand_dims(weight, -1)
-    return ops.mean(values * weight)
+    # One weight for all positions of an axis stays one.
+    size = [1 if w == 1 else v for w, v in zip(weight.shape[1:], values.shape[1:], strict=True)]
+    pairs = list(zip(weight.shape[1:], size, strict=True))
+    if any(None not in pair and pair[0] % pair[1] for pair in pairs):
+        shape = (-1, *[1] * (len(values.shape) - 1))
+        return ops.reshape(per_sample(weight), shape)
+    shape = ops.shape(values)[1:]
+    size = [s if s is not None else shape[i] for i, s in enumerate(size)]
+    return average_pool_to(weight[..., None], tuple(size))[..., 0]
 
 
 def per_sample(sample_weight: Any) -> Any:
@@ -44,21 +58,27 @@ def per_sample(sample_weight: Any) -> Any:
 
 
 def weights_per_output(sample_weight: Any, num_outputs: int) -> list[Any]:
-    """Spreads the `sample_weight` of a train step over the outputs a loss compares.
+    """Spreads the weights that a loss was given over the outputs it compares.
 
-    One tensor serves every output. A structure with a weight for every output is taken in order.
-    A loss that compares something else (one output, a feature) gets the average per sample.
+    One tensor serves every output. A structure with a weight for every output is taken in order,
+    `None` where one has none. Any other number of weights is averaged per sample.
     """
-    flat = [] if sample_weight is None else list(keras.tree.flatten(sample_weight))
-    flat = [w for w in flat if w is not None]
-    if not flat:
-        return [None] * num_outputs
+    flat = keras.tree.flatten(sample_weight)
     if len(flat) == 1:
         return flat * num_outputs
-    if len(flat) == num_outputs:
-        return flat
-    mean = sum(per_sample(w) for w in flat) / len(flat)
-    return [mean] * num_outputs
+    return flat if len(flat) == num_outputs else [mean_per_sample(flat)] * num_outputs
+
+
+def mean_per_sample(weights: Sequence[Any]) -> Any:
+    """The average of several outputs' weights, one per sample; one without weights counts 1."""
+    if all(weight is weights[0] for weight in weights):
+        return weights[0]
+    return sum(1.0 if weight is None else per_sample(weight) for weight in weights) / len(weights)
+
+
+def at_least_2d(x: Any) -> Any:
+    """`(batch,)` → `(batch, 1)`, so that a loss over the last axis is one over the features."""
+    return ops.expand_dims(x, -1) if len(x.shape) == 1 else x
 
 
 def pooled_size(teacher: tuple, student: tuple) -> tuple[int | None, ...] | None:
@@ -81,16 +101,33 @@ def pooled_size(teacher: tuple, student: tuple) -> tuple[int | None, ...] | None
     return tuple(sizes)
 
 
-def average_pool_to(x: Any, size: tuple[int | None, ...]) -> Any:
+def pool_to_common(teacher: Any, student: Any) -> tuple[Any, Any]:
+    """Averages two channels-last maps down to the smaller size of each axis.
+
+    Sizes that the graph does not know are compared when it runs.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When it runs, if sizes do not divide each other.
+    """
+    size = []
+    shapes = (ops.shape(teacher), ops.shape(student))
+    for axis in range(1, len(teacher.shape) - 1):
+        a, b = (shape[axis] for shape in shapes)
+        known = isinstance(a, int) and isinstance(b, int)
+        size.append(min(a, b) if known else ops.minimum(a, b))
+    return average_pool_to(teacher, tuple(size)), average_pool_to(student, tuple(size))
+
+
+def average_pool_to(x: Any, size: tuple[Any, ...]) -> Any:
     """Average pooling of a channels-last map to the spatial `size`; dividing sizes only."""
-    pairs = list(zip(x.shape[1:-1], size, strict=True))
-    if all(have == want or None in (have, want) for have, want in pairs):
+    shape = ops.shape(x)
+    pairs = list(zip(shape[1:-1], size, strict=True))
+    if all(isinstance(a, int) and isinstance(b, int) and a == b for a, b in pairs):
         return x
-    split: list[int] = []
+    split: list[Any] = []
     for have, want in pairs:
-        want = have if want is None else want
         split += [want, have // want]
-    x = ops.reshape(x, (-1, *split, x.shape[-1]))
+    x = ops.reshape(x, (-1, *split, shape[-1]))
     return ops.mean(x, axis=tuple(range(2, 2 + 2 * len(size), 2)))
 
 

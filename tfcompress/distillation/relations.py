@@ -27,7 +27,10 @@ def similarity_matrix(features: Any, present: Any) -> Any:
         present: `(batch,)` of 0 and 1: samples of weight 0 have no influence, also not through
             the lengths of the rows.
     """
+    features = _scaled(features, present[:, None])
     gram = ops.matmul(features, ops.transpose(features)) * present[None, :]
+    largest = ops.max(ops.abs(gram), axis=-1, keepdims=True)
+    gram = ops.divide_no_nan(gram, ops.stop_gradient(largest))
     return gram * ops.rsqrt(ops.sum(ops.square(gram), axis=-1, keepdims=True) + _EPSILON)
 
 
@@ -61,7 +64,7 @@ class _Relational(DistillationLoss):
 
     def pair_loss(self, teacher: Any, student: Any, sample_weight: Any) -> Any:
         teacher, student = flatten_samples(teacher), flatten_samples(student)
-        weight = per_sample(sample_weight)
+        weight = per_sample(sample_weight)  # Of a padded sample: by its share of positions.
         if weight is None:
             weight = ops.ones_like(student[:, 0])
         return self.relation_loss(teacher, student, weight)
@@ -110,6 +113,7 @@ class RelationalDistance(_Relational):
 
     def relation_loss(self, teacher: Any, student: Any, weight: Any) -> Any:
         present = ops.cast(weight > 0, teacher.dtype)
+        teacher, student = (_centred(x, present[:, None]) for x in (teacher, student))
         pairs = present[:, None] * present[None, :] * _off_diagonal(teacher)
         delta = _relative_distances(teacher, pairs) - _relative_distances(student, pairs)
         weighted = weight[:, None] * weight[None, :] * _off_diagonal(teacher) * huber(delta)
@@ -133,11 +137,30 @@ class RelationalAngle(_Relational):
     """
 
     def relation_loss(self, teacher: Any, student: Any, weight: Any) -> Any:
+        present = ops.cast(weight > 0, teacher.dtype)
+        teacher, student = (_centred(x, present[:, None]) for x in (teacher, student))
         off = _off_diagonal(teacher)
         distinct = off[:, :, None] * off[:, None, :] * off[None, :, :]
         triples = weight[:, None, None] * weight[None, :, None] * weight[None, None, :]
         delta = angle_tensor(teacher) - angle_tensor(student)
         return ops.divide_no_nan(ops.sum(triples * distinct * huber(delta)), ops.sum(distinct))
+
+
+def _scaled(features: Any, present: Any) -> Any:
+    """Features whose largest value is 1.
+
+    The relations here do not depend on the scale, nor do their gradients, but their small
+    constants do.
+    """
+    largest = ops.max(ops.abs(features * present))
+    return ops.divide_no_nan(features, ops.stop_gradient(largest))
+
+
+def _centred(features: Any, present: Any) -> Any:
+    """The same around 0, for relations that do not depend on the place either."""
+    count = ops.sum(present)
+    mean = ops.divide_no_nan(ops.sum(features * present, axis=0, keepdims=True), count)
+    return _scaled(features - ops.stop_gradient(mean), present)
 
 
 def _off_diagonal(features: Any) -> Any:

@@ -9,12 +9,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.distillation.activations import activation_of, output_activations
+from tfcompress.distillation.activations import activation_of, origins, output_activations
 from tfcompress.distillation.features import FeatureTap, pick_output
 from tfcompress.distillation.loss import TensorInfo
+from tfcompress.model.kernels import iterate_layers
 
 #: The keys of the `x` that carries a cached teacher's outputs with the student's inputs.
 STUDENT_INPUTS, TEACHER_OUTPUTS = "student_inputs", "teacher_outputs"
+
+_NUMPY_REMEDY = (
+    "A callable runs inside the train step, on symbolic tensors: wrap NumPy code, and "
+    "`model.predict`, in `tf.numpy_function` and give the shape of its result with "
+    "`tf.ensure_shape`, or compute the outputs once with `TeacherCache`."
+)
 
 #: Tensors by what a loss asked for: a layer's name, an output's key or index, `None` for all.
 Features = dict[Any, Any]
@@ -54,6 +61,11 @@ class Source(abc.ABC):
         self.role = role
         self.keys = tuple(k for k in dict.fromkeys(keys) if k is not None)
 
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA can compile it."""
+        return True
+
     @abc.abstractmethod
     def __call__(self, inputs: Any, cached: Any = None, training: bool = False) -> Features:
         """Runs once and returns the outputs (under `None`) and the features."""
@@ -62,8 +74,12 @@ class Source(abc.ABC):
     def activations(self, key: Any) -> list[str | None]:
         """The activation of each tensor under `key`; any other length means unknown."""
 
+    def output_index(self, key: Any) -> int | None:
+        """The place of the output that the layer `key` makes, in flatten order, if it does."""
+        return None
+
     def specs(self, inputs: Any) -> Features | None:
-        """What a run on `inputs` (`tf.TensorSpec`s) gives, as lists of `TensorInfo` by key.
+        """What a run on `inputs` (`tf.TensorSpec`s) gives, as `TensorInfo` by key.
 
         Returns:
             `None` where nothing is known before the first batch.
@@ -71,17 +87,18 @@ class Source(abc.ABC):
         return None if inputs is None else self.describe(trace(self, inputs))
 
     def describe(self, tensors: Features) -> Features:
-        """Lists of `TensorInfo` for tensors (or anything with a shape), by key."""
+        """`TensorInfo` for tensors (or anything with a shape), in their structure, by key."""
         return {key: self._infos(key, value) for key, value in tensors.items()}
 
-    def _infos(self, key: Any, value: Any) -> list[TensorInfo]:
+    def _infos(self, key: Any, value: Any) -> Any:
         flat = keras.tree.flatten(value)
         found = self.activations(key)
         if len(found) != len(flat):
             found = [None] * len(flat)
         what = f"the {self.role}'s {'output' if key is None else repr(key)}"
         pairs = zip(flat, found, strict=True)
-        return [TensorInfo(tuple(tensor.shape), kind, what) for tensor, kind in pairs]
+        infos = [TensorInfo(_known_shape(tensor, what), kind, what) for tensor, kind in pairs]
+        return keras.tree.pack_sequence_as(value, infos)
 
 
 class ModelSource(Source):
@@ -91,6 +108,10 @@ class ModelSource(Source):
         super().__init__(model, keys, role)
         self._tap = FeatureTap(model, self.keys)
 
+    @property
+    def supports_jit(self) -> bool:
+        return all(layer.supports_jit for layer in iterate_layers(self.runner))
+
     def __call__(self, inputs: Any, cached: Any = None, training: bool = False) -> Features:
         outputs, features = self._tap(inputs, training)
         return {None: outputs, **features}
@@ -98,8 +119,15 @@ class ModelSource(Source):
     def specs(self, inputs: Any) -> Features | None:
         graph_outputs = getattr(self.runner, "outputs", None)
         if inputs is not None and not self.keys and graph_outputs and self.role == "student":
-            return self.describe({None: list(graph_outputs)})
+            is_sequential = isinstance(self.runner, keras.Sequential)
+            return self.describe({None: graph_outputs if is_sequential else self.runner.output})
         return super().specs(inputs)
+
+    def output_index(self, key: Any) -> int | None:
+        operation = self._tap.operation(key)
+        outputs = keras.tree.flatten(getattr(self.runner, "outputs", None) or [])
+        found = [i for i, t in enumerate(outputs) if operation in origins(t)]
+        return found[0] if len(found) == 1 else None
 
     def activations(self, key: Any) -> list[str | None]:
         found = output_activations(self.runner)
@@ -115,6 +143,10 @@ class ModelSource(Source):
 
 class CallableSource(Source):
     """Any function of the inputs."""
+
+    @property
+    def supports_jit(self) -> bool:
+        return getattr(self.runner, "supports_jit", True)
 
     def __call__(self, inputs: Any, cached: Any = None, training: bool = False) -> Features:
         outputs = self.runner(inputs)
@@ -152,8 +184,17 @@ def trace(source: Source, inputs: Any) -> Features:
         concrete = tf.function(run, autograph=False).get_concrete_function(inputs)
     except Exception as error:
         shapes = keras.tree.map_structure(lambda s: tuple(s.shape), inputs)
+        remedy = "" if isinstance(source.runner, keras.Layer) else f" {_NUMPY_REMEDY}"
         raise ValueError(
             f"Expected a {source.role} that runs on the student's inputs, of shape {shapes}, and "
-            f"has what the losses name. Received: {error}"
+            f"has what the losses name. Received: {error}{remedy}"
         ) from error
     return dict(zip(keys, concrete.structured_outputs, strict=True))
+
+
+def _known_shape(tensor: Any, what: str) -> tuple[int | None, ...]:
+    if getattr(tensor.shape, "rank", 0) is None:
+        raise ValueError(
+            f"Expected {what} to have a known number of axes. Received: {tensor}. {_NUMPY_REMEDY}"
+        )
+    return tuple(tensor.shape)

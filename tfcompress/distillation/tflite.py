@@ -17,7 +17,8 @@ class TFLiteTeacher:
 
     The file runs on the CPU, one call at a time: for more than one epoch, cache its outputs with
     `TeacherCache`. Integer inputs and outputs are quantized and dequantized. A file with a fixed
-    batch runs once per slice of the batch.
+    batch runs once per slice of the batch. XLA cannot compile it: a `Distiller` with such a
+    teacher runs without `jit_compile`. Saving keeps the path, not the file.
 
     Args:
         path: The file. It needs exactly one input tensor.
@@ -27,6 +28,9 @@ class TFLiteTeacher:
         FileNotFoundError: If there is no such file.
         ValueError: If the file has several inputs.
     """
+
+    #: As of a Keras layer.
+    supports_jit = False
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 1):
         # Imported here: the runtime is needed only by those who teach with a file.
@@ -72,6 +76,10 @@ class TFLiteTeacher:
 
     def get_config(self) -> dict[str, Any]:
         return {"path": self.path, "num_threads": self.num_threads}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TFLiteTeacher:
+        return cls(**config)
 
     def _run(self, values: np.ndarray, size: int) -> list[np.ndarray]:
         missing = size - len(values)

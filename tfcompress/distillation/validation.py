@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from tfcompress.distillation.cache import TeacherCache
-from tfcompress.distillation.loss import TensorInfo
 
 
 def check_student(student: Any) -> None:
@@ -41,7 +41,7 @@ def check_losses_and_weights(
         raise ValueError("Expected at least one distillation loss. Received: losses=[]")
     if loss_weights is None:
         loss_weights = [1.0] * len(losses)
-    elif isinstance(loss_weights, (int, float)):
+    elif isinstance(loss_weights, numbers.Real):
         loss_weights = [loss_weights]
     if len(loss_weights) != len(losses):
         raise ValueError(
@@ -54,15 +54,38 @@ def check_losses_and_weights(
     return [float(weight) for weight in loss_weights]
 
 
-def check_outputs(name: str, teacher: list[TensorInfo], student: list[TensorInfo]) -> None:
-    """Raises unless both sides give the same number of tensors to compare."""
-    if len(teacher) != len(student):
+def check_outputs(name: str, teacher: Any, student: Any) -> None:
+    """Raises unless both sides, structures of `TensorInfo`, give the same tensors to compare."""
+    (teacher_paths, t), (student_paths, s) = (
+        zip(*keras.tree.flatten_with_path(side), strict=True) for side in (teacher, student)
+    )
+    remedy = "Name the ones to compare with `teacher_layer` and `student_layer`, one loss for each."
+    if len(t) != len(s):
         raise ValueError(
             f"{name}: expected as many tensors from the teacher as from the student. Received: "
-            f"{len(teacher)} {[t.shape for t in teacher]} and {len(student)} "
-            f"{[s.shape for s in student]}. Name the ones to compare with `teacher_layer` and "
-            "`student_layer`."
+            f"{len(t)} {[info.shape for info in t]} and {len(s)} "
+            f"{[info.shape for info in s]}. {remedy}"
         )
+    # Otherwise a dict (sorted by its keys) would be paired with a list by chance.
+    if len(t) > 1 and teacher_paths != student_paths:
+        raise ValueError(
+            f"{name}: expected several outputs of the teacher and of the student to be in the "
+            f"same structure, with the same keys. Received: {_keys(teacher_paths)} and "
+            f"{_keys(student_paths)}. {remedy}"
+        )
+
+
+def check_labels(loss: Any, y: Any, weight: float) -> None:
+    """Raises unless there are a compiled loss and the labels for it."""
+    if loss is not None and y is not None:
+        return
+    expected, received = "labels", "data without `y`"
+    if loss is None:
+        expected, received = "`compile(loss=...)`", "loss=None"
+    raise ValueError(
+        f"Expected {expected}, since the compiled loss has a weight of {weight}. Received: "
+        f"{received}. To learn from the teacher alone, pass `student_loss_weight=0.0`."
+    )
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -75,8 +98,12 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return unique
 
 
+def _keys(paths: Sequence[tuple]) -> list[str]:
+    return ["/".join(map(str, path)) for path in paths]
+
+
 def _check_weight(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"Expected `{name}` to be at least 0. Received: {name}={value!r}")
