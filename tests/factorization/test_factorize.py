@@ -162,7 +162,7 @@ def test_budgets_are_met_with_the_least_error():
         assert error(found.items()) == pytest.approx(min(allowed), rel=1e-3)
 
 
-def test_shared_and_nested_layers_and_mobilenet():
+def test_shared_and_nested_layers():
     shared = layers.Dense(32, name="shared")
     inner = keras.Sequential([keras.Input((32,)), layers.Dense(32, name="dense")], name="inner")
     inputs = keras.Input((32,))
@@ -170,12 +170,6 @@ def test_shared_and_nested_layers_and_mobilenet():
     model = keras.Model(inputs, inner(x))
     small = factorize(model, ranks={"shared": 4, "inner/dense": 5})
     assert count_macs(small) == 2 * 2 * 32 * 4 + 2 * 32 * 5
-    net = keras.applications.MobileNet(
-        input_shape=(32, 32, 3), alpha=0.25, weights=None, classes=4, dropout=0.0
-    )
-    half = factorize(net, target_macs=0.6)
-    assert count_macs(half) <= 0.6 * count_macs(net)
-    assert half.predict(np.zeros((1, 32, 32, 3), np.float32), verbose=0).shape == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ def input_metrics(
 ) -> dict[keras.Layer, dict[str, Metric]]:
     """Layer → method → the metric of its inputs, summed over all its calls.
 
+    A layer that saw nothing but zeros is not in it: they do not tell which outputs matter.
+
     For `"svd"` x is what the whole kernel sees of the input, a patch of height · width · channels;
     for `"spatial"` it is what the first factor sees, a column of it. Tucker-2 has no metric.
 
@@ -31,6 +33,9 @@ def input_metrics(
         model: The model.
         chosen: Dense and convolution layers of it.
         batches: Batches of its inputs.
+
+    Raises:
+        ValueError: No batch, inputs of a layer that are not finite, or a dilated Conv3D.
     """
     sums: dict[tuple[int, str], np.ndarray] = {}
     counts: dict[tuple[int, str], int] = {}
@@ -48,17 +53,26 @@ def input_metrics(
                 counts[key] = counts.get(key, 0) + len(flat)
 
     with watch_calls(chosen, add):
+        num_batches = 0
         for batch in batches:
             model(batch, training=False)
-    if not counts:
+            num_batches += 1
+    if not num_batches:
         raise ValueError("Expected at least one batch of inputs as data. Received: none.")
     found: dict[keras.Layer, dict[str, Metric]] = {}
     for layer in chosen:
-        found[layer] = {
-            method: Metric.from_covariance(sums[id(layer), method] / counts[id(layer), method])
+        covariances = {
+            method: sums[id(layer), method] / counts[id(layer), method]
             for method in possible(layer)
-            if (id(layer), method) in sums and np.any(sums[id(layer), method])
+            if (id(layer), method) in sums
         }
+        if not all(np.all(np.isfinite(c)) for c in covariances.values()):
+            raise ValueError(
+                "Expected data on which every layer reads finite values. Received: NaN or "
+                f"infinity before {layer.name!r}. Look for them in the data."
+            )
+        if covariances and all(np.any(c) for c in covariances.values()):
+            found[layer] = {m: Metric.from_covariance(c) for m, c in covariances.items()}
     return found
 
 

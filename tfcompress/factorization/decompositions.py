@@ -10,6 +10,9 @@ import numpy as np
 # the training data did not show is still approximated.
 _FLOOR = 1e-6
 
+# A singular value with no more than this share of the largest is rounding of a float32 kernel.
+_ROUNDING = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -70,10 +73,13 @@ class Spectrum:
         """`(A, B)` of shapes (inputs, rank) and (rank, outputs), A·B the best of that rank.
 
         Eckart & Young 1936: the squared error is the sum of the discarded σ². Both factors get √σ,
-        so that gradients on either side are of like size.
+        so that gradients on either side are of like size. Where σ is no more than rounding of a
+        float32 kernel, A gets √σ₁ and B the rest: were both near zero, neither would ever train.
         """
-        share = np.sqrt(self.values[:rank])
-        return self.left[:, :rank] * share, share[:, None] * self.right[:rank]
+        values = self.values[:rank]
+        largest = values[0] if np.any(values) else 1.0
+        first = np.sqrt(np.where(values > _ROUNDING * largest, values, largest))
+        return self.left[:, :rank] * first, (values / first)[:, None] * self.right[:rank]
 
     def errors(self) -> np.ndarray:
         """Relative squared error Σ_{i>r} σᵢ² / Σ σᵢ² at rank r = 0 … k, shape (k + 1,)."""

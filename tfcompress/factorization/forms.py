@@ -21,6 +21,12 @@ from tfcompress.factorization.decompositions import (
 
 METHODS = ("svd", "spatial", "tucker2")
 
+# Their weights may have several axes, but are multiplied with value by value.
+_ELEMENTWISE = (
+    *(layers.PReLU, layers.Normalization, layers.BatchNormalization, layers.LayerNormalization),
+    *(layers.RMSNormalization, layers.GroupNormalization),
+)
+
 # Ranks that are tried between 1 and the largest that pays.
 _STEPS = 24
 
@@ -51,8 +57,8 @@ class Forms:
         layer: A built Dense or convolution layer for which `reason` has nothing to say.
         shapes: `(input shape, output shape)` of every call, batch axis included.
         methods: Which forms may be used.
-        metrics: Method → the metric of the layer's inputs; where there are any, a method without
-            one is not used.
+        metrics: Method → the metric of the layer's inputs; a method without one is not used.
+            `None` for the plain norm and all methods.
     """
 
     def __init__(
@@ -168,6 +174,8 @@ class Forms:
             own = {**config, **_own_config(self.layer, form.method, i, kernel.shape)}
             # A constraint speaks of the whole kernel, and no factor is that.
             own["kernel_constraint"] = None
+            # The weights are assigned, and the layer's own may be for its shape alone.
+            own["kernel_initializer"] = "glorot_uniform"
             if i < len(kernels) - 1:
                 suffix = ("in", "core")[i]
                 own.update(
@@ -187,14 +195,33 @@ def _free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
+def has_kernel(layer: keras.Layer) -> bool:
+    """Whether a layer, or one inside it, multiplies with a matrix as far as its weights tell."""
+    return not isinstance(layer, _ELEMENTWISE) and any(len(v.shape) > 1 for v in layer.weights)
+
+
 def reason(layer: keras.Layer) -> str | None:
-    """Why a layer with a kernel has no low-rank form; `None` where it has one."""
+    """Why a layer with a kernel has no low-rank form; `None` where it has one.
+
+    Raises:
+        ValueError: The kernel of a layer that could have one is not finite.
+    """
     if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return f"no low-rank form of {type(layer).__name__} is known"
     if getattr(layer, "groups", 1) != 1:
         return "its channels are in groups"
+    if getattr(layer, "data_format", None) == "channels_first":
+        return "its channels come first"
     if min(layer.kernel.shape[-2:]) < 2:
         return "it has a single input or output channel"
+    kernel = layer.kernel.numpy()
+    if not np.all(np.isfinite(kernel)):
+        raise ValueError(
+            f"Expected finite kernels. Received: NaN or infinity in the kernel of {layer.name!r}. "
+            "Take the weights from before the training diverged."
+        )
+    if not np.any(kernel):
+        return "its kernel is all zeros"
     return None
 
 
