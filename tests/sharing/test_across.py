@@ -80,6 +80,76 @@ def test_kernels_of_nothing_but_zeros_are_equal():
     assert [index for index, _ in group.members] == [0, 1]
 
 
+def dense(name="m", bias=0.0, trainable=True, **options):
+    keras.utils.set_random_seed(0)
+    layer = layers.Dense(8, name="d", trainable=trainable, **options)
+    model = keras.Sequential([keras.Input((6,)), layer], name=name)
+    layer.kernel.assign(np.random.default_rng(0).normal(size=(6, 8)))
+    layer.bias.assign(np.full(8, bias))
+    return model
+
+
+def test_equal_kernels_with_other_biases_are_not_one_layer():
+    models = [dense(bias=-5.0), dense(bias=5.0)]
+    apart = share_weights(models, tolerance=1.0)
+    assert not apart.groups
+    assert set(apart.left_alone) == {(0, "d"), (1, "d")}
+    (group,) = share_weights(models, tolerance=2.0).groups
+    assert group.distance > 1.0
+    # Nor does a bias that they share make one layer of two kernels.
+    models = [dense(bias=50.0), dense(bias=50.0)]
+    models[1].get_layer("d").kernel.assign(-models[0].get_layer("d").kernel)
+    assert not share_weights(models, tolerance=1.0).groups
+
+
+@pytest.mark.parametrize("trainable", [(True, False), (False, True), (False, False)])
+def test_a_shared_layer_trains_where_one_of_its_members_does(trainable):
+    shared = share_weights([dense(trainable=t) for t in trainable], tolerance=0.0)
+    for model in shared.models:
+        assert model.get_layer("d").trainable is any(trainable)
+        assert bool(model.trainable_weights) is any(trainable)
+
+
+def test_how_the_weights_began_does_not_matter():
+    def model(seed):
+        start = keras.initializers.HeNormal(seed=seed)
+        stack = [
+            layers.Embedding(20, 6, embeddings_initializer=start, name="embed"),
+            layers.SeparableConv1D(
+                4, 3, depthwise_initializer=start, pointwise_initializer=start, name="separable"
+            ),
+            layers.GRU(3, recurrent_initializer=start, dropout=0.1, seed=seed, name="gru"),
+        ]
+        return keras.Sequential([keras.Input((8,)), *stack])
+
+    first, second = model(1), model(2)
+    second.set_weights(first.get_weights())
+    shared = share_weights([first, second], tolerance=0.0)
+    assert [g.layer for g in shared.groups] == ["embed", "separable", "gru"]
+
+
+def test_a_compressed_layer_is_found_in_a_nested_model():
+    inner = quantize(dense())
+    inputs = keras.Input((6,))
+    outer = keras.Model(inputs, layers.Dense(3)(inner(inputs)))
+    with pytest.raises(ValueError, match=r"before cluster.*\['d'\]"):
+        share_weights([outer, dense()], tolerance=1.0)
+
+
+def test_outputs_of_the_joint_model_have_names_of_their_own():
+    def model(name):
+        inputs = keras.Input((4,), name="x")
+        heads = [layers.Dense(2, name=head)(inputs) for head in ("p", "q")]
+        return keras.Model(inputs, heads, name=name)
+
+    joint = share_weights([model("one"), model("two")], tolerance=2.0).joint
+    assert joint.output_names == ["one_p", "one_q", "two_p", "two_q"]
+    joint.compile("sgd", dict.fromkeys(joint.output_names, "mse"))
+    x, y = np.ones((2, 4)), [np.ones((2, 2))] * 4
+    logs = joint.evaluate([x, x], y, return_dict=True, verbose=0)
+    assert {f"{name}_loss" for name in joint.output_names} <= set(logs)
+
+
 def test_within_one_model():
     inputs = keras.Input((8,))
     x = inputs

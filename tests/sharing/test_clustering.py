@@ -15,8 +15,8 @@ from tfcompress.pruning import ConstantSparsity, PolynomialDecay, Pruning
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import Cluster, Clustering, cluster, clustering_report, refresh_assignments
 from tfcompress.sharing.clustering import clustered_kernels
-from tfcompress.sharing.codebook import nearest_centroids, read_codebook
 from tfcompress.sharing.kmeans import nearest
+from tfcompress.sharing.reading import nearest_centroids, read_codebook
 
 
 def kernels(model):
@@ -101,33 +101,6 @@ def test_one_codebook_stays_one_through_clone_quantize_and_file(trained, digits,
     assert np.unique(np.concatenate([plain[n].ravel() for n in ("conv1", "logits")])).size <= 8
 
 
-def test_fit_moves_centroids_always_and_assignments_on_schedule(trained, digits, compiled):
-    (x, y), _ = digits
-    model = compiled(cluster(trained, 8))
-    transforms = [transform for _, transform in clustered_kernels(model)]
-
-    def state():
-        return [(t.centroids.numpy(), t.assignments.numpy()) for t in transforms]
-
-    start = state()
-    model.fit(x, y, batch_size=128, epochs=1, verbose=0)
-    plain = state()
-    for (c0, a0), (c1, a1) in zip(start, plain, strict=True):
-        assert np.all(c0 != c1)
-        np.testing.assert_array_equal(a0, a1)
-    # 12 steps an epoch: refreshed before step 12 + 3, which reads what is nearest by then; and kept
-    # as they are after it.
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: seen.append(state()[1][1])
-    )
-    callback = Clustering(frequency=50, begin_step=15, end_step=16)
-    model.fit(x, y, batch_size=128, epochs=1, verbose=0, callbacks=[callback, watch])
-    changes = [i for i in range(1, 12) if not np.array_equal(seen[i], seen[i - 1])]
-    assert changes == [3, 4]
-    assert refresh_assignments(model) >= 0.0
-
-
 @pytest.mark.parametrize("scope", ["layer", "channel", "model"])
 def test_weights_are_read_where_they_are_while_assignments_move(trained, scope):
     model = cluster(trained, 6, scope=scope)
@@ -170,19 +143,6 @@ def test_nearest_in_the_graph_is_nearest(both, pinned):
     distance = np.where(usable[:, None], np.abs(values[:, :, None] - codebook[:, None]), np.inf)
     chosen = np.take_along_axis(distance, index.numpy()[..., None], axis=2)[..., 0]
     np.testing.assert_allclose(chosen, distance.min(2), atol=1e-6)
-
-
-@pytest.mark.parametrize("stride", [1, 3, 8])
-def test_no_refresh_is_missed_between_executions(stride):
-    callback = Clustering(frequency=5, begin_step=2, end_step=30)
-    visited = list(range(0, 60, stride))
-    due = [
-        step
-        for last, step in zip([None, *visited], visited, strict=False)
-        if callback.is_due(step, last)
-    ]
-    # The first step of an execution at or behind 2, 7, 12, 17, 22 and 27.
-    assert due == sorted({-(-step // stride) * stride for step in range(2, 30, 5)})
 
 
 def test_zeros_of_plain_pruning_count_among_the_values(trained, digits, compiled):
@@ -248,31 +208,6 @@ def test_zeros_found_stay_through_a_plain_fit(trained, digits, compiled):
     assert clustered_kernels(free)[0][1].free.numpy().all()
 
 
-def test_choosing_layers_and_naming_what_is_left_alone():
-    class Own(layers.Dense):
-        pass
-
-    inputs = keras.Input((6, 4))
-    x = layers.SeparableConv1D(5, 3, name="separable")(inputs)
-    x = layers.Bidirectional(layers.LSTM(3), name="both")(x)
-    x = layers.Dense(9, name="wide")(x)
-    x = Own(9, name="own")(x)
-    model = keras.Model(inputs, layers.Dense(2, name="narrow")(x))
-    clustered = cluster(model, {"wide": 4, layers.SeparableConv1D: 3, "narrow": None})
-    report = clustering_report(clustered)
-    assert set(report.kernels) == {
-        "wide",
-        "separable/depthwise_kernel",
-        "separable/pointwise_kernel",
-    }
-    assert [k[1] for k in report.kernels.values()] == [3, 3, 4]
-    assert {"narrow", "own"} < set(report.left_alone)
-    assert "Own" in report.left_alone["own"]
-    assert len(report.left_alone) == 6
-    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
-    np.testing.assert_allclose(clustered(x), strip(clustered)(x), atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -283,6 +218,8 @@ def test_choosing_layers_and_naming_what_is_left_alone():
         ({"num_clusters": {"conv9": 4}}, "conv1"),
         ({"num_clusters": {"conv1": 4, "conv2": 5}, "scope": "model"}, "one number"),
         ({"num_clusters": 60000}, "no kernel"),
+        # 144 weights to a channel: in a codebook of as many nothing would be shared.
+        ({"num_clusters": {"conv2": 144}, "scope": "channel"}, "no kernel"),
     ],
 )
 def test_mistakes(trained, arguments, message):
@@ -302,12 +239,36 @@ def test_every_argument_comes_back():
     )
 
 
-def test_mistakes_in_training(trained):
-    with pytest.raises(ValueError, match="not clustered"):
-        cluster(cluster(trained, 4), 4)
-    with pytest.raises(ValueError, match="cluster"):
-        refresh_assignments(trained)
-    with pytest.raises(ValueError, match="frequency"):
-        Clustering(0)
-    with pytest.raises(ValueError, match="end_step"):
-        Clustering(1, begin_step=5, end_step=4)
+def test_a_second_codebook_of_the_model_would_overwrite_the_first(trained):
+    first = cluster(trained, {"conv1": 8}, scope="model")
+    with pytest.raises(ValueError, match="conv1"):
+        cluster(first, {"conv2": 8}, scope="model")
+    both = cluster(first, {"conv2": 4})
+    for name, size in (("conv1", 8), ("conv2", 4)):
+        assert np.unique(kernels(strip(both))[name]).size == size
+
+
+@pytest.mark.parametrize("init", ["kmeans++", "linear", "optimal"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(init, value):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, name="broken")])
+    model.layers[0].kernel.assign(np.full((4, 5), value))
+    with pytest.raises(ValueError, match=r"finite weights. Received: 20 of 20.*'broken'"):
+        cluster(model, 4, init=init)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_half_precision(policy):
+    dense = layers.Dense(6, name="dense", dtype=policy)
+    model = keras.Sequential([keras.Input((8,)), dense])
+    # With a zero in it, which a mask keeps.
+    dense.kernel.assign(np.linspace(-1.0, 1.0, 49)[1:].reshape(8, 6))
+    model = cluster(model, 4)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x, y = np.ones((8, 8), np.float32), np.ones((8, 6), np.float32)
+    before = model.evaluate(x, y, verbose=0)
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[Clustering(2)])
+    assert model.evaluate(x, y, verbose=0) < before
+    kernel = strip(model).layers[-1].kernel
+    assert kernel.dtype == ("bfloat16" if policy == "bfloat16" else "float32")
+    assert np.unique(np.asarray(kernel, np.float32)).size <= 4

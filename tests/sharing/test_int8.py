@@ -98,6 +98,32 @@ def test_codebooks_per_channel_keep_a_scale_per_channel(trained):
     assert np.unique(baked.scale).size == 24
 
 
+def test_codes_of_one_codebook_per_channel_in_the_file(trained, digits, tmp_path):
+    model = quantize(cluster(trained, 4, scope="channel"), calibration_data=digits[0][0][:64])
+    export_tflite(model, tmp_path / "channel.tflite")
+    codes = stored(tmp_path / "channel.tflite")
+    for shape in ((16, 3, 3, 1), (24, 3, 3, 16), (10, 96 * 4)):
+        counts = {np.unique(channel).size for channel in codes[shape]}
+        assert max(counts) == 4
+        # All channels together take other codes: each has its own scale and codebook.
+        assert np.unique(codes[shape]).size > 4
+
+
+def test_codes_of_one_codebook_for_the_model_in_the_file(trained, digits, tmp_path):
+    # Behind a batch norm with negative γ codes change signs: `conv1` has one.
+    model = quantize(
+        cluster(trained, {"conv2": 6, "logits": 6}, scope="model"),
+        calibration_data=digits[0][0][:64],
+    )
+    export_tflite(model, tmp_path / "model.tflite")
+    codes = stored(tmp_path / "model.tflite")
+    found = [np.unique(codes[shape]) for shape in ((24, 3, 3, 16), (10, 96 * 4))]
+    assert [values.size for values in found] == [6, 6]
+    values = [np.unique(bake(model.get_layer(n))[2].codes) for n in ("conv2", "logits")]
+    for ours, theirs in zip(found, values, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     "weights",
     [WeightScheme(num_bits=4), WeightScheme(per_channel=False), WeightScheme(observer=MeanStd(3))],

@@ -1,7 +1,10 @@
 """Packed files: what comes back, what is counted, and what is refused."""
 
 import copy
+import hashlib
 import json
+import random
+import zlib
 
 import keras
 import numpy as np
@@ -11,8 +14,14 @@ from keras import layers
 from tfcompress.model.strip import strip
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import cluster, pack, unpack
-from tfcompress.sharing.codec.architecture import check_config, decode_architecture
-from tfcompress.sharing.codec.packing import open_body
+from tfcompress.sharing.codec.architecture import (
+    _DICTIONARY,
+    build_model,
+    check_config,
+    decode_architecture,
+)
+from tfcompress.sharing.codec.buffers import Writer
+from tfcompress.sharing.codec.packing import decode, open_body
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +154,98 @@ def test_what_a_file_may_not_name(packed):
         bad = copy.deepcopy(good)
         bad["config"]["layers"][2]["config"]["kernel_initializer"] = node
         assert json.dumps(bad)
-        with pytest.raises(ValueError, match="may not name"):
+        with pytest.raises(ValueError, match=r"may not name|no code|without lookups"):
             check_config(bad)
+
+
+@keras.saving.register_keras_serializable("tests")
+def own_activation(x):
+    return keras.ops.relu(x) + 0.1 * x
+
+
+def test_what_cannot_be_packed_is_told_apart(tmp_path):
+    inputs, text = keras.Input((3,)), keras.Input((1,), dtype="string")
+    lookup = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    for output, message in (
+        (layers.Dense(2, activation=own_activation)(inputs), "into a registered layer"),
+        (lookup(text), "without lookups.*'StringLookup'"),
+    ):
+        model = keras.Model(text if "lookup" in message else inputs, output)
+        with pytest.raises(ValueError, match=message):
+            pack(model, tmp_path / "a")
+    pack(keras.Model(inputs, layers.Dense(2, activation=keras.ops.silu)(inputs)), tmp_path / "a")
+
+
+def file_of(config):
+    """A packed file with a checksum that fits, and no weights."""
+    deflater = zlib.compressobj(9, zdict=_DICTIONARY)
+    architecture = deflater.compress(json.dumps(config).encode()) + deflater.flush()
+    body = Writer().varint("framing", len(architecture)).add("architecture", architecture)
+    digest = hashlib.blake2b(bytes(body.data), digest_size=8).digest()
+    return b"TFCP\x01" + digest + bytes(body.data)
+
+
+@pytest.mark.parametrize("units", [20_000_000, 10**12])
+def test_no_memory_is_taken_for_weights_that_a_small_file_claims(tmp_path, units):
+    pack(keras.Sequential([keras.Input((6,)), layers.Dense(3)]), tmp_path / "good")
+    reader = open_body((tmp_path / "good").read_bytes())
+    config = decode_architecture(reader.take(reader.varint(reader.left)))
+    config["config"]["layers"][1]["config"]["units"] = units
+    (tmp_path / "bad").write_bytes(file_of(config))
+    with pytest.raises(ValueError, match=rf"at most .* Received: one of {6 * units:,}"):
+        unpack(tmp_path / "bad")
+    with pytest.raises(ValueError, match="at most 20 weights"):
+        unpack(tmp_path / "good", max_weights=20)
+    assert unpack(tmp_path / "good", max_weights=21).count_params() == 21
+
+
+def test_names_of_outputs_come_back(tmp_path):
+    inputs = keras.Input((3,))
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.ReLU()], name="head")
+    model = keras.Model(inputs, inner(inputs))
+    pack(model, tmp_path / "a")
+    assert unpack(tmp_path / "a").output_names == model.output_names == ["head"]
+    reader = open_body((tmp_path / "a").read_bytes())
+    config = decode_architecture(reader.take(reader.varint(reader.left)))
+    for names in ("head", [1], ["head", "tail"]):
+        (tmp_path / "bad").write_bytes(file_of({**config, "output_names": names}))
+        with pytest.raises(ValueError, match="name for each of 1 outputs"):
+            unpack(tmp_path / "bad")
+
+
+def test_ten_thousand_flips_and_every_truncation_of_a_whole_file(tmp_path, monkeypatch):
+    inputs = keras.Input((2,), name="x")
+    model = keras.Model(inputs, layers.Dense(2, name="y")(inputs), name="m")
+    pack(model, tmp_path / "whole")
+    data = (tmp_path / "whole").read_bytes()
+    built = {}
+
+    def build(config, max_weights=None):
+        # Keras takes its time: an architecture that was read whole is built once.
+        key = json.dumps(config)
+        if key not in built:
+            built[key] = build_model(config, max_weights)
+        return built[key]
+
+    monkeypatch.setattr("tfcompress.sharing.codec.packing.build_model", build)
+    damaged = [data[:end] for end in range(len(data))]
+    for _ in range(10_000):
+        flipped = bytearray(data)
+        # Damage to the architecture is mostly seen at once: half of it goes elsewhere.
+        region = range(len(data) - 30, len(data)) if random.random() < 0.5 else range(len(data))
+        for position in random.sample(region, random.randint(1, 4)):
+            flipped[position] ^= 1 << random.randrange(8)
+        damaged.append(bytes(flipped))
+    read = 0
+    for number, one in enumerate(damaged):
+        try:
+            again = decode(one, verify_checksum=False, max_weights=2**20)
+        except ValueError:
+            continue
+        read += 1
+        assert number >= len(data), "a truncated file was read"
+        assert [w.dtype for w in again.get_weights()] == ["float32", "float32"]
+    assert 0 < read < 10_000
 
 
 def test_mistakes(trained, tmp_path):

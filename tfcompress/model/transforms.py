@@ -137,7 +137,8 @@ class TransformedWeights(keras.Layer):
         notes = {"call_index": call_index, "in_codes": in_codes, "training": training}
         values = {}
         for name in sorted(self.chains, key=_first_order):
-            value = tf.convert_to_tensor(self._read(name).value)
+            # A kernel of 16 bits too: grids, masks and centroids are of float32.
+            value = tf.cast(self._read(name).value, tf.float32)
             for transform in self.chains[name]:
                 value = transform.apply(value, notes)
             values[name] = value

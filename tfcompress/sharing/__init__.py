@@ -2,9 +2,10 @@
 
 from tfcompress.sharing.across import SharedGroup, SharedModels, share_weights
 from tfcompress.sharing.callbacks import Clustering, refresh_assignments
-from tfcompress.sharing.clustering import ClusteringReport, cluster, clustering_report
+from tfcompress.sharing.clustering import cluster
 from tfcompress.sharing.codebook import Cluster
 from tfcompress.sharing.codec import PackReport, pack, unpack
+from tfcompress.sharing.report import ClusteringReport, clustering_report
 
 __all__ = [
     "Cluster",

@@ -11,16 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.model.compressed import compressed_class, is_compressed
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
-from tfcompress.model.kernels import layer_kernels
+from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.rewrite import fresh, rebuild, rename_duplicates
 from tfcompress.model.tables import render_table
+from tfcompress.sharing.similarity import Candidate, distance_of, find_candidates, group_similar
 
 _VALUES = ("mean", "first")
-# What may differ between two layers that are one afterwards: how they began, and their names.
-_IGNORED = ("name", "kernel_initializer", "bias_initializer", "trainable")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class SharedGroup:
     Attributes:
         layer: Name of the shared layer.
         members: `(index of the model, name of the layer)` of each.
-        distance: The largest relative distance between two of their kernels.
+        distance: The largest relative distance between two of them, biases counted.
         weights: Number of weights that are stored once.
     """
 
@@ -47,7 +46,8 @@ class SharedModels:
     Attributes:
         models: The models, in the order given; uncompiled.
         joint: All of them as one model, with the inputs and outputs of the first, then those of
-            the second, and so on: compile and fit it to finetune them together.
+            the second, and so on, named `"<model>_<input or output>"`: compile and fit it to
+            finetune them together.
         groups: What is shared.
         left_alone: `(index of the model, layer)` with kernels → why it is not.
     """
@@ -92,14 +92,15 @@ def share_weights(
     within: bool | None = None,
     value: str = "mean",
 ) -> SharedModels:
-    """Finds layers of equal kind and shape whose kernels are similar, and makes them one layer.
+    """Finds layers of equal kind and shape whose weights are similar, and makes them one layer.
 
-    Two kernels are similar where ‖A − B‖ / √(‖A‖·‖B‖) ≤ tolerance; all pairs of a group are. That
-    is 0 for equal kernels and about √2 for unrelated ones, so with a tolerance of 1.5 and more
+    Two layers are similar where ‖A − B‖ / √(‖A‖·‖B‖) ≤ tolerance for each of their kernels, and for
+    all of their weights, the bias with them, taken as one vector; all pairs of a group are. That is
+    0 for equal layers and about √2 for unrelated ones, so with a tolerance of 1.5 and more nearly
     every layer of equal shape is shared, those at the same depth first; name what must not be, such
     as heads, in `keep_apart`. Batch norms stay separate, and with them each model's own scale per
-    channel. Finetune the `joint` model afterwards: kernels
-    that were not equal have changed.
+    channel. A shared layer is trainable where one of its members is. Finetune the `joint` model
+    afterwards: layers that were not equal have changed.
 
     A dict of the models, quantized each on its own, goes into one `.tflite` by `export_tflite`,
     which stores equal codes once.
@@ -123,11 +124,11 @@ def share_weights(
     graphs = [Graph.from_model(model) for model in models]
     for graph in graphs:
         rename_duplicates(graph)
-    found = list(_candidates(graphs))
+    found = list(find_candidates(graphs))
     keys = dict.fromkeys([keep_apart] if isinstance(keep_apart, (str, type)) else keep_apart, True)
     check_keys(keys, ((c.layer, c.path) for c in found), "keep_apart")
     apart = {id(c) for c in found if look_up(keys, c.layer, c.path)}
-    groups = _group([c for c in found if id(c) not in apart], tolerance, within)
+    groups = group_similar([c for c in found if id(c) not in apart], tolerance, within)
     taken = [{op.name for op in graph.operations()} for graph in graphs]
     replacements: list[dict[Any, Any]] = [{} for _ in models]
     made, shared, used = [], [], set()
@@ -136,95 +137,32 @@ def share_weights(
         used.add(name)
         layer = fresh(members[0].layer)
         layer = type(layer).from_config({**layer.get_config(), "name": name})
-        made.append((layer, _values(members, value)))
+        values = _values(members, value)
+        made.append((layer, values, any(member.layer.trainable for member in members)))
         for member in members:
             replacements[member.model][member.layer] = layer
-        distance = max(_distance(a, b) for a, b in itertools.combinations(members, 2))
+        distance = max(distance_of(a, b) for a, b in itertools.combinations(members, 2))
         names = tuple((member.model, member.layer.name) for member in members)
-        shared.append(SharedGroup(name, names, distance, sum(v.size for v in made[-1][1])))
+        shared.append(SharedGroup(name, names, distance, sum(v.size for v in values)))
     grouped = {(m.model, m.layer.name) for members in groups for m in members}
     alone = _left_alone(graphs, found, apart, grouped)
     _rename_models(graphs)
     results = tuple(
         rebuild(graph, replaced) for graph, replaced in zip(graphs, replacements, strict=True)
     )
-    for layer, values in made:
+    for layer, values, trainable in made:
+        layer.trainable = trainable
         for variable, array in zip(layer.weights, values, strict=True):
             variable.assign(array)
     return SharedModels(results, _joint(results), tuple(shared), alone)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Candidate:
-    """One layer of one model; `position` is its place among the layers of its kind there."""
-
-    model: int
-    layer: keras.Layer
-    path: str
-    key: str
-    position: int
-    kernels: tuple[np.ndarray, ...]
-
-
-def _candidates(graphs: Sequence[Graph]):
-    for index, graph in enumerate(graphs):
-        positions: collections.Counter[str] = collections.Counter()
-        for operation in graph.operations():
-            if not isinstance(operation, keras.Layer) or not layer_kernels(operation):
-                continue
-            if compressed_class(operation) is None:
-                continue
-            config = {k: v for k, v in operation.get_config().items() if k not in _IGNORED}
-            shapes = [tuple(v.shape) for v in operation.weights]
-            key = f"{type(operation).__name__} {shapes} {sorted(config.items(), key=str)}"
-            kernels = tuple(k.variable.numpy() for k in layer_kernels(operation))
-            path = "/".join((*graph.calls(operation)[0].path, operation.name))
-            yield _Candidate(index, operation, path, key, positions[key], kernels)
-            positions[key] += 1
-
-
-def _distance(a: _Candidate, b: _Candidate) -> float:
-    """The largest ‖A − B‖ / √(‖A‖·‖B‖) over the kernels of two layers."""
-    distances = []
-    for first, second in zip(a.kernels, b.kernels, strict=True):
-        size = np.sqrt(np.linalg.norm(first) * np.linalg.norm(second))
-        apart = np.linalg.norm(first - second)
-        distances.append(0.0 if apart == 0 else float(apart / size) if size > 0 else np.inf)
-    return max(distances)
-
-
-def _group(found: list[_Candidate], tolerance: float, within: bool) -> list[list[_Candidate]]:
-    """Merges the nearest pairs first, as long as all pairs of a group are within tolerance."""
-    pairs = []
-    for a, b in itertools.combinations(found, 2):
-        if a.key == b.key and (within or a.model != b.model):
-            distance = _distance(a, b)
-            if distance <= tolerance:
-                # Kernels that have nothing to do with each other are all about equally far apart,
-                # and then their place decides.
-                near = min(round(distance, 1), 1.0)
-                pairs.append((near, abs(a.position - b.position), distance, a, b))
-    group_of = {id(candidate): [candidate] for candidate in found}
-    for *_, a, b in sorted(pairs, key=lambda pair: pair[:3]):
-        first, second = group_of[id(a)], group_of[id(b)]
-        if first is second:
-            continue
-        one_each = within or not {m.model for m in first} & {m.model for m in second}
-        if one_each and all(_distance(x, y) <= tolerance for x in first for y in second):
-            merged = first + second
-            group_of.update({id(member): merged for member in merged})
-    groups = {id(group): group for group in group_of.values() if len(group) > 1}
-    order = {id(candidate): i for i, candidate in enumerate(found)}
-    ordered = [sorted(group, key=lambda m: order[id(m)]) for group in groups.values()]
-    return sorted(ordered, key=lambda group: order[id(group[0])])
-
-
-def _values(members: list[_Candidate], value: str) -> list[np.ndarray]:
+def _values(members: list[Candidate], value: str) -> list[np.ndarray]:
     every = [[v.numpy() for v in member.layer.weights] for member in members]
     return every[0] if value == "first" else [np.mean(same, 0) for same in zip(*every, strict=True)]
 
 
-def _name(members: list[_Candidate], taken: list[set[str]], used: set[str]) -> str:
+def _name(members: list[Candidate], taken: list[set[str]], used: set[str]) -> str:
     """The first layer's name, where no other layer of the models concerned has it."""
     stem = name = members[0].layer.name
     count = 0
@@ -252,7 +190,7 @@ def _rename_models(graphs: Sequence[Graph]) -> None:
 
 
 def _joint(models: Sequence[keras.Model]) -> keras.Model:
-    inputs, outputs = [], []
+    inputs, outputs, names = [], [], []
     for model in models:
         own = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"{model.name}_{t.name}")
@@ -261,7 +199,11 @@ def _joint(models: Sequence[keras.Model]) -> keras.Model:
         inputs.extend(own)
         structure = keras.tree.pack_sequence_as(model.input, own)
         outputs.extend(keras.tree.flatten(model(structure)))
-    return keras.Model(inputs, outputs, name="joint")
+        names.extend(f"{model.name}_{name}" for name in model.output_names)
+    joint = keras.Model(inputs, outputs, name="joint")
+    # Keras names all outputs of a model after the model.
+    joint.output_names = names
+    return joint
 
 
 def _left_alone(graphs, found, apart, grouped) -> dict[tuple[int, str], str]:
@@ -292,7 +234,7 @@ def _check(models: list, tolerance: Any, value: str) -> None:
         raise ValueError(f"Expected value to be one of {_VALUES}. Received: {value=}.")
     for model in models:
         if isinstance(model, keras.Model):
-            compressed = [v.name for v in getattr(model, "layers", []) if is_compressed(v)]
+            compressed = [v.name for v in iterate_layers(model) if is_compressed(v)]
             if compressed:
                 raise ValueError(
                     "Expected models that are not compressed yet: share before cluster and "

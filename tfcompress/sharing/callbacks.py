@@ -49,6 +49,8 @@ class Clustering(keras.callbacks.Callback):
     latent value at that step; before and after, the assignments stay and the centroids train. The
     step is `optimizer.iterations`. Zeros that pruning makes in the same `fit` are read as zeros at
     once, and get a centroid of their own at the next refresh, at the latest when training ends.
+    Between two steps the assignments stand as the step before has left them, so that checkpoints,
+    `EarlyStopping` and `BackupAndRestore` may be listed before it or after it.
 
     Args:
         frequency: Steps from one refresh to the next, from 1 on: zeros get their centroid then, and
@@ -110,8 +112,8 @@ class Clustering(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._last = None
-        # A run that broke off may have left them moving.
-        self._moving = any(t.moving.numpy() > 0 for _, t in _clustered(self.model))
+        self._found = _clustered(self.model)
+        # A run that broke off in the middle of a step may have left them moving.
         self._move(False)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -121,24 +123,29 @@ class Clustering(keras.callbacks.Callback):
         self._move(self.is_moving(step))
         self._last = step
 
+    def on_train_batch_end(self, batch, logs=None):
+        # Whatever looks at the model between two steps (validation, a checkpoint, the best weights
+        # so far) finds the assignments that the next step would have read, and none that move.
+        if self._is_set():
+            for kernel, transform in self._found:
+                transform.follow(latent_value(kernel, transform))
+            self._move(False)
+
     def on_train_end(self, logs=None):
         found = _latent(self.model)
         pinned = _pin_zeros(found)
         for transform, value in found:
             if id(transform.leader()) in pinned:
                 transform.assign(value, reseed=False)
-        self._move(False)
+
+    def _is_set(self) -> bool:
+        # All are set together: the first speaks for the others.
+        return bool(self._found[0][1].moving.numpy() > 0)
 
     def _move(self, moving: bool) -> None:
-        """Lets assignments follow, or keeps those that the next step would have read."""
-        if moving == self._moving:
-            return
-        if self._moving:
-            for transform, value in _latent(self.model):
-                transform.assign(value, reseed=False)
-        for _, transform in _clustered(self.model):
-            transform.moving.assign(float(moving))
-        self._moving = moving
+        if moving != self._is_set():
+            for _, transform in self._found:
+                transform.moving.assign(float(moving))
 
 
 def _clustered(model: keras.Model) -> list:

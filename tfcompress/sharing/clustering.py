@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfcompress.model.compressed import compress, compressed_class, is_compressed
 from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import (
     Kernel,
     compressible_kernels,
-    iterate_layers,
-    kernel_specs,
     layer_kernels,
 )
 from tfcompress.model.lookup import check_keys, look_up
-from tfcompress.model.paths import layer_paths
 from tfcompress.model.rewrite import rebuild_like, rename_duplicates
-from tfcompress.model.tables import render_table
 from tfcompress.model.transforms import KeepMask
 from tfcompress.sharing.codebook import Cluster, check_clusters, check_scope
 from tfcompress.sharing.kmeans import check_init, fit_centroids
@@ -53,7 +50,7 @@ def cluster(
         num_clusters: k, in [2, 65536]; or a mapping from layer name, regular expression or layer
             class to k, where layers that no key matches, or that map to `None`, are left alone.
         scope: One codebook per `"layer"` (that is, per kernel), per output `"channel"`, or for the
-            whole `"model"`.
+            whole `"model"`. A kernel of no more than k weights to a codebook is left alone.
         init: `"kmeans++"`, `"linear"` or `"optimal"`; see `kmeans.fit_centroids`.
         preserve_sparsity: Keep exact zeros at zero, through training; one of the k values is then
             zero. With `False` zeros are clustered like other weights.
@@ -65,7 +62,8 @@ def cluster(
     Raises:
         TypeError: Not a Keras model.
         ValueError: A subclassed or unbuilt model, an argument out of range, a key that matches no
-            layer, a layer that is clustered already, or no layer to cluster.
+            layer, a layer that is clustered already, a second codebook of scope `"model"`, weights
+            that are not finite, or no layer to cluster.
     """
     check_scope(scope)
     check_init(init)
@@ -80,6 +78,8 @@ def cluster(
     if isinstance(num_clusters, Mapping):
         check_keys(num_clusters, layers.items(), "num_clusters")
         _check_agreement(scope, num_clusters)
+    if scope == "model":
+        _check_first(layers)
     replacements, clustered = {}, []
     for layer, path in layers.items():
         k = num_clusters
@@ -87,8 +87,9 @@ def cluster(
             k = look_up(num_clusters, layer, path)
         if k is None or compressed_class(layer) is None:
             continue
-        values = {n.spec.name: _forward_value(n) for n in layer_kernels(layer)}
-        values = {name: value for name, value in values.items() if value.size > k}
+        # A codebook of as many entries as it has weights shares nothing.
+        chosen = [n for n in layer_kernels(layer) if _weights_per_codebook(n, scope) > k]
+        values = {n.spec.name: _forward_value(n) for n in chosen}
         if not values:
             continue
         transforms = _transforms(layer, values, k, scope, preserve_sparsity, len(clustered))
@@ -158,12 +159,25 @@ def _fit(transform: Cluster, grouped: np.ndarray, init: str, seed: int) -> None:
         transform.pin_zero()
 
 
+def _weights_per_codebook(kernel: Kernel, scope: str) -> int:
+    """How many weights of one kernel read the same codebook."""
+    shape = kernel.variable.shape
+    outputs = kernel.spec.output_axes if scope == "channel" else ()
+    return math.prod(shape) // math.prod(shape[axis] for axis in outputs)
+
+
 def _forward_value(kernel: Kernel) -> np.ndarray:
     """The latent kernel behind its mask; its rounding is left to the links that come after."""
-    value = kernel.variable.numpy()
+    value = np.asarray(kernel.variable, np.float32)
     if is_compressed(kernel.layer):
         mask = kernel.layer.transformed.of_type(KeepMask).get(kernel.spec.name)
         value = value if mask is None else value * mask.mask.numpy()
+    if not np.isfinite(value).all():
+        raise ValueError(
+            f"Expected finite weights. Received: {np.sum(~np.isfinite(value))} of {value.size} "
+            f"that are not in {kernel.name!r}. Train the model again with a lower learning rate, "
+            "or leave the layer out with a mapping as num_clusters."
+        )
     return value
 
 
@@ -179,6 +193,21 @@ def _check_agreement(scope: str, num_clusters: Mapping) -> None:
         raise ValueError(
             "Expected one number of clusters for the one codebook of scope='model'. Received: "
             f"{dict(num_clusters)}."
+        )
+
+
+def _check_first(layers: Mapping[keras.Layer, str]) -> None:
+    compressed = [layer for layer in layers if is_compressed(layer)]
+    found = [
+        layer.name
+        for layer in compressed
+        if any(t.scope == "model" for t in layer.transformed.of_type(Cluster).values())
+    ]
+    if found:
+        raise ValueError(
+            "Expected a model without a codebook of scope='model': a second one would join it and "
+            f"overwrite it. Received: one that {found} read. Choose all layers of the codebook in "
+            "one call, or use scope='layer' for the others."
         )
 
 
@@ -209,63 +238,9 @@ def clustered_kernels(model: keras.Model) -> list[tuple[Kernel, Cluster]]:
 def latent_value(kernel: Kernel, transform: Cluster) -> np.ndarray:
     """What the clustering of a kernel gets to see: the latent kernel behind what stands before."""
     notes = {"call_index": 0, "in_codes": False, "training": False}
-    value = kernel.variable.value
+    value = tf.cast(kernel.variable.value, tf.float32)
     for link in kernel.layer.transformed.chains[kernel.spec.name]:
         if link is transform:
             break
         value = link.apply(value, notes)
     return np.asarray(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusteringReport:
-    """What is clustered and what is not. Print it.
-
-    Attributes:
-        kernels: Kernel → `(scope, k, distinct values in the forward pass, fraction of zeros)`;
-            distinct values per channel, the most of any, in the scope `"channel"`.
-        left_alone: Kernel or layer with weights → why it is not clustered.
-    """
-
-    kernels: Mapping[str, tuple[str, int, int, float]]
-    left_alone: Mapping[str, str]
-
-    def __str__(self) -> str:
-        rows = [
-            (name, scope, k, distinct, f"{100 * zeros:.1f} %")
-            for name, (scope, k, distinct, zeros) in self.kernels.items()
-        ]
-        text = render_table("Clustered", ("kernel", "scope", "k", "distinct", "zeros"), rows)
-        if self.left_alone:
-            text += render_table("Left alone", ("layer", "why"), list(self.left_alone.items()))
-        return text
-
-
-def clustering_report(model: keras.Model) -> ClusteringReport:
-    """Says of every kernel of `model` how it is clustered, or why it is not."""
-    paths = layer_paths(model)
-    kernels, left_alone = {}, {}
-    clustered = {id(kernel.variable): transform for kernel, transform in clustered_kernels(model)}
-    for kernel in compressible_kernels(model):
-        name = kernel.name.replace(kernel.layer.name, paths[id(kernel.layer)], 1)
-        transform = clustered.get(id(kernel.variable))
-        if transform is None:
-            left_alone[name] = _reason(kernel)
-            continue
-        read = np.asarray(transform.apply(kernel.variable.value, {}))
-        distinct = max(np.unique(row).size for row in transform.grouped(read))
-        zeros = float(np.mean(read == 0))
-        kernels[name] = (transform.scope, transform.num_clusters, distinct, zeros)
-    for layer in iterate_layers(model):
-        if kernel_specs(layer) and not layer_kernels(layer):
-            left_alone[paths[id(layer)]] = "it is not built"
-    return ClusteringReport(kernels, left_alone)
-
-
-def _reason(kernel: Kernel) -> str:
-    if compressed_class(kernel.layer) is None:
-        return f"a class of its own, {type(kernel.layer).__name__}, may do anything with its kernel"
-    return (
-        f"not chosen, inside another layer, or of no more weights ({kernel.variable.shape}) "
-        "than clusters"
-    )

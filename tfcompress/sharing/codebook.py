@@ -14,51 +14,9 @@ from tfcompress.model.graph import producer
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.model.transforms import CLUSTER, WeightTransform
 from tfcompress.sharing.kmeans import nearest, reseed_empty
+from tfcompress.sharing.reading import nearest_centroids, read_codebook
 
 SCOPES = ("layer", "channel", "model")
-
-
-def read_codebook(value: tf.Tensor, codebook: tf.Tensor, index: tf.Tensor, keep_zeros: bool):
-    """Wᵢ = codebook[indexᵢ], and 0 where the value itself is exactly 0 and zeros are kept.
-
-    Gradient (Han et al. 2016, eq. 3): ∂L/∂codebookⱼ = Σᵢ ∂L/∂Wᵢ · 1[indexᵢ = j], summed over the
-    weights of the cluster; the value, which only decides assignments, gets ∂L/∂W straight through.
-
-    Args:
-        value: Latent float32 kernel.
-        codebook: float32 of shape (entries,).
-        index: int32 of the kernel's shape, in [0, entries).
-        keep_zeros: Whether exact zeros stay.
-    """
-
-    @tf.custom_gradient
-    def read(value, codebook):
-        shared = tf.gather(codebook, index)
-        kept = tf.not_equal(value, 0.0) if keep_zeros else tf.ones_like(value, tf.bool)
-
-        def gradient(upstream):
-            counted = tf.where(kept, upstream, tf.zeros_like(upstream))
-            summed = tf.math.unsorted_segment_sum(counted, index, tf.size(codebook))
-            return upstream, summed
-
-        return tf.where(kept, shared, tf.zeros_like(shared)), gradient
-
-    return read(value, codebook)
-
-
-def nearest_centroids(values: tf.Tensor, codebook: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
-    """The index of the nearest usable centroid: int32 of shape (groups, weights).
-
-    Args:
-        values: float32 of shape (groups, weights).
-        codebook: float32 of shape (groups, k).
-        usable: bool of shape (groups, k), True for one centroid of each group at least.
-    """
-    # What is not usable comes last, behind a border that no weight is beyond.
-    order = tf.argsort(tf.where(usable, codebook, np.float32(np.inf)), axis=1)
-    far = tf.gather(tf.where(usable, codebook, np.float32(np.inf)), order, batch_dims=1)
-    place = tf.searchsorted((far[:, :-1] + far[:, 1:]) / 2.0, values)
-    return tf.gather(order, place, batch_dims=1)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -66,9 +24,10 @@ class Cluster(WeightTransform):
     """Replaces every weight by the centroid it is assigned to.
 
     The centroids train; the assignments are state, which `assign` refreshes from the latent kernel.
-    While the variable `moving` is set, a forward pass goes by what they would be now: the latent
-    weights then feel what their moving does. Between refreshes that they do not feel they would all
-    follow the gradient of one point, and a refresh would throw the layer far off.
+    While `moving` is set, a forward pass goes by what they would be now: the latent weights then
+    feel what their moving does. Between refreshes that they do not feel they would all follow the
+    gradient of one point, and a refresh would throw the layer far off. `moving` belongs to a
+    training step, not to the model: it is in no list of weights, is not saved and not restored.
 
     Where the kernel holds exact zeros and they are preserved, one centroid is pinned to zero and
     serves nothing but them, so that a pruned kernel has no more than k values, zero included.
@@ -130,7 +89,14 @@ class Cluster(WeightTransform):
         # 0 for the entry that is pinned to zero.
         self.free = add("free", size, initializer="ones")
         self.assignments = add("assignments", shape, dtype="int32")
-        self.moving = add("moving", ())
+        # TensorFlow's own variable, so that Keras neither saves it nor sets it with the weights.
+        with tf.init_scope():
+            self.moving = tf.Variable(
+                0.0,
+                trainable=False,
+                name="moving",
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
 
     # --- one codebook for the model ----------------------------------------------------------
 
@@ -168,18 +134,16 @@ class Cluster(WeightTransform):
     def axes_of(self, state, shape):
         if state is self.assignments:
             return super().axes_of(state, shape)
-        if len(state.shape) == 0:
-            return {}
         # A codebook: (groups, k), with a group for each output channel in the scope `"channel"`.
         outputs = [axis for axis, size in enumerate(self._group_shape) if size > 1]
         return {0: outputs[0]} if len(outputs) == 1 else {}
 
     def apply(self, value, notes):
-        codebook = self.codebook()
-        if self.preserve_sparsity:
-            codebook = self._with_zero(value, codebook)
+        # Under a pure 16-bit policy the latent kernel is no float32 either.
+        value = tf.cast(value, tf.float32)
+        codebook = self._codebook_for(value)
         index = tf.cond(
-            self.moving.value > 0,
+            self.moving > 0,
             lambda: self._nearest(value, codebook),
             lambda: tf.identity(self.assignments.value),
         )
@@ -187,8 +151,21 @@ class Cluster(WeightTransform):
         index = index + tf.reshape(groups, self._group_shape)
         return read_codebook(value, tf.reshape(codebook, [-1]), index, self.preserve_sparsity)
 
+    def follow(self, value: tf.Tensor) -> None:
+        """Keeps the assignments that a forward pass reads while `moving` is set.
+
+        Args:
+            value: The latent kernel behind its mask.
+        """
+        value = tf.convert_to_tensor(value, tf.float32)
+        self.assignments.assign(self._nearest(value, self._codebook_for(value)))
+
+    def _codebook_for(self, value: tf.Tensor) -> tf.Tensor:
+        codebook = self.codebook()
+        return self._with_zero(value, codebook) if self.preserve_sparsity else codebook
+
     def _nearest(self, value: tf.Tensor, codebook: tf.Tensor) -> tf.Tensor:
-        """What `assign` would assign, but for zeros, which are read as zeros anyway."""
+        """What `assign` would assign, but for preserved zeros, which are read as zeros anyway."""
         axes = sorted(range(value.shape.rank), key=lambda axis: self._group_shape[axis] == 1)
         grouped = tf.transpose(value, axes)
         rows = tf.reshape(grouped, [codebook.shape[0], -1])

@@ -3,7 +3,8 @@
 Nothing in a file is executed. Before Keras sees the configuration every object in it must resolve
 to a public Keras layer, operation, initializer, regularizer, constraint or dtype policy, or to a
 class that the reader's own program has registered; anything that runs code of the file (lambdas),
-calls a function by name or opens other files (vocabularies) is refused.
+calls a function by name or opens other files (vocabularies) is refused. So is a model of far more
+weights than the file can hold, before memory is taken for them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import zlib
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tfcompress.model.graph import producer
+from tfcompress.sharing.codec.budget import Budget
 from tfcompress.sharing.codec.tensors import inflate
 
 _MAX_JSON = 2**26
@@ -25,17 +29,10 @@ _BASES = (
     keras.constraints.Constraint,
     keras.dtype_policies.DTypePolicy,
 )
-# These run what a file says, or read other files.
-_REFUSED = (
-    "Lambda",
-    "TFSMLayer",
-    "TorchModuleWrapper",
-    "JaxLayer",
-    "FlaxLayer",
-    "StringLookup",
-    "IntegerLookup",
-    "TextVectorization",
-)
+# These run what a file says.
+_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+# These read other files.
+_LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
 _PLAIN_NODES = ("__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__slice__")
 _PLAIN_NODES += ("__ellipsis__", "__bytes__")
 
@@ -84,10 +81,18 @@ def encode_architecture(model: keras.Model) -> bytes:
         ValueError: It holds something that `decode_architecture` would refuse.
     """
     config = _without_build(keras.saving.serialize_keras_object(model))
+    # Keras names an output after the layer that gives it; this model may call it otherwise.
+    if list(model.output_names) != [_origin(tensor) for tensor in model.outputs]:
+        config["output_names"] = list(model.output_names)
     check_config(config)
     text = json.dumps(config, separators=(",", ":"))
     deflater = zlib.compressobj(9, zdict=_DICTIONARY)
     return deflater.compress(text.encode()) + deflater.flush()
+
+
+def _origin(tensor: keras.KerasTensor) -> str:
+    call = producer(tensor)
+    return tensor.name if call is None else call[0].name
 
 
 def decode_architecture(data: bytes) -> dict[str, Any]:
@@ -101,21 +106,39 @@ def decode_architecture(data: bytes) -> dict[str, Any]:
     return config
 
 
-def build_model(config: dict[str, Any]) -> keras.Model:
+def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras.Model:
     """Makes the model of a checked configuration, with fresh weights.
 
+    Args:
+        config: The configuration.
+        max_weights: How many weights it may have; `None`: any number.
+
     Raises:
-        ValueError: Keras refuses it, or it is something else than a model.
+        ValueError: Keras refuses it, it is something else than a model, or of too many weights:
+            none of those beyond the limit is made.
     """
+    budget = Budget(max_weights)
     try:
-        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        with tf.variable_creator_scope(budget.create):
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     except Exception as error:
+        budget.check()
         raise ValueError(
             f"Expected a configuration that Keras {keras.__version__} can build. Received: "
             f"{type(error).__name__}: {error}."
         ) from error
+    # Keras goes on without a part that could not be built.
+    budget.check()
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a model's configuration. Received: {type(model).__name__}.")
+    names = config.get("output_names", model.output_names)
+    is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_names or len(names) != len(model.output_names):
+        raise ValueError(
+            f"Expected a name for each of {len(model.output_names)} outputs. Received: {names!r}. "
+            "The file is damaged."
+        )
+    model.output_names = names
     return model
 
 
@@ -142,7 +165,7 @@ def _check_object(node: dict[str, Any]) -> None:
         return
     registered = node.get("registered_name")
     cls = None
-    if isinstance(name, str) and name not in _REFUSED:
+    if isinstance(name, str) and name not in (*_CODE, *_LOOKUPS):
         if isinstance(registered, str) and ">" in registered:
             cls = keras.saving.get_registered_object(registered)
         elif module in ("keras", "keras.layers", "keras.initializers", "keras.regularizers"):
@@ -152,11 +175,27 @@ def _check_object(node: dict[str, Any]) -> None:
         elif isinstance(module, str) and module.startswith("keras.src."):
             cls = _loaded(module, name)
     if not (isinstance(cls, type) and issubclass(cls, _BASES)):
-        raise ValueError(
-            "Expected a model of Keras' own layers, or of classes registered with "
-            "keras.saving.register_keras_serializable. Received: "
-            f"{name!r} of module {module!r}, which a packed file may not name."
+        raise ValueError(f"{_expected(name)} Received: {name!r} of module {module!r}.")
+
+
+def _expected(name: Any) -> str:
+    """What a packed file may hold in the stead of an object that it may not."""
+    if name in _CODE:
+        return "Expected a model that is no code: write the code as a registered layer."
+    if name in _LOOKUPS:
+        return (
+            "Expected a model without lookups, whose vocabularies may be other files: pack the "
+            "model behind the lookup, and keep the vocabulary beside it."
         )
+    if name == "function":
+        return (
+            "Expected activations of Keras by their names, or layers: a file may not name "
+            "functions, registered ones included. Put the function into a registered layer."
+        )
+    return (
+        "Expected a model of Keras' own layers, or of classes registered with "
+        "keras.saving.register_keras_serializable: a packed file may not name others."
+    )
 
 
 def _loaded(module: str, name: str) -> Any:

@@ -3,7 +3,7 @@
 A file is: `TFCP`, the version, the checksum of all that follows (BLAKE2b, 8 bytes), the length
 of the architecture and the architecture, and the weights of each layer in the order of the model.
 Shapes and dtypes are those that the architecture gives, so nothing in the weights can ask for more
-memory than the model itself takes.
+memory than the model itself takes; and for the model itself there is a limit (`max_weights`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from tfcompress.sharing.codec.tensors import METHODS, decode_tensor, encode_tens
 _MAGIC = b"TFCP"
 _VERSION = 1
 _DIGEST = 8
+# What a model may have without a word: at the least, and for each byte of its file. The best that
+# pruning and coding have come to is some hundred weights to a byte.
+_FREE_WEIGHTS, _WEIGHTS_PER_BYTE = 2**22, 2**12
 
 
 def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") -> PackReport:
@@ -56,9 +59,10 @@ def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") ->
         What every byte is spent on. Print it.
 
     Raises:
-        ValueError: An unknown coder, a model that cannot be stripped, a layer that cannot be
-            written without code (`Lambda`, classes that are not registered), or a folder that does
-            not exist. Nothing is written then.
+        ValueError: An unknown coder, a model that cannot be stripped, a folder that does not exist,
+            or what cannot be written without code or other files: `Lambda`, classes that are not
+            registered, functions as activations (registered ones too; those of Keras go by name),
+            `StringLookup`, `IntegerLookup`, `TextVectorization`. Nothing is written then.
     """
     path = pathlib.Path(path)
     if coder not in CODERS:
@@ -74,7 +78,9 @@ def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") ->
     return PackReport(str(path), len(data), tuple(arrays), parts)
 
 
-def unpack(path: str | os.PathLike, *, verify_checksum: bool = True) -> keras.Model:
+def unpack(
+    path: str | os.PathLike, *, verify_checksum: bool = True, max_weights: int | None = None
+) -> keras.Model:
     """Reads a packed file: the plain Keras model that was packed, uncompiled.
 
     Nothing in the file is executed. The model may use Keras' own layers, and custom ones that this
@@ -83,11 +89,18 @@ def unpack(path: str | os.PathLike, *, verify_checksum: bool = True) -> keras.Mo
     Args:
         path: A file that `pack` wrote.
         verify_checksum: With `False` damage that the format itself does not show goes unnoticed.
+        max_weights: The most weights that memory is taken for, from 0 on; by default 4 million and
+            4096 more for each byte of the file, which only models of next to nothing but zeros
+            exceed.
 
     Raises:
-        ValueError: The file is truncated, altered, of another version, or no packed file.
+        ValueError: The file is truncated, altered, of another version, or no packed file; or its
+            model has more weights than `max_weights`.
     """
-    return decode(pathlib.Path(path).read_bytes(), verify_checksum=verify_checksum)
+    data = pathlib.Path(path).read_bytes()
+    if max_weights is None:
+        max_weights = _FREE_WEIGHTS + _WEIGHTS_PER_BYTE * len(data)
+    return decode(data, verify_checksum=verify_checksum, max_weights=max_weights)
 
 
 def encode(model: keras.Model, coder: str) -> tuple[bytes, list[PackedArray], dict[str, int]]:
@@ -115,10 +128,13 @@ def encode(model: keras.Model, coder: str) -> tuple[bytes, list[PackedArray], di
     return head + bytes(body.data), arrays, dict(parts)
 
 
-def decode(data: bytes, *, verify_checksum: bool = True) -> keras.Model:
-    """The model in the bytes of a packed file."""
+def decode(
+    data: bytes, *, verify_checksum: bool = True, max_weights: int | None = None
+) -> keras.Model:
+    """The model in the bytes of a packed file, of any size where `max_weights` is `None`."""
     reader = open_body(data, verify_checksum)
-    model = build_model(decode_architecture(reader.take(reader.varint(reader.left))))
+    config = decode_architecture(reader.take(reader.varint(reader.left)))
+    model = build_model(config, max_weights)
     read = []
     for layer, store in _stores(model):
         arrays = {k: decode_tensor(reader, a.shape, a.dtype) for k, a in store.items()}

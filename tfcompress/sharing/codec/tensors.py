@@ -155,47 +155,53 @@ def find_grid(array: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.
     """
     moved = np.moveaxis(array, axes, range(len(axes)))
     rows = moved.reshape(int(np.prod(moved.shape[: len(axes)])), -1)
-    scales, codes = np.zeros(len(rows), np.float32), np.zeros(rows.shape, np.int64)
-    for i, row in enumerate(rows):
-        largest = np.abs(row).max()
-        if not np.isfinite(largest):
-            return None
-        if largest == 0:
-            continue
-        found = next(_scales(row, largest), None)
-        if found is None:
-            return None
-        scales[i], codes[i] = found
-    moved_codes = codes.reshape(moved.shape)
     # −0 has no code.
-    if np.any(np.signbit(rows) & (rows == 0)):
+    if not np.isfinite(rows).all() or np.any(np.signbit(rows) & (rows == 0)):
         return None
-    return np.moveaxis(moved_codes, range(len(axes)), axes), scales
+    scales = np.zeros(len(rows), np.float32)
+    used = np.flatnonzero(rows.any(1))
+    # Floats fail at the first row, and need not be tried on all of them.
+    for part in (used[:1], used[1:]):
+        scales[part] = _scales(rows[part])
+        if not scales[part].all():
+            return None
+    codes = np.rint(rows / np.where(scales == 0, np.float32(1), scales)[:, None]).astype(np.int64)
+    return np.moveaxis(codes.reshape(moved.shape), range(len(axes)), axes), scales
 
 
-def _scales(row: np.ndarray, largest: np.float32) -> Iterator[tuple[np.float32, np.ndarray]]:
+def _scales(rows: np.ndarray) -> np.ndarray:
+    """The first scale that fits each row of non-zero weights; 0 where none does."""
+    scales, open_rows = np.zeros(len(rows), np.float32), np.arange(len(rows))
+    largest = np.abs(rows).max(1, initial=0)
     for n in range(_LARGEST_CODE, 0, -1):
-        middle = largest / np.float32(n)
-        if middle < np.finfo(np.float32).tiny:
-            return
-        for scale in (middle, np.nextafter(middle, 0), np.nextafter(middle, np.float32(np.inf))):
+        for away in (None, np.float32(0), np.float32(np.inf)):
+            middle = largest[open_rows] / np.float32(n)
+            scale = middle if away is None else np.nextafter(middle, away)
             # Most candidates fail on the first few weights.
-            if _on_grid(row[:64], scale) and _on_grid(row, scale):
-                yield scale, np.rint(row / scale)
+            fits = _on_grid(rows[open_rows, :64], scale) & (middle >= np.finfo(np.float32).tiny)
+            fits[fits] = _on_grid(rows[open_rows[fits]], scale[fits])
+            scales[open_rows[fits]] = scale[fits]
+            open_rows = open_rows[~fits]
+    return scales
 
 
-def _on_grid(row: np.ndarray, scale: np.float32) -> bool:
-    return np.array_equal(np.rint(row / scale) * scale, row)
+def _on_grid(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return (np.rint(rows / scales[:, None]) * scales[:, None] == rows).all(1)
 
 
 def _grid(array: np.ndarray, coder: str) -> Iterator[Writer]:
-    last = array.ndim - 1
+    last, fitted = array.ndim - 1, False
     for axes in _axes(array.ndim):
+        # A scale for each pair of channels is a depthwise kernel's: dearer than any coarser one.
+        if len(axes) == 2 and fitted:
+            continue
         channels = int(np.prod([array.shape[axis] for axis in axes]))
         # A scale for a few weights takes more than they do.
         found = find_grid(array, axes) if 4 * channels <= array.size else None
         if found is None:
             continue
+        fitted = True
         codes, scales = found
         # Symbol 0 is the code 0; the others follow in the order of the table.
         others = np.unique(codes[codes != 0])
