@@ -7,6 +7,7 @@ from keras import layers
 
 from tfcompress.sharing import Clustering, cluster, refresh_assignments
 from tfcompress.sharing.clustering import clustered_kernels
+from tfcompress.sharing.codebook import Cluster
 
 
 def state(model):
@@ -150,3 +151,20 @@ def test_mistakes_in_training(trained):
         Clustering(0)
     with pytest.raises(ValueError, match="end_step"):
         Clustering(1, begin_step=5, end_step=4)
+
+
+def test_assignments_are_stored_once_an_epoch_and_before_validation(small, monkeypatch):
+    """It runs over all weights outside of the compiled step."""
+    model, x, y = small
+    stored = []
+    follow = Cluster.follow
+    monkeypatch.setattr(Cluster, "follow", lambda t, v: stored.append(t) or follow(t, v))
+    options = {"batch_size": 8, "verbose": 0, "callbacks": [Clustering(frequency=100)]}
+    model.fit(x, y, epochs=2, validation_data=(x, y), **options)
+    assert len(stored) == 2 * 2
+    # A generator of unknown length tells only when its epoch is over.
+    stored.clear()
+    steps = ((x[i : i + 8], y[i : i + 8]) for i in range(0, 64, 8))
+    model.fit(steps, epochs=1, verbose=0, shuffle=False, callbacks=[Clustering(frequency=100)])
+    assert len(stored) == 2
+    assert moving(model) == {0.0}

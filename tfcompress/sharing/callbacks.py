@@ -49,8 +49,9 @@ class Clustering(keras.callbacks.Callback):
     latent value at that step; before and after, the assignments stay and the centroids train. The
     step is `optimizer.iterations`. Zeros that pruning makes in the same `fit` are read as zeros at
     once, and get a centroid of their own at the next refresh, at the latest when training ends.
-    Between two steps the assignments stand as the step before has left them, so that checkpoints,
-    `EarlyStopping` and `BackupAndRestore` may be listed before it or after it.
+    When an epoch ends the assignments stand as its last step has left them, so that checkpoints,
+    `EarlyStopping` and `BackupAndRestore` may be listed before it or after it. What is saved in the
+    middle of an epoch holds those of the last refresh.
 
     Args:
         frequency: Steps from one refresh to the next, from 1 on: zeros get their centroid then, and
@@ -86,6 +87,7 @@ class Clustering(keras.callbacks.Callback):
         self.begin_step = begin_step
         self.end_step = end_step
         self.reseed = reseed
+        self._found: list = []
 
     def set_model(self, model):
         super().set_model(model)
@@ -120,23 +122,42 @@ class Clustering(keras.callbacks.Callback):
         step = int(self.model.optimizer.iterations.numpy())
         if self.is_due(step, self._last):
             refresh_assignments(self.model, reseed=self.reseed)
-        self._move(self.is_moving(step))
+        if self.is_moving(step):
+            self._move(True)
+        else:
+            self._settle()
         self._last = step
 
     def on_train_batch_end(self, batch, logs=None):
-        # Whatever looks at the model between two steps (validation, a checkpoint, the best weights
-        # so far) finds the assignments that the next step would have read, and none that move.
-        if self._is_set():
-            for kernel, transform in self._found:
-                transform.follow(latent_value(kernel, transform))
-            self._move(False)
+        # Before any callback looks at the epoch, in whatever order they are given.
+        steps = (self.params or {}).get("steps")
+        if steps is not None and batch + 1 >= steps:
+            self._settle()
+
+    def on_test_begin(self, logs=None):
+        self._settle()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._settle()
 
     def on_train_end(self, logs=None):
+        self._settle()
         found = _latent(self.model)
         pinned = _pin_zeros(found)
         for transform, value in found:
             if id(transform.leader()) in pinned:
                 transform.assign(value, reseed=False)
+
+    def _settle(self) -> None:
+        """Stores the assignments that the next step would read, and lets none move.
+
+        So validation, a checkpoint and the best weights so far find them. It runs over all weights
+        outside of the compiled step, so it is done once an epoch and not at every step.
+        """
+        if self._found and self._is_set():
+            for kernel, transform in self._found:
+                transform.follow(latent_value(kernel, transform))
+            self._move(False)
 
     def _is_set(self) -> bool:
         # All are set together: the first speaks for the others.
