@@ -8,10 +8,10 @@ from tfcompress.quantization.operators import (
     Role,
     activation_name,
     activation_of,
-    float_reason,
     is_op,
     keeps_codes,
     role,
+    unsupported_options,
 )
 
 
@@ -56,9 +56,9 @@ def test_roles(layer, expected):
 
 def test_reasons():
     channels_first = layers.Conv2D(2, 2, data_format="channels_first")
-    assert float_reason(channels_first) == "LiteRT's kernels are channels-last"
+    assert unsupported_options(channels_first) == "LiteRT's kernels are channels-last"
     assert role(channels_first) is None
-    assert float_reason(layers.Conv2D(2, 2)) is None
+    assert unsupported_options(layers.Conv2D(2, 2)) is None
 
 
 def test_operations():
