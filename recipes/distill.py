@@ -230,10 +230,10 @@ def lowbit(run: Run) -> None:
 
 #: Experiment → function, data set, epochs of the students and of the teacher.
 EXPERIMENTS = {
-    "mnist": (mnist, "mnist", 40, 60),
-    "never_saw_a_3": (never_saw_a_3, "mnist", 40, 60),
-    "fashion": (fashion, "fashion_mnist", 10, 15),
-    "lowbit": (lowbit, "cifar10", 3, 30),
+    "mnist": (mnist, "mnist", 20, 40),
+    "never_saw_a_3": (never_saw_a_3, "mnist", 20, 40),
+    "fashion": (fashion, "fashion_mnist", 6, 10),
+    "lowbit": (lowbit, "cifar10", 1, 30),
 }
 
 
