@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 BATCH = 128
+
+
+def steady(data: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches without tf.data's autotuner: nothing in these pipelines is left to it.
+
+    Its thread is told to stop a moment before it can see that it has to (TensorFlow 2.21,
+    `CancellationManager`), and then sleeps on, up to as long as the epoch took: every epoch of
+    `fit` ends with that wait.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
+def flip_and_shift(image: tf.Tensor, seed: int | None = None) -> tf.Tensor:
+    """Flips a photograph and moves it by up to 4 pixels."""
+    padded = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
+    moved = tf.image.random_crop(padded, tf.shape(image), seed=seed)
+    moved = tf.ensure_shape(moved, image.shape)
+    return tf.image.random_flip_left_right(moved, seed=seed)
+
+
+#: Data set → what its images may go through. Digits stay as they are.
+AUGMENTATIONS = {
+    "fashion_mnist": tf.image.random_flip_left_right,
+    "cifar10": flip_and_shift,
+}
+
+
+def batches(
+    x: Any,
+    y: np.ndarray,
+    seed: int,
+    augment: Callable | None = None,
+    batch_size: int = BATCH,
+    drop_remainder: bool = True,
+) -> tf.data.Dataset:
+    """Shuffled batches of arrays; `augment` takes one image."""
+    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
+    if augment is not None:
+        data = data.map(lambda image, label: (augment(image), label), num_parallel_calls=2)
+    return steady(data.batch(batch_size, drop_remainder=drop_remainder).prefetch(2))
 
 
 def shifted(x: np.ndarray, y: np.ndarray, seed: int, batch_size: int = 256) -> tf.data.Dataset:
@@ -21,7 +66,8 @@ def shifted(x: np.ndarray, y: np.ndarray, seed: int, batch_size: int = 256) -> t
         return tf.roll(tf.gather(images, indices), by, [1, 2]), tf.gather(labels, indices)
 
     data = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed)
-    return data.batch(min(batch_size, len(x)), drop_remainder=True).map(load).prefetch(4)
+    data = data.batch(min(batch_size, len(x)), drop_remainder=True).map(load)
+    return steady(data.prefetch(4))
 
 
 def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tf.data.Dataset:
@@ -30,13 +76,11 @@ def augmented(x: np.ndarray, y: np.ndarray, seed: int) -> tf.data.Dataset:
 
     def load(index, label):
         # uint8 in memory, float32 only where it is needed.
-        image = tf.gather(images, index)
-        padded = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
-        moved = tf.image.random_crop(padded, tf.shape(image), seed=seed)
-        return tf.cast(tf.image.random_flip_left_right(moved, seed=seed), tf.float32), label
+        return tf.cast(flip_and_shift(tf.gather(images, index), seed), tf.float32), label
 
     images = tf.constant(x.astype(np.uint8))
-    return data.map(load, num_parallel_calls=2).batch(BATCH, drop_remainder=True).prefetch(2)
+    data = data.map(load, num_parallel_calls=2).batch(BATCH, drop_remainder=True)
+    return steady(data.prefetch(2))
 
 
 def load_arrays(path: str):

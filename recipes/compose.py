@@ -25,10 +25,10 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 from recipes import models
+from recipes.batches import BATCH, augmented
 from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import Distiller, LogitsDistillation
@@ -42,21 +42,9 @@ from tfcompress.quantization.callbacks import QuantizationSchedule
 from tfcompress.sharing import Clustering, cluster
 from tfcompress.tools import datasets
 
-BATCH = 128
 KEY = ("variant", "seed", "epochs", "train_samples")
 NUM_CLUSTERS = 16
 MEASURED = ("keras", "litert", "zeros", "lost_zeros", "codes", "equal", "gzip_bytes")
-
-
-def augment(image):
-    padded = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
-    return tf.image.random_flip_left_right(tf.image.random_crop(padded, (32, 32, 3)))
-
-
-def batches(x, y, seed: int) -> tf.data.Dataset:
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-    data = data.map(lambda a, b: (augment(a), b), num_parallel_calls=2)
-    return data.batch(BATCH, drop_remainder=True).prefetch(2)
 
 
 def fit(model: keras.Model, data, steps: int, epochs: int, rate: float, callbacks=()) -> None:
@@ -71,7 +59,7 @@ def float_model(path: pathlib.Path, x, y, epochs: int) -> keras.Model:
 
     def train() -> keras.Model:
         model = models.build("resnet8", (32, 32, 3), 10)
-        fit(model, batches(x, y, 0), epochs * (len(x) // BATCH), epochs, 3e-3)
+        fit(model, augmented(x, y, 0), epochs * (len(x) // BATCH), epochs, 3e-3)
         return model
 
     return kept_model(path, train)
@@ -90,7 +78,7 @@ def compressed(teacher: keras.Model, x, y, seed: int, epochs: int, taught: bool)
             freeze_ranges_step=3 * steps // 4, freeze_batch_norm_step=3 * steps // 4
         ),
     ]
-    fit(model, batches(x, y, seed), steps, epochs, 1e-3, callbacks)
+    fit(model, augmented(x, y, seed), steps, epochs, 1e-3, callbacks)
     return student
 
 

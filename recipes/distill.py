@@ -19,8 +19,9 @@ Run from the project's root:
 
 from __future__ import annotations
 
+import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ from absl import app, flags
 from keras import layers
 
 from recipes import models
+from recipes.batches import batches, flip_and_shift
 from recipes.distill_results import Run, table
 from recipes.models import with_fused_batch_norm
 from tfcompress.distillation import (
@@ -44,38 +46,21 @@ from tfcompress.model.strip import strip
 from tfcompress.quantization.quantize import quantize
 from tfcompress.tools import datasets
 
-BATCH = 128
-
 
 def crossentropy() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def fit(model: keras.Model, data, samples: int, epochs: int, rate: float = 1e-3) -> None:
-    """Adam with cosine decay; `data` is `(x, y)` or a dataset of batches."""
-    steps = epochs * -(-samples // BATCH)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
-    model.compile(optimizer, crossentropy())
-    if isinstance(data, tf.data.Dataset):
-        model.fit(data, epochs=epochs, shuffle=False, verbose=2)
-    else:
-        model.fit(*data, batch_size=BATCH, epochs=epochs, verbose=2)
-
-
-def batches(x, y, augment: Callable, seed: int = 0) -> tf.data.Dataset:
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-    data = data.map(lambda a, b: (augment(a), b), num_parallel_calls=2)
-    return data.batch(BATCH).prefetch(2)
+def fit(model: keras.Model, data: tf.data.Dataset, epochs: int, rate: float = 1e-3) -> None:
+    """Adam with cosine decay."""
+    decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
+    model.compile(keras.optimizers.Adam(decay), crossentropy())
+    model.fit(data, epochs=epochs, shuffle=False, verbose=2)
 
 
 def jitter(image):
     """Moves a 28×28 image by up to two pixels in any direction."""
     return tf.image.random_crop(tf.pad(image, [[2, 2], [2, 2], [0, 0]]), (28, 28, 1))
-
-
-def flip_and_shift(image):
-    padded = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
-    return tf.image.random_flip_left_right(tf.image.random_crop(padded, (32, 32, 3)))
 
 
 def dense_net(units: int, dropout: float = 0.0) -> keras.Model:
@@ -94,7 +79,7 @@ def mnist_teacher(run: Run) -> keras.Model:
 
     def train():
         model = dense_net(1200, dropout=0.5)
-        fit(model, batches(x, y, jitter), len(x), run.teacher_epochs)
+        fit(model, batches(x, y, 0, jitter), run.teacher_epochs)
         return model
 
     return run.teacher(train)
@@ -104,21 +89,21 @@ def mnist(run: Run) -> None:
     (x, y), _ = run.data
     cache = run.cache(mnist_teacher(run), x, "mnist")
 
-    def plain():
+    def plain(seed: int):
         student = dense_net(800)
-        fit(student, (x, y), len(x), run.epochs)
+        fit(student, batches(x, y, seed), run.epochs)
         return student
 
-    def distilled():
+    def distilled(seed: int):
         student = dense_net(800)
         loss = LogitsDistillation(temperature=20.0)
         distiller = Distiller(cache, student, loss, student_loss_weight=0.1)
-        fit(distiller, (cache.pair(x), y), len(x), run.epochs)
+        fit(distiller, batches(cache.pair(x), y, seed), run.epochs)
         return student
 
     for seed in run.seeds:
-        run.measure("2×800 plain", seed, plain)
-        run.measure("2×800 distilled, T=20", seed, distilled)
+        run.measure("2×800 plain", seed, functools.partial(plain, seed))
+        run.measure("2×800 distilled, T=20", seed, functools.partial(distilled, seed))
 
 
 def never_saw_a_3(run: Run) -> None:
@@ -135,7 +120,7 @@ def never_saw_a_3(run: Run) -> None:
         student = dense_net(800)
         loss = LogitsDistillation(temperature=20.0)
         distiller = Distiller(cache, student, loss, student_loss_weight=0.0)
-        fit(distiller, (cache.pair(seen), y_seen), len(seen), run.epochs)
+        fit(distiller, batches(cache.pair(seen), y_seen, seed), run.epochs)
         logits = student.predict(x, batch_size=500, verbose=0)
         three = np.eye(10)[3]
         shifts = np.linspace(0, 10, 101)
@@ -169,7 +154,8 @@ def fashion(run: Run) -> None:
     def train_teacher():
         model = fashion_net((32, 64, 96), 128, dropout=0.4)
         model = with_fused_batch_norm(model)
-        fit(model, batches(x, y, tf.image.random_flip_left_right), len(x), run.teacher_epochs, 2e-3)
+        data = batches(x, y, 0, tf.image.random_flip_left_right)
+        fit(model, data, run.teacher_epochs, 2e-3)
         return strip(model)
 
     teacher = run.teacher(train_teacher)
@@ -196,8 +182,7 @@ def fashion(run: Run) -> None:
                     losses = [cls(**options) for cls, options, _ in terms]
                     weights = [weight for _, _, weight in terms]
                     model = Distiller(teacher, student, losses, loss_weights=weights)
-                data = batches(x, y, tf.image.random_flip_left_right, seed)
-                fit(model, data, len(x), run.epochs, 3e-3)
+                fit(model, batches(x, y, seed, tf.image.random_flip_left_right), run.epochs, 3e-3)
                 return student
 
             run.measure(name, seed, train)
@@ -208,7 +193,7 @@ def lowbit(run: Run) -> None:
 
     def train_teacher():
         model = with_fused_batch_norm(models.build("resnet8", (32, 32, 3), 10))
-        fit(model, batches(x, y, flip_and_shift), len(x), run.teacher_epochs, 3e-3)
+        fit(model, batches(x, y, 0, flip_and_shift), run.teacher_epochs, 3e-3)
         return strip(model)
 
     teacher = run.teacher(train_teacher)
@@ -221,7 +206,7 @@ def lowbit(run: Run) -> None:
                     model = student
                     if distill:
                         model = Distiller(teacher, student, LogitsDistillation())
-                    fit(model, batches(x, y, flip_and_shift, seed), len(x), run.epochs)
+                    fit(model, batches(x, y, seed, flip_and_shift), run.epochs)
                     return student
 
                 # No integer kernel takes activations of 4 bits.

@@ -34,6 +34,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
+from recipes.batches import batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
@@ -42,7 +43,6 @@ from tfcompress.model.tables import render_table
 from tfcompress.tools import datasets
 
 KEY = ("variant", "seed", "target_macs", "epochs", "train_samples")
-_BATCH = 128
 _ALL, _EXACT = ("svd", "spatial", "tucker2"), ("svd", "spatial")
 #: Variant → methods, and whether real inputs weight the error.
 VARIANTS = {"best": (_ALL, False), "spatial+svd": (_EXACT, False), "weighted": (_EXACT, True)}
@@ -66,9 +66,7 @@ def small_vgg(num_classes: int = 10) -> keras.Model:
 def fit(model, x, y, seed: int, epochs: int, rate: float) -> keras.Model:
     """A trained copy: Adam with cosine decay on flipped images."""
     fast = with_fused_batch_norm(model)
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-    data = data.batch(_BATCH, drop_remainder=True)
-    data = data.map(lambda a, b: (tf.image.random_flip_left_right(a), b)).prefetch(2)
+    data = batches(x, y, seed, tf.image.random_flip_left_right)
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     fast.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])

@@ -24,11 +24,11 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
+from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
@@ -44,16 +44,6 @@ DEFAULTS = {
     "fashion_mnist": ("small_cnn", 8, 1),
     "cifar10": ("resnet8", 30, 2),
 }
-
-
-def augment(images, name: str):
-    """Flips for clothes, flips and shifts for photographs, nothing for digits."""
-    if name == "fashion_mnist":
-        return tf.image.random_flip_left_right(images)
-    if name == "cifar10":
-        padded = tf.pad(images, [[4, 4], [4, 4], [0, 0]], "REFLECT")
-        return tf.image.random_flip_left_right(tf.image.random_crop(padded, (32, 32, 3)))
-    return images
 
 
 class Experiment:
@@ -73,21 +63,14 @@ class Experiment:
             self.folder / "quantize.csv", ("dataset", "model", "variant", "seed", "extra_epochs")
         )
 
-    def batches(self, seed: int) -> tf.data.Dataset:
-        x, y = self.train
-        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-        if self.name in ("fashion_mnist", "cifar10"):
-            data = data.map(lambda a, b: (augment(a, self.name), b), num_parallel_calls=2)
-        return data.batch(self.settings.batch_size, drop_remainder=True).prefetch(2)
-
     def fit(self, model, epochs: int, rate: float, seed: int, callbacks=()) -> None:
         steps = epochs * (len(self.train[0]) // self.settings.batch_size)
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss, metrics=["accuracy"])
-        model.fit(
-            self.batches(seed), epochs=epochs, verbose=2, shuffle=False, callbacks=list(callbacks)
-        )
+        augment = AUGMENTATIONS.get(self.name)
+        data = batches(*self.train, seed, augment, self.settings.batch_size)
+        model.fit(data, epochs=epochs, verbose=2, shuffle=False, callbacks=list(callbacks))
 
     def float_model(self, seed: int) -> keras.Model:
         """The float model of a seed, trained once and kept."""

@@ -21,6 +21,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
+from recipes.batches import batches, steady
 from recipes.kept import kept_model
 from recipes.results import Results, summary
 from tfcompress.export.runtime import Runner
@@ -32,13 +33,7 @@ from tfcompress.tools import datasets
 TASKS = ("fashion_mnist", "mnist")
 KEY = ("seed", "epochs", "joint_epochs", "train_samples")
 MEASURED = tuple(f"{task}_{kind}" for task in TASKS for kind in ("alone", "shared"))
-_BATCH = 128
 _HEAD = "logits"
-
-
-def batches(x, y, seed: int) -> tf.data.Dataset:
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-    return data.batch(_BATCH, drop_remainder=True)
 
 
 def compiled(model, steps: int, rate: float):
@@ -70,7 +65,7 @@ def tied(apart: list[keras.Model], data: dict, seed: int, epochs: int, rate: flo
     shared = share_weights(apart, tolerance=2.0, value="first", keep_apart=_HEAD)
     print(shared)
     pairs = tf.data.Dataset.zip(*(batches(*data[task][0], seed) for task in TASKS))
-    train = pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1]))).prefetch(2)
+    train = steady(pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1]))).prefetch(2))
     compiled(shared.joint, epochs * len(train), rate)
     shared.joint.fit(train, epochs=epochs, verbose=2, shuffle=False)
     return shared

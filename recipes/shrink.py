@@ -35,13 +35,12 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 from recipes import models
+from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
-from recipes.quantize import augment
 from recipes.results import Results, summary
 from tfcompress.model.macs import count_macs
 from tfcompress.model.strip import strip
@@ -98,12 +97,6 @@ class Run:
 
     # ---- parts ----------------------------------------------------------------------------------
 
-    def batches(self, seed: int) -> tf.data.Dataset:
-        x, y = self.train
-        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
-        data = data.map(lambda a, b: (augment(a, self.dataset), b), num_parallel_calls=2)
-        return data.batch(self.options.batch_size, drop_remainder=True).prefetch(2)
-
     def steps(self, epochs: int) -> int:
         return epochs * (len(self.train[0]) // self.options.batch_size)
 
@@ -113,7 +106,8 @@ class Run:
         fast = with_fused_batch_norm(model)
         decay = keras.optimizers.schedules.CosineDecay(rate, self.steps(epochs))
         fast.compile(keras.optimizers.Adam(decay), cross_entropy(), metrics=["accuracy"])
-        data = self.batches(seed)
+        augment = AUGMENTATIONS.get(self.dataset)
+        data = batches(*self.train, seed, augment, self.options.batch_size)
         fast.fit(data, epochs=epochs, shuffle=False, verbose=2, callbacks=list(callbacks))
         return strip(fast)
 
