@@ -1,4 +1,4 @@
-"""Batches of recipes: every sample once, the same for the same seed, no waiting at an epoch's end."""
+"""Batches of recipes: every sample once, the same for a seed, no waiting at an epoch's end."""
 
 import numpy as np
 import pytest
