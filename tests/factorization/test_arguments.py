@@ -67,7 +67,7 @@ def test_several_inputs():
         (samples(8), ValueError, r"Received: \(8,\)"),
         (samples(4, 7), ValueError, r"Received: \(4, 7\)"),
         (tf.data.Dataset.from_tensor_slices(samples(3, 8)), ValueError, r"batch\(32\)"),
-        ([(samples(4, 8), samples(4))], ValueError, "lambda x, y: x"),
+        ([[samples(4, 8), samples(4)]], ValueError, "data for 1 inputs. Received: 2 arrays"),
         ({"y": samples(4, 8)}, ValueError, r"without \['x'\]"),
         (samples(4, 8) * np.nan, ValueError, "before 'dense'"),
         (3, TypeError, "Received: int"),

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from keras import layers, tree
 
 from tfcompress.factorization.decompositions import Metric
 from tfcompress.factorization.forms import possible
@@ -55,7 +55,8 @@ def input_metrics(
     with watch_calls(chosen, add):
         num_batches = 0
         for batch in batches:
-            model(batch, training=False)
+            # Keras takes no mixture of arrays and tensors.
+            model(tree.map_structure(tf.convert_to_tensor, batch), training=False)
             num_batches += 1
     if not num_batches:
         raise ValueError("Expected at least one batch of inputs as data. Received: none.")

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from tfcompress.factorization.covariance import input_metrics
-from tfcompress.factorization.data import input_batches
 from tfcompress.factorization.forms import METHODS, Form, Forms, has_kernel, possible, reason
 from tfcompress.factorization.ranks import choose_forms
+from tfcompress.model.batches import input_batches
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
 from tfcompress.model.lookup import check_keys, look_up

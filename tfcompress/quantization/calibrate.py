@@ -5,7 +5,8 @@ The model runs in float and every quantizer's estimator looks at what comes by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model.batches import input_batches
 from tfcompress.model.graph import input_structure, is_functional
 from tfcompress.quantization.quantizers import FakeQuantize
 
-_BATCH = 32
 # A range estimator sees at most this many values of a tensor; more would not change a quantile.
 _SAMPLE = 2_000_000
 
@@ -26,19 +27,20 @@ def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = No
 
     Args:
         model: The model whose inputs the data must fit.
-        data: One array (or a list or dict of arrays for several inputs) with a batch axis; a
-            `tf.data.Dataset`, generator or other iterable of batches. A batch that is a tuple
-            is (inputs, targets, …), as for `fit`; only the inputs are used.
+        data: As `input_batches` takes them.
         limit: Most batches to read from an iterable.
 
     Raises:
+        TypeError: Neither arrays nor iterable.
         ValueError: No data, a shape that does not fit, NaN or infinite values.
     """
+    inputs = input_structure(model) if is_functional(model) else None
     batches = []
-    for i, batch in enumerate(_batches(model, data)):
-        if limit is not None and i >= limit:
-            break
-        batches.append(_checked(model, batch))
+    for batch in itertools.islice(input_batches(data, inputs), limit):
+        if inputs is not None:
+            batch = tree.map_structure(np.asarray, batch)
+            _check_finite(batch, inputs)
+        batches.append(batch)
     if not batches:
         raise ValueError("Expected calibration data with at least one sample. Received: none.")
     return batches
@@ -113,73 +115,10 @@ class _Collector:
         return self.scheme.observer.estimate(values, levels, self.scheme.symmetric)
 
 
-def _batches(model: keras.Model, data: Any) -> Iterator[Any]:
-    if isinstance(data, tf.data.Dataset) or not _is_arrays(data):
-        if not hasattr(data, "__iter__"):
+def _check_finite(batch: Any, inputs: Any) -> None:
+    for array, value in zip(tree.flatten(batch), tree.flatten(inputs), strict=True):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
-                "Expected calibration data as arrays, a tf.data.Dataset or an iterable of "
-                f"batches. Received: {type(data)}."
-            )
-        yield from (batch[0] if isinstance(batch, tuple) else batch for batch in data)
-        return
-    arrays = tree.map_structure(np.asarray, data)
-    count = {len(a) if a.ndim else 0 for a in tree.flatten(arrays)}
-    if len(count) != 1:
-        raise ValueError(
-            f"Expected calibration arrays of one length. Received: lengths {sorted(count)}."
-        )
-    for start in range(0, count.pop(), _BATCH):
-        yield tree.map_structure(lambda a, s=start: a[s : s + _BATCH], arrays)
-
-
-def _is_arrays(data: Any) -> bool:
-    if isinstance(data, (np.ndarray, tf.Tensor)):
-        return True
-    if isinstance(data, dict):
-        return all(_is_arrays(v) for v in data.values())
-    return (
-        isinstance(data, (list, tuple))
-        and len(data) > 0
-        and all(isinstance(v, (np.ndarray, tf.Tensor)) for v in data)
-    )
-
-
-def _checked(model: keras.Model, batch: Any) -> Any:
-    """The batch in the structure of the model's inputs."""
-    if not is_functional(model):
-        return batch
-    structure = input_structure(model)
-    inputs, flat = tree.flatten(structure), tree.flatten(batch)
-    if isinstance(batch, dict):
-        # A model whose input is a dict is fed by its keys, any other by the names of its inputs.
-        is_dict = isinstance(structure, dict)
-        names = sorted(structure) if is_dict else [t.name for t in inputs]
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise ValueError(
-                f"Expected calibration data with a value for every input. Received: "
-                f"{sorted(batch)}; missing: {missing}."
-            )
-        flat = [batch[name] for name in names]
-    if len(flat) != len(inputs):
-        raise ValueError(
-            f"Expected calibration data for {len(inputs)} inputs. Received: {len(flat)}."
-        )
-    for i, (value, tensor) in enumerate(zip(flat, inputs, strict=True)):
-        flat[i] = value = np.asarray(value)
-        wanted = tuple(tensor.shape[1:])
-        fits = len(value.shape) == len(wanted) + 1 and all(
-            w is None or w == s for w, s in zip(wanted, value.shape[1:], strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"Expected calibration batches of shape (batch, {', '.join(map(str, wanted))}) "
-                f"for the input {tensor.name!r}. Received: {value.shape}."
-            )
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(
-                f"Expected finite calibration data for the input {tensor.name!r}. Received: NaN "
+                f"Expected finite calibration data for the input {value.name!r}. Received: NaN "
                 "or infinite values. Clean the data: one such value would spoil every range."
             )
-    # A quantized model takes what the given model takes.
-    return tree.pack_sequence_as(structure, flat)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.batches import line_up
 from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 from tfcompress.pruning.structure.tracer import Role
@@ -33,7 +33,7 @@ class ChannelActivations:
 
     def observe(self, x: Any) -> None:
         """Runs a batch of inputs through the model, whatever form of them `model.fit` takes."""
-        inputs = _standardized(x, self.dependencies.graph.flat_inputs)
+        inputs = _standardized(x, self.dependencies.graph.inputs)
         self._examples.append(len(inputs[0]))
         for value, results in zip(self._sums, self._run(inputs), strict=True):
             self._sums[value].append([np.asarray(r) for r in results])
@@ -109,13 +109,10 @@ class ChannelActivations:
         return [seen[value] for value in self._sums]
 
 
-def _standardized(x: Any, inputs: Sequence[Value]) -> list[tf.Tensor]:
-    """A batch as the inputs of a graph: by name where it has names, with their types and ranks."""
-    names = [value.spec.name for value in inputs]
-    is_named = isinstance(x, Mapping) and set(names) <= set(x)
-    parts = [x[name] for name in names] if is_named else keras.tree.flatten(x)
+def _standardized(x: Any, inputs: Any) -> list[tf.Tensor]:
+    """A batch as the inputs of a graph, with their types and ranks."""
     tensors = []
-    for part, value in zip(parts, inputs, strict=True):
+    for part, value in zip(line_up(x, inputs), keras.tree.flatten(inputs), strict=True):
         tensor = tf.convert_to_tensor(part)
         if tensor.dtype != tf.string:
             tensor = tf.cast(tensor, value.spec.dtype)
