@@ -73,7 +73,7 @@ def quantize(
         apart), uncompiled.
 
     Raises:
-        TypeError: Not a Keras model.
+        TypeError: Not a Keras model, or data that cannot be iterated.
         ValueError: A subclassed, unbuilt or already quantized model; a configuration key that
             matches nothing; calibration data of the wrong shape or with NaN, or none where
             `bias_correction` needs it.
