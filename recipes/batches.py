@@ -44,13 +44,13 @@ def batches(
     seed: int,
     augment: Callable | None = None,
     batch_size: int = BATCH,
-    drop_remainder: bool = True,
 ) -> tf.data.Dataset:
-    """Shuffled batches of arrays; `augment` takes one image."""
+    """Shuffled whole batches of arrays; `augment` takes one image."""
     data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=seed)
     if augment is not None:
         data = data.map(lambda image, label: (augment(image), label), num_parallel_calls=2)
-    return steady(data.batch(batch_size, drop_remainder=drop_remainder).prefetch(2))
+    data = data.batch(min(batch_size, len(y)), drop_remainder=True)
+    return steady(data.prefetch(2))
 
 
 def shifted(x: np.ndarray, y: np.ndarray, seed: int, batch_size: int = 256) -> tf.data.Dataset:

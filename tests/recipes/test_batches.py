@@ -10,12 +10,15 @@ Y = np.arange(10)
 
 
 def test_every_sample_once_and_the_same_for_a_seed():
-    data = batches(X, Y, seed=3, batch_size=4, drop_remainder=False)
-    labels = [y.numpy() for _, y in data]
-    assert [len(y) for y in labels] == [4, 4, 2]
+    labels = [y.numpy() for _, y in batches(X, Y, seed=3, batch_size=5)]
     assert sorted(np.concatenate(labels)) == list(range(10))
-    again = batches(X, Y, seed=3, batch_size=4, drop_remainder=False)
+    again = batches(X, Y, seed=3, batch_size=5)
     np.testing.assert_array_equal(np.concatenate([y for _, y in again]), np.concatenate(labels))
+
+
+def test_a_last_batch_that_is_smaller_is_left_out():
+    assert [len(y) for _, y in batches(X, Y, seed=3, batch_size=4)] == [4, 4]
+    assert [len(y) for _, y in batches(X, Y, seed=3, batch_size=64)] == [10]
 
 
 def test_structures_of_inputs():

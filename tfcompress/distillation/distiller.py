@@ -21,11 +21,13 @@ from tfcompress.distillation.validation import (
     unique_names,
 )
 from tfcompress.distillation.weights import gate
+from tfcompress.model.graph import is_functional, output_structure
 from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model.training import TracedOnce, make_training_variables
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class Distiller(keras.Model):
+class Distiller(TracedOnce, keras.Model):
     """Trains a student on its own loss and on what a teacher says.
 
     `total = student_loss_weight · (the compiled loss) + Σ wᵢ · (distillation loss i)`
@@ -154,6 +156,11 @@ class Distiller(keras.Model):
             input_shape: Of the student's inputs: a shape or a structure of shapes.
         """
         self._pairing.try_to_bind(split_inputs(input_shape)[0])
+
+    def make_training_variables(self, data: Any) -> None:
+        """See `TracedOnce`. What is not bound yet may still learn something of its own."""
+        if self._pairing.bound and is_functional(self.student):
+            make_training_variables(self, output_structure(self.student), data)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.student(split_inputs(inputs)[0], training=training)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import keras
 
 from tfcompress.model.graph import producer
+from tfcompress.model.training import TracedOnce
 from tfcompress.quantization.quantizers import FakeQuantize
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class QuantizedModel(keras.Model):
+class QuantizedModel(TracedOnce, keras.Model):
     """A functional model with quantizers in its graph.
 
     Keras names outputs, for losses and metrics by name, after the operation that gives them. That
