@@ -72,6 +72,14 @@ def test_what_layers_add_to_the_loss_stays_in_its_graph():
     assert traces_of(model) == 1
 
 
+def test_parts_of_a_batch_that_are_none():
+    model = tfc.quantize(network(), calibration_data=X)
+    model.compile("adam", cross_entropy(), metrics=["accuracy"])
+    Counted.traces = 0
+    model.fit(((X[:8], Y[:8], None) for _ in range(4)), steps_per_epoch=4, shuffle=False, verbose=0)
+    assert Counted.traces == 1
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_distiller_is_traced_once(labels):
     student = tfc.quantize(network(), calibration_data=X)

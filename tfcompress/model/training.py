@@ -54,6 +54,8 @@ def make_training_variables(model: keras.Model, outputs: Any, data: Any) -> None
         data: `tf.TypeSpec`s of a batch, in the structure that `fit` gives it.
     """
     model.optimizer.build(model.trainable_variables)
+    # Keras wraps parts of a batch that are `None`.
+    data = tree.map_structure(lambda s: None if isinstance(s, tf.OptionalSpec) else s, data)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if y is None:
         return
