@@ -30,6 +30,42 @@ def test_a_replaced_layer_gets_the_weights_and_trainable_of_the_original():
     assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
 
 
+@keras.saving.register_keras_serializable("test_rewrite")
+class Unnamed(layers.Layer):
+    """Weights without names and inner layers without names, each twice in the same shape."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(2), layers.Dense(2)]
+
+    def build(self, shape):
+        self.factors = [self.add_weight(shape=(2,), initializer="ones") for _ in range(2)]
+        for part in self.parts:
+            part.build(shape)
+
+    def call(self, x):
+        first, second = (part(x) * f for part, f in zip(self.parts, self.factors, strict=True))
+        return first - 2.0 * second
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_what_keras_counts_up_finds_its_counterpart_in_order(before):
+    inputs = keras.Input((2,))
+    # As if other layers had been there before, or a session had been cleared since.
+    for _ in range(before):
+        layers.Dense(1).build((None, 2))
+        Unnamed().build((None, 2))
+    model = keras.Model(inputs, Unnamed(name="unnamed")(inputs))
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(random.normal(size=variable.shape))
+    keras.backend.clear_session()
+    layers.Dense(1).build((None, 2))
+    copy = rebuild(Graph.from_model(model), {model.get_layer("unnamed"): Unnamed(name="unnamed")})
+    x = random.normal(size=(4, 2)).astype("float32")
+    np.testing.assert_array_equal(copy(x), model(x))
+
+
 def test_weights_of_inner_layers_find_each_other_by_path_and_shape():
     source = layers.Bidirectional(layers.LSTM(3), name="both")
     target = layers.Bidirectional(layers.LSTM(3), name="both")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -136,9 +137,10 @@ def rebuild_like(
 def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "raise") -> None:
     """Assigns every variable of `source` to its counterpart in `target`.
 
-    That is the variable of the same relative path, else (names of inner parts are counted up by
-    Keras) the next one of the same name and shape. Variables that only the target has, states of
-    transforms and quantizers, keep their values.
+    Keras counts up the names of inner parts and of variables without a name. Variables whose
+    relative paths agree but for such numbers, and of the same shape, go together in the order in
+    which the layers made them; where one layer has more of them, those of the same path first.
+    Variables that only the target has, states of transforms and quantizers, keep their values.
 
     Args:
         source: Built layer.
@@ -148,23 +150,15 @@ def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "rai
     Raises:
         ValueError: A variable of the source has no counterpart of its shape.
     """
-    left = {_relative_path(target, v): v for v in target.variables}
-    pending = []
-    for variable in source.variables:
-        other = left.get(_relative_path(source, variable))
-        if other is not None and other.shape == variable.shape:
-            del left[_relative_path(source, variable)]
+    wanted, offered = _by_stem(source), _by_stem(target)
+    for key, variables in wanted.items():
+        others = offered.get(key, [])
+        if len(others) != len(variables):
+            variables, others = _same_paths_first(source, variables, target, others)
+        for variable, other in zip(variables, others, strict=False):
             other.assign(variable)
-        else:
-            pending.append(variable)
-    for variable in pending:
-        path = next(
-            (p for p, v in left.items() if v.name == variable.name and v.shape == variable.shape),
-            None,
-        )
-        if path is not None:
-            left.pop(path).assign(variable)
-        elif missing == "raise":
+        if len(others) < len(variables) and missing == "raise":
+            variable = variables[len(others)]
             raise ValueError(
                 f"Expected a variable {_relative_path(source, variable)!r} of shape "
                 f"{tuple(variable.shape)} in the layer that replaces {source.name!r}. Received: "
@@ -173,6 +167,23 @@ def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "rai
     if isinstance(target, keras.layers.Normalization):
         # It computes with copies of its variables in another shape.
         target.finalize_state()
+
+
+def _by_stem(layer: keras.Layer) -> dict[tuple, list[keras.Variable]]:
+    """Its variables by relative path, without what is counted up, and shape."""
+    found: dict[tuple, list[keras.Variable]] = {}
+    for variable in layer.variables:
+        stem = re.sub(r"_\d+(?=/|$)", "", _relative_path(layer, variable))
+        found.setdefault((stem, tuple(variable.shape)), []).append(variable)
+    return found
+
+
+def _same_paths_first(source, variables: list, target, others: list) -> tuple[list, list]:
+    paths = {_relative_path(target, v): v for v in others}
+    same = [v for v in variables if _relative_path(source, v) in paths]
+    matched = [paths[_relative_path(source, v)] for v in same]
+    rest = [v for v in variables if not any(v is s for s in same)]
+    return same + rest, matched + [v for v in others if not any(v is m for m in matched)]
 
 
 def _relative_path(layer: keras.Layer, variable: keras.Variable) -> str:
