@@ -14,9 +14,8 @@ BATCH = 128
 def steady(data: tf.data.Dataset) -> tf.data.Dataset:
     """The same batches without tf.data's autotuner: nothing in these pipelines is left to it.
 
-    Its thread is told to stop a moment before it can see that it has to (TensorFlow 2.21,
-    `CancellationManager`), and then sleeps on, up to as long as the epoch took: every epoch of
-    `fit` ends with that wait.
+    Where there is one, every epoch of `fit` may end with a wait for its thread, which sleeps for
+    longer and longer: seen up to as long as the epoch itself took (TensorFlow 2.21, one core).
     """
     options = tf.data.Options()
     options.autotune.enabled = False
