@@ -45,7 +45,6 @@ def in_tens(*arrays):
         ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)),
         Rows(),
     ],
-    ids=str,
 )
 def test_one_input(data):
     batches = list(input_batches(data, ONE))
@@ -64,7 +63,6 @@ def test_one_input(data):
         [([X, Y], 0)],
         [(X, Y)],
     ],
-    ids=str,
 )
 def test_two_inputs(data):
     batches = list(input_batches(data, TWO))
