@@ -121,10 +121,10 @@ class Run:
         print(f"teacher: {int((logits.argmax(-1) != self.data[1][1]).sum())} test errors")
         return model
 
-    def cache(self, teacher: keras.Model, x, name: str) -> TeacherCache:
-        """The teacher's outputs on `x`: computed once, then read."""
+    def cache(self, teacher: keras.Model, x, name: str, layers: Sequence[str] = ()) -> TeacherCache:
+        """The teacher's outputs on `x`, and those of its `layers`: computed once, then read."""
         path = self.output / f"{name}_{self.teacher_epochs}_{len(x)}.npz"
-        return TeacherCache.compute(teacher, x, path)
+        return TeacherCache.compute(teacher, x, path, layers=layers)
 
     def _key(self, variant: str, seed: int) -> dict:
         values = (self.experiment, variant, seed, self.epochs, len(self.data[0][0]))
