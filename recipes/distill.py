@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -69,6 +69,12 @@ def jitter(image):
     return tf.image.random_crop(tf.pad(image, [[2, 2], [2, 2], [0, 0]]), (28, 28, 1))
 
 
+def averaged(model: keras.Model, views: Sequence[Callable]) -> keras.Model:
+    """Averages the outputs over views of an image: what augmentation taught, without the noise."""
+    inputs = keras.Input(model.input.shape[1:], name="image")
+    return keras.Model(inputs, layers.average([model(view(inputs)) for view in views]))
+
+
 def dense_net(units: int, dropout: float = 0.0) -> keras.Model:
     """Hinton's two hidden layers, with dropout on the hidden units and some on the pixels."""
     inputs = keras.Input((28, 28, 1), name="image")
@@ -89,18 +95,10 @@ def mnist_teacher(run: Run) -> keras.Model:
         fit(model, batches(x, y, 0, jitter, DENSE_BATCH), run.teacher_epochs)
         return model
 
-    return averaged_over_shifts(run.teacher(train))
-
-
-def averaged_over_shifts(model: keras.Model) -> keras.Model:
-    """Averages the outputs over images moved by up to a pixel: what jitter taught, without noise.
-
-    A digit's border is empty, so rolling it cuts nothing off.
-    """
-    inputs = keras.Input((28, 28, 1), name="image")
+    # A digit's border is empty, so rolling it cuts nothing off.
     moves = itertools.product((-1, 0, 1), repeat=2)
-    outputs = [model(keras.ops.roll(inputs, move, axis=(1, 2))) for move in moves]
-    return keras.Model(inputs, layers.average(outputs))
+    rolls = [functools.partial(keras.ops.roll, shift=move, axis=(1, 2)) for move in moves]
+    return averaged(run.teacher(train), rolls)
 
 
 def taught_by(cache: TeacherCache, x, y, seed: int, epochs: int, t: float, weight: float):
@@ -170,7 +168,7 @@ def fashion_student() -> keras.Model:
 
 
 def fashion(run: Run) -> None:
-    """The teacher learns from images that are flipped and moved, its students from the images.
+    """The teacher learns from images that are flipped too, its students from the images alone.
 
     So everything that a student's losses ask of the teacher is computed once.
     """
@@ -179,14 +177,16 @@ def fashion(run: Run) -> None:
     def train_teacher():
         model = fashion_net((32, 64, 96), 128, dropout=0.4)
         model = with_fused_batch_norm(model)
-        data = batches(x, y, 0, lambda image: jitter(tf.image.random_flip_left_right(image)))
+        data = batches(x, y, 0, tf.image.random_flip_left_right)
         fit(model, data, run.teacher_epochs, 2e-3)
         return strip(model)
 
-    teacher = run.teacher(train_teacher)
-    soft = [LogitsDistillation, {"temperature": 4.0}, 1.0]
-    at_map = {"teacher_layer": "map_2", "student_layer": "map_2"}
-    embedded = {"teacher_layer": "embedding", "student_layer": "embedding"}
+    views = (lambda image: image, functools.partial(keras.ops.flip, axis=2))
+    teacher = averaged(run.teacher(train_teacher), views)
+    soft = [LogitsDistillation, {"temperature": 4.0, "teacher_from_logits": True}, 1.0]
+    # Features are those of the first call, of the image as it is.
+    at_map = {"teacher_layer": "map_2:0", "student_layer": "map_2"}
+    embedded = {"teacher_layer": "embedding:0", "student_layer": "embedding"}
     variants = {
         "plain": [],
         "logits, T=4": [soft],
@@ -208,7 +208,8 @@ def fashion(run: Run) -> None:
                     losses = [cls(**options) for cls, options, _ in terms]
                     weights = [weight for _, _, weight in terms]
                     used = [o["teacher_layer"] for _, o, _ in terms if "teacher_layer" in o]
-                    cache = run.cache(teacher, x, "_".join(["fashion", *used]), used)
+                    file = "_".join(["fashion", *(name.split(":")[0] for name in used)])
+                    cache = run.cache(teacher, x, file, used)
                     # Labels count for little beside soft ones, and for all beside features only.
                     labels = 0.1 if soft in terms else 1.0
                     model = Distiller(
@@ -256,7 +257,7 @@ def lowbit(run: Run) -> None:
 EXPERIMENTS = {
     "mnist": (mnist, "mnist", 40, 60),
     "never_saw_a_3": (never_saw_a_3, "mnist", 40, 60),
-    "fashion": (fashion, "fashion_mnist", 20, 15),
+    "fashion": (fashion, "fashion_mnist", 20, 10),
     "lowbit": (lowbit, "cifar10", 1, 30),
 }
 
