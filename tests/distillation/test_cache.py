@@ -70,9 +70,26 @@ def test_a_teacher_is_known_by_all_it_computes_with(make_net):
     scaled = keras.Sequential([keras.Input(a.input_shape[1:]), keras.layers.Rescaling(0.5), a])
     other = keras.Sequential([keras.Input(a.input_shape[1:]), keras.layers.Rescaling(0.25), a])
     ensembles = [TeacherEnsemble([a, b], weights) for weights in ([3, 1], [1, 3])]
-    teachers = [a, b, scaled, other, *ensembles]
+    halves = keras.layers.Rescaling(0.5, dtype="bfloat16")
+    rounded = keras.Sequential([keras.Input(a.input_shape[1:]), halves, a])
+    teachers = [a, b, scaled, other, rounded, *ensembles]
     assert len({checksum_of_teacher(teacher) for teacher in teachers}) == len(teachers)
     assert checksum_of_teacher(TeacherEnsemble([a, lambda x: x])) is None
+
+
+def test_a_teacher_that_is_made_again_is_the_same(make_net):
+    a, b = make_net(8, "a"), make_net(8, "b")
+
+    def averaged(first, second, order=(0, 1)):
+        image = keras.Input(a.input_shape[1:])
+        views = [first(image), second(keras.ops.roll(image, 1, axis=1))]
+        return keras.Model(image, keras.layers.subtract([views[i] for i in order]))
+
+    # Keras counts names up: `subtract` and `subtract_1`.
+    assert checksum_of_teacher(averaged(a, b)) == checksum_of_teacher(averaged(a, b))
+    # The same layers and weights, connected otherwise, compute something else.
+    wired = [averaged(a, b), averaged(a, b, order=(1, 0)), averaged(b, a)]
+    assert len({checksum_of_teacher(model) for model in wired}) == 3
 
 
 def test_damaged_files_are_refused_and_nothing_is_half_written(teacher, images, tmp_path):

@@ -89,20 +89,34 @@ def checksum_of_teacher(teacher: Any) -> str | None:
 
 
 def _configuration(layer: keras.Layer) -> str:
-    """The configuration without names, which Keras counts up, so that a copy has the same."""
+    """The configuration with numbers for names, which Keras counts up: a copy has the same."""
     try:
         config = keras.saving.serialize_keras_object(layer)
     except (NotImplementedError, TypeError, ValueError):  # A model of the user's, not to be saved.
         return type(layer).__qualname__
-    return repr(_without_names(config))
+    return repr(_numbered(config, {}))
 
 
-def _without_names(config: Any) -> Any:
+#: What a configuration says that does not change what is computed.
+_NOT_COMPUTED = ("registered_name", "build_config", "compile_config")
+#: Where a configuration names layers: itself, and in which order they are connected.
+_NAMES = ("name", "keras_history", "input_layers", "output_layers")
+
+
+def _numbered(config: Any, numbers: dict[str, int], is_name: bool = False) -> Any:
+    """Puts in place of each name its number, in the order in which names appear."""
     if isinstance(config, dict):
-        names = ("name", "registered_name", "keras_history", "build_config", "compile_config")
-        return {k: _without_names(v) for k, v in sorted(config.items()) if k not in names}
+        if str(config.get("class_name")).endswith("DTypePolicy"):
+            return repr(config)  # Its name is all that it says.
+        return {
+            key: _numbered(value, numbers, is_name or key in _NAMES)
+            for key, value in sorted(config.items())
+            if key not in _NOT_COMPUTED
+        }
     if isinstance(config, (list, tuple)):
-        return [_without_names(item) for item in config]
+        return [_numbered(item, numbers, is_name) for item in config]
+    if is_name and isinstance(config, str):
+        return numbers.setdefault(config, len(numbers))
     return config if config is None or isinstance(config, (bool, int, float)) else str(config)
 
 
