@@ -1,4 +1,4 @@
-"""A small model whose forward pass itself looks at whether removed weights are zero."""
+"""Models to prune: of many kinds of layers, and one that looks at removed weights as it runs."""
 
 import keras
 import numpy as np
@@ -70,3 +70,30 @@ def blobs():
     y = np.arange(96) % 3
     centers = rng.normal(size=(3, 6, 6, 2))
     return (centers[y] + rng.normal(size=(96, 6, 6, 2))).astype(np.float32), y.astype(np.int32)
+
+
+class Odd(layers.Layer):
+    """A layer that is not in the table of kernels."""
+
+    def build(self, shape):
+        self.matrix = self.add_weight(name="matrix", shape=(shape[-1], 8))
+
+    def call(self, x):
+        return x @ self.matrix
+
+
+@pytest.fixture
+def odd():
+    return Odd
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.DepthwiseConv2D(3, name="depthwise")(x))
+    x = layers.Dense(16, activation="relu", name="dense")(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(Odd(name="odd")(x)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
