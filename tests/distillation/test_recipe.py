@@ -23,7 +23,7 @@ def test_mnist_and_resuming(make_run, tmp_path, capsys):
     run = make_run("mnist")
     distill.mnist(run)
     rows = run.rows
-    assert [row["variant"] for row in rows] == ["2×800 plain", "2×800 distilled, T=4"]
+    assert [row["variant"] for row in rows] == ["2×800 plain", "2×800 distilled, T=10"]
     assert all(0 <= int(row["test_errors"]) <= 50 for row in rows)
     assert {"teacher_mnist_1_128.keras", "mnist_1_128.npz"} < {p.name for p in tmp_path.iterdir()}
     distill.mnist(run)
