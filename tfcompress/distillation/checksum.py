@@ -89,34 +89,38 @@ def checksum_of_teacher(teacher: Any) -> str | None:
 
 
 def _configuration(layer: keras.Layer) -> str:
-    """The configuration with numbers for names, which Keras counts up: a copy has the same."""
+    """The configuration without names, which Keras counts up: a copy has the same."""
     try:
         config = keras.saving.serialize_keras_object(layer)
     except (NotImplementedError, TypeError, ValueError):  # A model of the user's, not to be saved.
         return type(layer).__qualname__
-    return repr(_numbered(config, {}))
+    return repr(_without_names(config, {}))
 
 
 #: What a configuration says that does not change what is computed.
-_NOT_COMPUTED = ("registered_name", "build_config", "compile_config")
-#: Where a configuration names layers: itself, and in which order they are connected.
-_NAMES = ("name", "keras_history", "input_layers", "output_layers")
+_NOT_COMPUTED = ("name", "registered_name", "build_config", "compile_config")
+#: Where a model's configuration says how its layers, by name, are connected.
+_CONNECTIONS = ("keras_history", "input_layers", "output_layers")
 
 
-def _numbered(config: Any, numbers: dict[str, int], is_name: bool = False) -> Any:
-    """Puts in place of each name its number, in the order in which names appear."""
+def _without_names(config: Any, places: dict[str, int], connects: bool = False) -> Any:
+    """Leaves out names; a connection has the place of its layer among the model's layers."""
     if isinstance(config, dict):
         if str(config.get("class_name")).endswith("DTypePolicy"):
             return repr(config)  # Its name is all that it says.
+        layers = config.get("layers")
+        if isinstance(layers, (list, tuple)):
+            names = [layer.get("name") for layer in layers if isinstance(layer, dict)]
+            places = {name: place for place, name in enumerate(names)}
         return {
-            key: _numbered(value, numbers, is_name or key in _NAMES)
+            key: _without_names(value, places, connects or key in _CONNECTIONS)
             for key, value in sorted(config.items())
             if key not in _NOT_COMPUTED
         }
     if isinstance(config, (list, tuple)):
-        return [_numbered(item, numbers, is_name) for item in config]
-    if is_name and isinstance(config, str):
-        return numbers.setdefault(config, len(numbers))
+        return [_without_names(item, places, connects) for item in config]
+    if connects and isinstance(config, str):
+        return places.get(config, config)
     return config if config is None or isinstance(config, (bool, int, float)) else str(config)
 
 
