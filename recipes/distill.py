@@ -20,18 +20,26 @@ Run from the project's root:
 from __future__ import annotations
 
 import functools
-import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
-from keras import layers
 
 from recipes import models
 from recipes.batches import batches, flip_and_shift
+from recipes.distill_models import (
+    CLOTHING_VIEWS,
+    DIGIT_VIEWS,
+    PHOTOGRAPH_VIEWS,
+    averaged,
+    dense_net,
+    fashion_net,
+    fashion_student,
+    jitter,
+)
 from recipes.distill_results import Run, table
 from recipes.models import with_fused_batch_norm
 from tfcompress.distillation import (
@@ -64,28 +72,6 @@ def fit(model: keras.Model, data: tf.data.Dataset, epochs: int, rate=1e-3, callb
     model.fit(data, epochs=epochs, shuffle=False, verbose=2, callbacks=list(callbacks))
 
 
-def jitter(image):
-    """Moves a 28×28 image by up to two pixels in any direction."""
-    return tf.image.random_crop(tf.pad(image, [[2, 2], [2, 2], [0, 0]]), (28, 28, 1))
-
-
-def averaged(model: keras.Model, views: Sequence[Callable]) -> keras.Model:
-    """Averages the outputs over views of an image: what augmentation taught, without the noise."""
-    inputs = keras.Input(model.input.shape[1:], name="image")
-    return keras.Model(inputs, layers.average([model(view(inputs)) for view in views]))
-
-
-def dense_net(units: int, dropout: float = 0.0) -> keras.Model:
-    """Hinton's two hidden layers, with dropout on the hidden units and some on the pixels."""
-    inputs = keras.Input((28, 28, 1), name="image")
-    x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
-    x = layers.Dropout(0.4 * dropout)(x)
-    for _ in range(2):
-        x = layers.Dense(units, activation="relu")(x)
-        x = layers.Dropout(dropout)(x)
-    return keras.Model(inputs, layers.Dense(10, name="logits")(x))
-
-
 def mnist_teacher(run: Run) -> keras.Model:
     (x, y), _ = run.data
 
@@ -95,10 +81,7 @@ def mnist_teacher(run: Run) -> keras.Model:
         fit(model, batches(x, y, 0, jitter, DENSE_BATCH), run.teacher_epochs)
         return model
 
-    # A digit's border is empty, so rolling it cuts nothing off.
-    moves = itertools.product((-1, 0, 1), repeat=2)
-    rolls = [functools.partial(keras.ops.roll, shift=move, axis=(1, 2)) for move in moves]
-    return averaged(run.teacher(train), rolls)
+    return averaged(run.teacher(train), DIGIT_VIEWS)
 
 
 def taught_by(cache: TeacherCache, x, y, seed: int, epochs: int, t: float, weight: float):
@@ -150,30 +133,6 @@ def never_saw_a_3(run: Run) -> None:
                 run.add(name, seed, tested + shift * three, student, 0)
 
 
-def fashion_net(
-    filters: Sequence[int], units: int, dropout: float = 0.0, strided: bool = False
-) -> keras.Model:
-    """Three convolutions with batch norm, halved by pooling, and a dense embedding.
-
-    `strided` halves in the first convolution already.
-    """
-    inputs = keras.Input((28, 28, 1), name="image")
-    x = layers.Rescaling(1 / 255)(inputs)
-    for i, n in enumerate(filters):
-        strides = 2 if strided and i == 0 else 1
-        x = layers.Conv2D(n, 3, strides, padding="same", use_bias=False)(x)
-        x = layers.ReLU(name=f"map_{i}")(layers.BatchNormalization()(x))
-        if strides == 1:
-            x = layers.MaxPooling2D()(x)
-    x = layers.Dense(units, activation="relu", name="embedding")(layers.Flatten()(x))
-    return keras.Model(inputs, layers.Dense(10, name="logits")(layers.Dropout(dropout)(x)))
-
-
-def fashion_student() -> keras.Model:
-    """A tenth of the teacher's parameters, and few multiplications at full size."""
-    return fashion_net((8, 16, 32), 40, strided=True)
-
-
 def fashion(run: Run) -> None:
     """The teacher learns from images that are flipped too, its students from the images alone.
 
@@ -188,8 +147,7 @@ def fashion(run: Run) -> None:
         fit(model, data, run.teacher_epochs, 2e-3)
         return strip(model)
 
-    views = (lambda image: image, functools.partial(keras.ops.flip, axis=2))
-    teacher = averaged(run.teacher(train_teacher), views)
+    teacher = averaged(run.teacher(train_teacher), CLOTHING_VIEWS)
     soft = [LogitsDistillation, {"temperature": 4.0, "teacher_from_logits": True}, 1.0]
     # Features are those of the first call, of the image as it is.
     at_map = {"teacher_layer": "map_2:0", "student_layer": "map_2"}
@@ -229,14 +187,6 @@ def fashion(run: Run) -> None:
             run.measure(name, seed, train)
 
 
-def moved(image, by: tuple[int, int], flip: bool):
-    """Photographs `(n, 32, 32, 3)`, moved by up to 2 pixels and perhaps flipped, edges mirrored."""
-    image = keras.ops.flip(image, axis=2) if flip else image
-    padded = keras.ops.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-    dy, dx = by
-    return padded[:, 2 + dy : 34 + dy, 2 + dx : 34 + dx]
-
-
 def augment_student_inputs(pair):
     """Flips and moves what the student sees, and leaves what the teacher said of it."""
     return {**pair, "student_inputs": flip_and_shift(pair["student_inputs"])}
@@ -255,9 +205,7 @@ def lowbit(run: Run) -> None:
         return strip(model)
 
     model = run.teacher(train_teacher)
-    places = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
-    views = [functools.partial(moved, by=by, flip=flip) for by in places for flip in (False, True)]
-    cache = run.cache(averaged(model, views), x, "lowbit")
+    cache = run.cache(averaged(model, PHOTOGRAPH_VIEWS), x, "lowbit")
 
     def student_of(scheme: str, seed: int, taught: bool) -> keras.Model:
         student = quantize(model, scheme, calibration_data=x[:512])

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from recipes import distill
+from recipes.distill_models import PHOTOGRAPH_VIEWS, fashion_net, fashion_student
 from recipes.distill_results import Run
 
 
 @pytest.fixture
 def make_run(tmp_path):
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (128, 28, 28, 1)).astype("float32")
     y = (np.arange(128) % 10).astype("int32")
 
-    def build(experiment, **options):
+    def build(experiment, shape=(28, 28, 1), **options):
+        x = rng.integers(0, 256, (128, *shape)).astype("float32")
         return Run(experiment, [0], 1, 1, ((x, y), (x[:50], y[:50])), tmp_path, **options)
 
     return build
@@ -45,5 +46,22 @@ def test_fashion(make_run):
     run = make_run("fashion", variants=["plain", "logits + hint"])
     distill.fashion(run)
     assert [row["variant"] for row in run.rows] == ["plain", "logits + hint"]
-    teacher = distill.fashion_net((32, 64, 96), 128).count_params()
-    assert teacher >= 10 * distill.fashion_student().count_params()
+    teacher = fashion_net((32, 64, 96), 128).count_params()
+    assert teacher >= 10 * fashion_student().count_params()
+
+
+def test_lowbit(make_run, tmp_path):
+    name = "w4a4 taught by its float self"
+    run = make_run("lowbit", shape=(32, 32, 3), variants=[name])
+    distill.lowbit(run)
+    assert [row["variant"] for row in run.rows] == [name]
+    assert (tmp_path / "lowbit_1_128.npz").exists()
+
+
+def test_views_of_photographs():
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    views = [np.asarray(view(x)) for view in PHOTOGRAPH_VIEWS]
+    np.testing.assert_array_equal(views[0], x)
+    np.testing.assert_array_equal(views[1], x[:, :, ::-1])
+    np.testing.assert_array_equal(views[2][:, :30], x[:, 2:])
+    assert len({view.tobytes() for view in views}) == 10
