@@ -54,9 +54,15 @@ from tfcompress.distillation import (
 )
 from tfcompress.model.strip import strip
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.quantize import quantize
 from tfcompress.tools import datasets
 
+#: Sixteen values of a logit cannot follow soft targets, nor sixteen of a pixel show much.
+LOW_BITS = {
+    "w4a8": "w4a8",
+    "w4a4": QuantizationConfig("w4a4", by_name={"image|rescaling.*|logits": "int8"}),
+}
 #: Small batches of these nets of a million weights would spend their time in Adam.
 DENSE_BATCH = 256
 
@@ -148,20 +154,24 @@ def fashion(run: Run) -> None:
         return strip(model)
 
     teacher = averaged(run.teacher(train_teacher), CLOTHING_VIEWS)
-    soft = [LogitsDistillation, {"temperature": 4.0, "teacher_from_logits": True}, 1.0]
+    soft, softer = (
+        [LogitsDistillation, {"temperature": t, "teacher_from_logits": True}, 1.0]
+        for t in (4.0, 10.0)
+    )
     # Features are those of the first call, of the image as it is.
     at_map = {"teacher_layer": "map_2:0", "student_layer": "map_2"}
     embedded = {"teacher_layer": "embedding:0", "student_layer": "embedding"}
     variants = {
         "plain": [],
         "logits, T=4": [soft],
+        "logits, T=10": [softer],
         "hint": [[FeatureDistillation, at_map, 1.0]],
         "attention transfer": [[AttentionTransfer, at_map, 8.0]],
         "similarity preserving": [[SimilarityPreserving, embedded, 3000.0]],
         "relational distance": [[RelationalDistance, embedded, 25.0]],
         "relational angle": [[RelationalAngle, embedded, 50.0]],
     }
-    for name in list(variants)[2:]:
+    for name in list(variants)[3:]:
         variants[f"logits + {name}"] = [soft, *variants[name]]
     for seed in run.seeds:
         for name, terms in variants.items():
@@ -176,7 +186,7 @@ def fashion(run: Run) -> None:
                     file = "_".join(["fashion", *(name.split(":")[0] for name in used)])
                     cache = run.cache(teacher, x, file, used)
                     # Labels count for little beside soft ones, and for all beside features only.
-                    labels = 0.1 if soft in terms else 1.0
+                    labels = 0.1 if LogitsDistillation in (cls for cls, _, _ in terms) else 1.0
                     model = Distiller(
                         cache, student, losses, loss_weights=weights, student_loss_weight=labels
                     )
@@ -208,7 +218,7 @@ def lowbit(run: Run) -> None:
     cache = run.cache(averaged(model, PHOTOGRAPH_VIEWS), x, "lowbit")
 
     def student_of(scheme: str, seed: int, taught: bool) -> keras.Model:
-        student = quantize(model, scheme, calibration_data=x[:512])
+        student = quantize(model, LOW_BITS[scheme], calibration_data=x[:512])
         learner, data = student, batches(x, y, seed, flip_and_shift)
         if taught:
             # At the default temperature of 1, for a higher one ruins students of few bits.
@@ -222,7 +232,7 @@ def lowbit(run: Run) -> None:
         return student
 
     for seed in run.seeds:
-        for scheme in ("w4a8", "w4a4"):
+        for scheme in LOW_BITS:
             for name, taught in (("alone", False), ("taught by its float self", True)):
                 train = functools.partial(student_of, scheme, seed, taught)
                 # No integer kernel takes activations of 4 bits.

@@ -78,8 +78,9 @@ class LogitsDistillation(DistillationLoss):
     Args:
         temperature: `T > 0`, also a variable that a `DistillationSchedule` may move. The default
             of 1 is safe for students of few bits, which a high temperature ruins: they cannot
-            follow the teacher's small probabilities, and `T²` makes them dominate. Float students
-            often learn more at 2 to 8.
+            follow the teacher's small probabilities, and `T²` makes them dominate. (A student whose
+            outputs have 4 bits themselves, 16 values, follows nothing well: leave its last layer
+            at 8.) Float students often learn more at 2 to 10.
         multi_label: Whether classes are independent (sigmoids) or exclusive (softmax).
         teacher_from_logits: Whether the teacher gives logits (`True`) or probabilities (`False`).
             `None` looks at the last activation of a Keras model, and raises where that cannot be
