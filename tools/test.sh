@@ -7,4 +7,4 @@ python="${PYTHON:-python3}"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[tests]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" .venv/bin/python -m pytest -n 2 "$@"
+TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" .venv/bin/python -m pytest -n 2 --durations=25 "$@"
