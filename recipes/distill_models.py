@@ -57,14 +57,6 @@ def averaged(model: keras.Model, views: Sequence[Callable]) -> keras.Model:
     return keras.Model(inputs, layers.average([model(view(inputs)) for view in views]))
 
 
-def moved(image, by: tuple[int, int], flip: bool):
-    """Photographs `(n, 32, 32, 3)`, moved by up to 2 pixels and perhaps flipped, edges mirrored."""
-    image = keras.ops.flip(image, axis=2) if flip else image
-    padded = keras.ops.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
-    dy, dx = by
-    return padded[:, 2 + dy : 34 + dy, 2 + dx : 34 + dx]
-
-
 #: A digit in all places that are up to a pixel away. Its border is empty: rolling cuts nothing off.
 DIGIT_VIEWS = [
     functools.partial(keras.ops.roll, shift=move, axis=(1, 2))
@@ -73,11 +65,3 @@ DIGIT_VIEWS = [
 
 #: A piece of clothing, and its mirror image.
 CLOTHING_VIEWS = [lambda image: image, functools.partial(keras.ops.flip, axis=2)]
-
-
-#: A photograph in the middle and in four places around, each with its mirror image.
-PHOTOGRAPH_VIEWS = [
-    functools.partial(moved, by=by, flip=flip)
-    for by in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
-    for flip in (False, True)
-]

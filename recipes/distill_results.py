@@ -16,6 +16,8 @@ from tfcompress.distillation import TeacherCache
 from tfcompress.export import export_tflite
 from tfcompress.export.runtime import Runner
 
+#: Experiment → the one whose teacher it takes.
+SAME_TEACHER = {"never_saw_a_3": "mnist", "lowbit_few": "lowbit"}
 KEY = ("experiment", "variant", "seed", "epochs", "train_samples")
 
 
@@ -113,8 +115,8 @@ class Run:
 
     def teacher(self, train: Callable[[], keras.Model]) -> keras.Model:
         """The experiment's teacher: trained once, then read."""
-        data = "mnist" if self.experiment == "never_saw_a_3" else self.experiment
-        name = f"teacher_{data}_{self.teacher_epochs}_{len(self.data[0][0])}.keras"
+        of = SAME_TEACHER.get(self.experiment, self.experiment)
+        name = f"teacher_{of}_{self.teacher_epochs}_{len(self.data[0][0])}.keras"
         path = pathlib.Path(self.teacher_path or self.output / name)
         model = kept_model(path, train)
         logits = model.predict(self.data[1][0], batch_size=500, verbose=0)
