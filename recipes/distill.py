@@ -5,8 +5,8 @@
 | `mnist`         | Hinton 2015, section 3: 2×1200 with dropout and jitter → 2×800  | 40 min    |
 | `never_saw_a_3` | the same student, taught without a single image of a 3          | 12 min    |
 | `fashion`       | a CNN teaches one ten times smaller; every loss                 | 120 min   |
-| `lowbit`        | a ResNet-8 teaches its own copy of 4-bit weights                | 65 min    |
-| `lowbit_few`    | the same, on a tenth of the training images                     | 30 min    |
+| `lowbit`        | a ResNet-8 teaches its own copy of 4-bit weights                | 80 min    |
+| `lowbit_few`    | the same, on a tenth of the training images                     | 40 min    |
 
 Each finished run adds a row to `distill.csv` in `--output`; started again, the recipe skips what is
 there. Teachers and their cached outputs are kept in the same folder, so another `--teacher` wants
@@ -201,7 +201,8 @@ def lowbit(run: Run, one_in: int = 1) -> None:
     """The float model teaches its own low-bit copy, on each image as the copy sees it.
 
     At the defaults, which are a temperature of 1 (a higher one ruins students of few bits) and as
-    much weight for the labels as for the teacher; and without labels.
+    much weight for the labels as for the teacher; without labels; and with hints after each of the
+    residual blocks, which tell every layer what its rounding cost.
 
     Args:
         run: The run.
@@ -217,12 +218,23 @@ def lowbit(run: Run, one_in: int = 1) -> None:
     teacher = run.teacher(train_teacher)
     few = slice(len(x) // one_in)
     run = dataclasses.replace(run, data=((x[few], y[few]), test))
-    taught = {"alone": None, "taught": 1.0, "taught without labels": 0.0}
+    blocks = [layer.name for layer in teacher.layers if isinstance(layer, keras.layers.ReLU)][2::2]
+    # The weights of the labels, of the logits and of each hint.
+    variants = {
+        "alone": (1.0,),
+        "taught": (1.0, 1.0),
+        "taught without labels": (0.0, 1.0),
+        "taught without labels, hints": (0.0, 1.0, *(10.0 for _ in blocks)),
+    }
 
-    def student_of(scheme: str, seed: int, labels: float | None) -> keras.Model:
+    def student_of(scheme: str, seed: int, labels: float, *weights: float) -> keras.Model:
         student = learner = quantize(teacher, LOW_BITS[scheme], calibration_data=x[few][:512])
-        if labels is not None:
-            learner = Distiller(teacher, student, LogitsDistillation(), student_loss_weight=labels)
+        if weights:
+            hints = [FeatureDistillation(name, name) for name in blocks]
+            losses = [LogitsDistillation(), *hints][: len(weights)]
+            learner = Distiller(
+                teacher, student, losses, loss_weights=weights, student_loss_weight=labels
+            )
         data = batches(x[few], y[few], seed, flip_and_shift)
         # Few bits make batch statistics noisy: the last quarter does without them.
         freeze = 3 * run.epochs * len(data) // 4
@@ -232,8 +244,8 @@ def lowbit(run: Run, one_in: int = 1) -> None:
 
     for seed in run.seeds:
         for scheme in LOW_BITS:
-            for name, labels in taught.items():
-                train = functools.partial(student_of, scheme, seed, labels)
+            for name, weights in variants.items():
+                train = functools.partial(student_of, scheme, seed, *weights)
                 # No integer kernel takes activations of 4 bits.
                 run.measure(f"{scheme} {name}", seed, train, in_file=scheme == "w4a8")
 

@@ -51,7 +51,7 @@ def test_fashion(make_run):
 
 
 def test_lowbit(make_run):
-    name = "w4a4 taught without labels"
+    name = "w4a4 taught without labels, hints"
     run = make_run("lowbit", shape=(32, 32, 3), variants=[name])
     distill.lowbit(run)
     assert [row["variant"] for row in run.rows] == [name]
