@@ -37,6 +37,8 @@ def accuracy(model, data):
 
 
 def test_defaults_do_not_harm_a_student_of_four_bits(float_teacher, digits, crossentropy):
+    # Digits are too easy for the published harm at 5 to show: the default itself is held too.
+    assert float(LogitsDistillation().temperature) == 1.0
     (x, y), test = digits
     gains = []
     for seed in (0, 1):
