@@ -113,7 +113,7 @@ def ours(name: str) -> dict[str, list[float]]:
     import tfcompress as tfc
     from tfcompress.model.graph import Graph
     from tfcompress.model.rewrite import rebuild
-    from tfcompress.quantization.layers import affine_layer
+    from tfcompress.quantization.operators.channel_affine import affine_layer
 
     model = float_model(keras, name)
     shape, batch = SHAPES[name]

@@ -17,7 +17,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes.results import Results
-from tfcompress.export.runtime import Runner
+from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.tables import render_table
 from tfcompress.tools import datasets
 

@@ -33,7 +33,7 @@ from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.export import export_tflite, shared_converter
-from tfcompress.export.runtime import Runner
+from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.kernels import compressible_kernels
 from tfcompress.pruning import PolynomialDecay
 from tfcompress.pruning.callbacks import Pruning

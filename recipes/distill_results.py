@@ -14,7 +14,7 @@ from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import TeacherCache
 from tfcompress.export import export_tflite
-from tfcompress.export.runtime import Runner
+from tfcompress.export.runtime.runner import Runner
 
 #: Experiment → the one whose teacher it takes.
 SAME_TEACHER = {"never_saw_a_3": "mnist", "lowbit_few": "lowbit"}

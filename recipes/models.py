@@ -22,7 +22,7 @@ from keras import layers
 
 from tfcompress.model.graph import Graph
 from tfcompress.model.rewrite import rebuild
-from tfcompress.quantization.layers import affine_layer
+from tfcompress.quantization.operators.channel_affine import affine_layer
 
 
 def lenet300(inputs, num_classes: int):

@@ -10,10 +10,10 @@ from keras.saving import deserialize_keras_object, serialize_keras_object
 import tfcompress as tfc
 from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.transforms import KeepMask
-from tfcompress.quantization import arithmetic, parts
-from tfcompress.quantization import layers as quantization_layers
-from tfcompress.quantization.quantizers import FakeQuantize
-from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.operators import arithmetic, parts
+from tfcompress.quantization.operators import channel_affine as quantization_layers
 
 _WEIGHTS = tfc.WeightScheme(4, False, False, False, "truncate", True, tfc.Percentile(99.0))
 _ACTIVATIONS = tfc.ActivationScheme(7, True, True, "stochastic", True, tfc.MovingAverage(0.5))

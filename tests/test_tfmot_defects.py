@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.export.inspect import inspect_tflite
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
 
 
 def compiled(model):

@@ -9,10 +9,10 @@ from tfcompress.distillation import Distiller, FeatureDistillation, LogitsDistil
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
 from tfcompress.pruning import ConstantSparsity
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.quantize import quantize
-from tfcompress.quantization.quantizers import FakeQuantize
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import tfcompress.distillation as distillation
-from tfcompress.distillation.attention import attention_map
-from tfcompress.distillation.logits import (
+from tfcompress.distillation.losses.attention import attention_map
+from tfcompress.distillation.losses.logits import (
     logits_from_probabilities,
     softened_binary_kl,
     softened_kl,
 )
-from tfcompress.distillation.reduction import average_pool_to, pooled_size, weighted_mean
+from tfcompress.distillation.losses.reduction import average_pool_to, pooled_size, weighted_mean
 
 RNG = np.random.default_rng(1)
 T_LOGITS = RNG.normal(size=(6, 5)).astype("float32")

@@ -9,9 +9,9 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.export.inspect import inspect_tflite
-from tfcompress.export.runtime import Runner
-from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
+from tfcompress.export.runtime.runner import Runner
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 @pytest.fixture(scope="module", autouse=True)

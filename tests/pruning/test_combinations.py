@@ -20,7 +20,7 @@ from tfcompress.pruning import (
     Pruner,
 )
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.pruning.regularization.callback import Regularization
 
 
 def cross_entropy():
@@ -117,7 +117,7 @@ def test_masks_and_grids_hold_on_every_replica():
     from tfcompress.pruning import (
         SET, ConstantSparsity, DynamicNetworkSurgery, PolynomialDecay, RigL)
     from tfcompress.pruning.callbacks import Pruning
-    from tfcompress.pruning.regularization_callback import Regularization
+    from tfcompress.pruning.regularization.callback import Regularization
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(64, 8)).astype("f"), rng.normal(size=(64, 3)).astype("f")

@@ -16,11 +16,11 @@ from tfcompress.pruning import (
     PolynomialDecay,
     Pruner,
     RigL,
-    budgets,
 )
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.sparse_training import move
-from tfcompress.pruning.surgery import splice
+from tfcompress.pruning.masks import budgets
+from tfcompress.pruning.methods.sparse_training import move
+from tfcompress.pruning.methods.surgery import splice
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=6))

@@ -11,11 +11,11 @@ from tfcompress.pruning import (
     DynamicNetworkSurgery,
     MetricGuided,
     PolynomialDecay,
-    masks,
 )
 from tfcompress.pruning.callbacks import Pruning
+from tfcompress.pruning.masks import constraints as masks
 from tfcompress.pruning.pruner import Pruner
-from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.pruning.regularization.callback import Regularization
 
 
 class Watch(Pruning):

@@ -15,11 +15,11 @@ from tfcompress.pruning import (
     NOfM,
     PolynomialDecay,
     Pruner,
-    masks,
     register_criterion,
 )
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.criteria import channel_entropy
+from tfcompress.pruning.criteria.functions import channel_entropy
+from tfcompress.pruning.masks import constraints as masks
 from tfcompress.pruning.structure import ChannelPruner
 
 

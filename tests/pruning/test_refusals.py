@@ -7,7 +7,7 @@ from keras import layers as L
 
 from tfcompress.pruning import SET, Block, ConstantSparsity, NOfM, PolynomialDecay, Pruner, RigL
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.threshold import Threshold
+from tfcompress.pruning.methods.threshold import Threshold
 
 
 def weights_of(model):

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 @pytest.fixture

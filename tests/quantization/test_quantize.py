@@ -8,7 +8,7 @@ from keras import layers, ops
 
 import tfcompress as tfc
 from tfcompress.model.compressed import is_compressed
-from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 def quantizers(model):

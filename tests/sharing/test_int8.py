@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tfcompress.export.bake import bake
+from tfcompress.export.lowering.bake import bake
 from tfcompress.export.tflite import export_tflite
 from tfcompress.quantization import MeanStd
+from tfcompress.quantization.calibration.equalization import equalize
 from tfcompress.quantization.callbacks import QuantizationSchedule
-from tfcompress.quantization.equalization import equalize
 from tfcompress.quantization.quantize import quantize
 from tfcompress.quantization.schemes import Scheme, WeightScheme
 from tfcompress.sharing import Clustering, cluster

@@ -1,19 +1,19 @@
 """Knowledge distillation: a model wrapper and its losses."""
 
-from tfcompress.distillation.attention import AttentionTransfer
-from tfcompress.distillation.cache import TeacherCache
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.ensemble import TeacherEnsemble
-from tfcompress.distillation.hints import FeatureDistillation
-from tfcompress.distillation.logits import LogitsDistillation
-from tfcompress.distillation.loss import DistillationLoss
-from tfcompress.distillation.relations import (
+from tfcompress.distillation.losses.attention import AttentionTransfer
+from tfcompress.distillation.losses.base import DistillationLoss
+from tfcompress.distillation.losses.hints import FeatureDistillation
+from tfcompress.distillation.losses.logits import LogitsDistillation
+from tfcompress.distillation.losses.relations import (
     RelationalAngle,
     RelationalDistance,
     SimilarityPreserving,
 )
-from tfcompress.distillation.tflite import TFLiteTeacher
+from tfcompress.distillation.teachers.cache import TeacherCache
+from tfcompress.distillation.teachers.ensemble import TeacherEnsemble
+from tfcompress.distillation.teachers.tflite import TFLiteTeacher
 
 __all__ = [
     "AttentionTransfer",

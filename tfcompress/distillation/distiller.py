@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfcompress.distillation.foreign import as_loss
+from tfcompress.distillation.losses.foreign import as_loss
 from tfcompress.distillation.pairing import Pairing
-from tfcompress.distillation.sources import Features, split_inputs
-from tfcompress.distillation.tflite import as_callable
+from tfcompress.distillation.teachers.sources import Features, split_inputs
+from tfcompress.distillation.teachers.tflite import as_callable
 from tfcompress.distillation.validation import (
     check_labels,
     check_losses_and_weights,

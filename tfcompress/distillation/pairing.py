@@ -9,11 +9,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfcompress.distillation.cache import TeacherCache
-from tfcompress.distillation.cache_source import CacheSource
 from tfcompress.distillation.features import name_of_tensor
-from tfcompress.distillation.loss import DistillationLoss
-from tfcompress.distillation.sources import (
+from tfcompress.distillation.losses.base import DistillationLoss
+from tfcompress.distillation.teachers.cache import TeacherCache
+from tfcompress.distillation.teachers.cache_source import CacheSource
+from tfcompress.distillation.teachers.sources import (
     Features,
     Source,
     input_specs,

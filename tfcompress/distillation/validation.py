@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.distillation.cache import TeacherCache
+from tfcompress.distillation.teachers.cache import TeacherCache
 
 
 def check_student(student: Any) -> None:

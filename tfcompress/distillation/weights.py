@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfcompress.distillation.reduction import mean_per_sample
-from tfcompress.distillation.sources import Features, Source
+from tfcompress.distillation.losses.reduction import mean_per_sample
+from tfcompress.distillation.teachers.sources import Features, Source
 
 
 def weights_of(source: Source, key: Any, features: Features, sample_weight: Any) -> Any:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from tfcompress.export.summary import FileSummary
+from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
-from tfcompress.quantization.operators import Role, role
-from tfcompress.quantization.plan import activation_limits, weight_limits
-from tfcompress.quantization.quantizers import FakeQuantize
-from tfcompress.quantization.weights import FakeQuantizeWeights
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
+from tfcompress.quantization.operators.roles import Role, role
+from tfcompress.quantization.placement.plan import activation_limits, weight_limits
 
 _BOUNDARY_OPS = ("QUANTIZE", "DEQUANTIZE")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tfcompress.export.parity import Parity
+from tfcompress.export.runtime.parity import Parity
 from tfcompress.model.tables import render_table
 
 

@@ -11,26 +11,26 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.export.bundle import bundle_files, write_files
+from tfcompress.export.bundle.metadata import bundle_files, write_files
 from tfcompress.export.checks import check_floats, check_limits, float_origins, missing_ranges
-from tfcompress.export.converter import current_converter
-from tfcompress.export.delegation import delegation
-from tfcompress.export.dense import dense_gzip_size
+from tfcompress.export.conversion.converter import current_converter
 from tfcompress.export.files import gzip_size, write_atomically
-from tfcompress.export.inspect import inspect_tflite
-from tfcompress.export.layers import float_kernels, layer_report
-from tfcompress.export.lower import lower
-from tfcompress.export.parity import Parity, measure_parity
-from tfcompress.export.patch import patch
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
+from tfcompress.export.flatbuffer.kernel_rows import float_kernels, layer_report
+from tfcompress.export.flatbuffer.patch import patch
+from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
+from tfcompress.export.lowering.lower import lower
+from tfcompress.export.pruned_size import dense_gzip_size
 from tfcompress.export.report import ExportReport
-from tfcompress.export.runtime import Runner
-from tfcompress.export.sparse import encode_sparse, sparse_float_layers
+from tfcompress.export.runtime.delegation import delegation
+from tfcompress.export.runtime.parity import Parity, measure_parity
+from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.strip import strip
-from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.quantize import quantize
-from tfcompress.quantization.quantizers import FakeQuantize
 
 _DEFAULT_SIGNATURE = "serving_default"
 # Samples that are run through the file when nobody says otherwise.

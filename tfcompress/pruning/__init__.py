@@ -1,11 +1,14 @@
 """Sparsity during an ordinary `fit`: criteria, patterns, schedules, masks, regularization."""
 
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.criteria import Criterion, get_criterion, register_criterion
-from tfcompress.pruning.guided import MetricGuided
-from tfcompress.pruning.patterns import Block, Channels, NOfM, Pattern, Unstructured
+from tfcompress.pruning.criteria.functions import Criterion, get_criterion, register_criterion
+from tfcompress.pruning.masks.patterns import Block, Channels, NOfM, Pattern, Unstructured
+from tfcompress.pruning.methods.guided import MetricGuided
+from tfcompress.pruning.methods.sparse_training import SET, RigL
+from tfcompress.pruning.methods.surgery import DynamicNetworkSurgery
+from tfcompress.pruning.methods.threshold import ThresholdPruning
 from tfcompress.pruning.pruner import Pruner
-from tfcompress.pruning.regularization_callback import Regularization
+from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.report import PruningReport
 from tfcompress.pruning.schedules import (
     ConstantSparsity,
@@ -13,9 +16,6 @@ from tfcompress.pruning.schedules import (
     PolynomialDecay,
     PruningSchedule,
 )
-from tfcompress.pruning.sparse_training import SET, RigL
-from tfcompress.pruning.surgery import DynamicNetworkSurgery
-from tfcompress.pruning.threshold import ThresholdPruning
 
 __all__ = [
     "SET",

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
-from tfcompress.pruning import masks as constraints
-from tfcompress.pruning.criteria import get_criterion
-from tfcompress.pruning.methods import get_method
-from tfcompress.pruning.patterns import get_pattern
+from tfcompress.pruning.criteria.functions import get_criterion
+from tfcompress.pruning.masks import constraints
+from tfcompress.pruning.masks.patterns import get_pattern
+from tfcompress.pruning.methods.method import get_method
 from tfcompress.pruning.pruner import Pruner
 from tfcompress.pruning.report import PruningReport
 

@@ -10,16 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.pruning import masks as constraints
-from tfcompress.pruning.criteria import Criterion, get_criterion
-from tfcompress.pruning.evidence import Evidence
-from tfcompress.pruning.methods import Method, get_method
-from tfcompress.pruning.patterns import NOfM, Pattern, get_pattern
-from tfcompress.pruning.ranking import global_masks, layer_masks
+from tfcompress.pruning.criteria.evidence import Evidence
+from tfcompress.pruning.criteria.functions import Criterion, get_criterion
+from tfcompress.pruning.criteria.statistics import Loss, Statistics
+from tfcompress.pruning.masks import constraints
+from tfcompress.pruning.masks.patterns import NOfM, Pattern, get_pattern
+from tfcompress.pruning.masks.ranking import global_masks, layer_masks
+from tfcompress.pruning.methods.method import Method, get_method
 from tfcompress.pruning.report import PruningReport
 from tfcompress.pruning.selection import kernel_indices, kernel_labels, select_kernels
 from tfcompress.pruning.state import PruningState, attach_state, settings_key, state_key
-from tfcompress.pruning.statistics import Loss, Statistics
 
 
 class Pruner:
@@ -43,7 +43,8 @@ class Pruner:
         schedule: A schedule (`PolynomialDecay`, ...), a dynamic method (`MetricGuided`, `RigL`,
             `SET`, `DynamicNetworkSurgery`), a schedule of tfmot, or a callable
             `step -> (should_prune, sparsity)`.
-        criterion: Name or function of what a weight is worth; see `tfcompress.pruning.criteria`.
+        criterion: Name or function of what a weight is worth; see
+                `tfcompress.pruning.criteria.functions`.
         pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
         scope: `"layer"`: every kernel gets the same sparsity. `"global"`: one ranking over all
             kernels.

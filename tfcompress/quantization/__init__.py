@@ -2,6 +2,7 @@
 
 from tfcompress.quantization.callbacks import QuantizationSchedule, reestimate_batch_norm
 from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import (
     LeastSquares,
     MeanStd,
@@ -10,10 +11,9 @@ from tfcompress.quantization.observers import (
     Observer,
     Percentile,
 )
-from tfcompress.quantization.plan import Plan, PlanEntry
+from tfcompress.quantization.placement.plan import Plan, PlanEntry
 from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
-from tfcompress.quantization.quantizers import FakeQuantize
 from tfcompress.quantization.schemes import ActivationScheme, Scheme, WeightScheme
 
 __all__ = [

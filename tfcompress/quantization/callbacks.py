@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from tfcompress.model.kernels import iterate_layers
-from tfcompress.quantization.layers import QuantizedBatchNormalization
-from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.operators.channel_affine import QuantizedBatchNormalization
 
 
 class QuantizationSchedule(keras.callbacks.Callback):
@@ -97,7 +97,7 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
     Raises:
         ValueError: No batch norm in the model, or no data.
     """
-    from tfcompress.quantization.calibrate import calibration_batches
+    from tfcompress.quantization.calibration.ranges import calibration_batches
 
     norms = [
         layer

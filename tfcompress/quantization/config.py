@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfcompress.model.lookup import matches, near_names
-from tfcompress.quantization.operators import keras_class
+from tfcompress.quantization.operators.roles import keras_class
 from tfcompress.quantization.schemes import Scheme, resolve
 
 

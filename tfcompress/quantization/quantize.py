@@ -11,18 +11,18 @@ from tfcompress.model.compressed import compress, is_compressed
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
-from tfcompress.quantization import equalization
-from tfcompress.quantization.arithmetic import ARITHMETIC_CLASSES
-from tfcompress.quantization.bias_correction import correct_biases
-from tfcompress.quantization.calibrate import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.calibration import equalization
+from tfcompress.quantization.calibration.bias_correction import correct_biases
+from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
-from tfcompress.quantization.layers import AFFINE_CLASSES, affine_layer
-from tfcompress.quantization.operators import Role, keras_class, role
-from tfcompress.quantization.plan import Plan
-from tfcompress.quantization.planner import Planner
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.operators.arithmetic import ARITHMETIC_CLASSES
+from tfcompress.quantization.operators.channel_affine import AFFINE_CLASSES, affine_layer
+from tfcompress.quantization.operators.roles import Role, keras_class, role
+from tfcompress.quantization.placement.plan import Plan
+from tfcompress.quantization.placement.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import Scheme
-from tfcompress.quantization.weights import FakeQuantizeWeights, RoundBias
 
 # Calibration samples that a quantized model keeps, by which an export verifies itself.
 _KEPT_SAMPLES = 256

@@ -6,7 +6,7 @@ import keras
 
 from tfcompress.model.graph import producer
 from tfcompress.model.training import TracedOnce
-from tfcompress.quantization.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 
 from tfcompress.export.files import gzip_size
-from tfcompress.export.latency import LatencyComparison, Ratio, compare_latency
-from tfcompress.export.runtime import Runner
+from tfcompress.export.runtime.latency import LatencyComparison, Ratio, compare_latency
+from tfcompress.export.runtime.runner import Runner
 from tfcompress.tools.command import run_command
 from tfcompress.tools.datasets import load
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfcompress.export.delegation import Delegation, delegation
-from tfcompress.export.inspect import inspect_tflite
-from tfcompress.export.tables import render_summary
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
+from tfcompress.export.flatbuffer.tables import render_summary
+from tfcompress.export.runtime.delegation import Delegation, delegation
 from tfcompress.tools.command import run_command
 
 

@@ -8,9 +8,10 @@ from keras import layers
 import tfcompress as tfc
 from recipes import models
 from tests.pruning.structure.oracle import outputs, relative_error, zeroed
-from tfcompress.pruning.structure import Dependencies, rules, shrink
+from tfcompress.pruning.structure import Dependencies, shrink
 from tfcompress.pruning.structure.removal import remove
-from tfcompress.pruning.structure.rules import register_rule
+from tfcompress.pruning.structure.rules import registry as rules
+from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.tracer import Role
 
 

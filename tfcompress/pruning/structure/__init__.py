@@ -3,7 +3,7 @@
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 from tfcompress.pruning.structure.masking import ChannelPruner
 from tfcompress.pruning.structure.report import ShrinkReport
-from tfcompress.pruning.structure.rules import register_rule
+from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.shrink import shrink
 from tfcompress.pruning.structure.tracer import Role
 

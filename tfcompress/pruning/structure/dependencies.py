@@ -15,13 +15,13 @@ import numpy as np
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.paths import layer_paths
 from tfcompress.model.tables import render_table
-from tfcompress.pruning.structure import (  # noqa: F401
-    rules_elementwise,
-    rules_kernels,
-    rules_reshape,
-    rules_shapes,
+from tfcompress.pruning.structure.rules import (  # noqa: F401
+    elementwise,
+    kernels,
+    reshape,
+    shapes,
 )
-from tfcompress.pruning.structure.rules import find_rule
+from tfcompress.pruning.structure.rules.registry import find_rule
 from tfcompress.pruning.structure.tracer import (
     Kept,
     Member,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.pruning import masks as constraints
+from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.schedules import get_schedule
 from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import macs_cost, parameter_cost

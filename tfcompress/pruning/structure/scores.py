@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from tfcompress.model.kernels import compressible_kernels
-from tfcompress.pruning.criteria import Criterion, channel_entropy, get_criterion
-from tfcompress.pruning.scoring import compute_scores
-from tfcompress.pruning.statistics import Loss, Statistics, batches
+from tfcompress.pruning.criteria.functions import Criterion, channel_entropy, get_criterion
+from tfcompress.pruning.criteria.scoring import compute_scores
+from tfcompress.pruning.criteria.statistics import Loss, Statistics, batches
 from tfcompress.pruning.structure.activations import ChannelActivations
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 

@@ -1,0 +1,104 @@
+"""The worker process: refusals and crashes are errors with their cause, never a hang."""
+
+import os
+import signal
+import stat
+import sys
+
+import pytest
+import tensorflow as tf
+
+from tfcompress.export.conversion import converter as module
+from tfcompress.export.conversion.converter import (
+    ConversionError,
+    Converter,
+    current_converter,
+    shared_converter,
+)
+from tfcompress.export.lowering.lower import Lowered
+
+
+def lowered(function=lambda x: {"y": x + 1.0}):
+    specs = [tf.TensorSpec((1, 4), tf.float32, name="x")]
+    return Lowered(function, specs, float_outputs=["y"], float_inputs=["x"])
+
+
+def test_an_exception_is_reported_and_the_worker_goes_on():
+    with Converter() as converter:
+
+        def no_kernel(x):
+            return {"y": tf.linalg.inv(tf.reshape(x, (2, 2)))}
+
+        with pytest.raises(ConversionError, match=r"(?s)refused 'main'.*MatrixInverse"):
+            converter.convert({"main": lowered(no_kernel)}, quantized=False)
+        process = converter._process
+        assert process.poll() is None
+        data = converter.convert({"main": lowered()}, quantized=False)
+        assert data[4:8] == b"TFL3"
+        assert converter._process is process
+    assert process.poll() is not None
+
+
+def fake_worker(tmp_path, monkeypatch, body):
+    """A worker that needs no TensorFlow and does what `body` says on its first job."""
+    script = tmp_path / "worker.py"
+    script.write_text(f"import os, signal, sys\nline = sys.stdin.readline()\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(module.worker, "__file__", str(script))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "print('the last words', file=sys.stderr, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGSEGV)",
+            rf"crashed on 'main' \(signal {int(signal.SIGSEGV)}\).*the last words",
+        ),
+        ("sys.exit(7)", r"crashed on 'main' \(exit code 7\)"),
+    ],
+    ids=["signal", "exit"],
+)
+def test_a_crash_is_reported_and_the_next_conversion_gets_a_new_worker(
+    body, message, tmp_path, monkeypatch
+):
+    with Converter() as converter:
+        with monkeypatch.context() as patch:
+            fake_worker(tmp_path, patch, body)
+            with pytest.raises(ConversionError, match=message):
+                converter.convert({"main": lowered()}, quantized=False)
+        assert converter._process is None
+        assert converter.convert({"main": lowered()}, quantized=False)[4:8] == b"TFL3"
+
+
+def test_a_worker_that_died_between_two_jobs_is_reported():
+    with Converter() as converter:
+        converter._start()
+        os.kill(converter._process.pid, signal.SIGKILL)
+        converter._process.wait()
+        with pytest.raises(ConversionError, match=r"signal 9"):
+            converter.convert({"main": lowered()}, quantized=False)
+
+
+def test_one_worker_is_shared_inside_the_with():
+    with shared_converter() as outer, current_converter() as one, current_converter() as two:
+        assert one is two is outer
+    with current_converter() as alone:
+        assert alone is not outer
+
+
+def test_a_worker_is_replaced_before_its_leaks_grow(monkeypatch, tmp_path):
+    fake_worker(
+        tmp_path,
+        monkeypatch,
+        "import json\n"
+        "while line:\n"
+        "    open(json.loads(line)['output'], 'wb').write(str(os.getpid()).encode())\n"
+        "    print('{\"ok\": true}', flush=True)\n"
+        "    line = sys.stdin.readline()\n",
+    )
+    monkeypatch.setattr(module, "_JOBS_PER_WORKER", 2)
+    with Converter() as converter:
+        processes = [converter.convert({"a": lowered()}, quantized=False) for _ in range(4)]
+    assert processes[0] == processes[1] != processes[2] == processes[3]
+    assert sys.executable

@@ -1,0 +1,166 @@
+"""Scales and codes that the converter would not find again are written into the file."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
+from tfcompress.export.flatbuffer.patch import pack_int4, patch, tflite_layout
+from tfcompress.export.lowering.bake import bake
+from tfcompress.model.compressed import is_compressed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converter():
+    with tfc.shared_converter() as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return digits[0][0][:200]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(image)
+    norm = layers.BatchNormalization(beta_initializer="normal", name="norm")
+    x = layers.ReLU()(norm(x))
+    # A negative γ turns the signs of a channel's codes.
+    norm.gamma.assign([1.0, -0.7, 1.5, -1.0, 0.5, 1.0, 2.0, 0.1])
+    deep = layers.DepthwiseConv2D(3, padding="same", bias_initializer="normal", name="depth")(x)
+    steps = layers.Conv1D(8, 3, bias_initializer="normal", name="conv1d")(
+        layers.Reshape((8, 64))(x)
+    )
+    up = layers.Conv2DTranspose(4, 2, 2, bias_initializer="normal", name="up")(x)
+    dense = layers.Dense(12, bias_initializer="normal", name="dense")(layers.Flatten()(deep))
+    return keras.Model(image, {"dense": dense, "up": up, "steps": steps})
+
+
+SCHEMES = {
+    "w4a8": tfc.Scheme(tfc.WeightScheme(4)),
+    "w4a8_per_tensor": tfc.Scheme(tfc.WeightScheme(4, per_channel=False)),
+    "w3a8": tfc.Scheme(tfc.WeightScheme(3)),
+    "percentile": tfc.Scheme(tfc.WeightScheme(observer=tfc.Percentile(95.0))),
+    "least_squares_w4": tfc.Scheme(tfc.WeightScheme(4, observer=tfc.LeastSquares(20))),
+    "mean_std_per_tensor": tfc.Scheme(tfc.WeightScheme(per_channel=False, observer=tfc.MeanStd(2))),
+    "power_of_two": tfc.Scheme(
+        tfc.WeightScheme(power_of_two=True), tfc.ActivationScheme(power_of_two=True, symmetric=True)
+    ),
+    "truncated_weights": tfc.Scheme(tfc.WeightScheme(rounding="truncate")),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_that_the_file_can_hold_agrees(name, model, images, tmp_path):
+    quantized = tfc.quantize(model, SCHEMES[name], calibration_data=images)
+    path = tmp_path / "model.tflite"
+    report = tfc.export_tflite(quantized, path, min_agreement=0.99)
+    assert not report.float_tensors
+    assert not report.unverified
+    if "4" in name or name == "power_of_two":
+        # The largest code is not 127 there, from which the converter would derive the scale.
+        assert "dense" in report.patched
+    summary = inspect_tflite(path.read_bytes())
+    kernels = {layer.name: layer for layer in report.layers}
+    limit = 2 ** (kernels["dense"].num_bits - 1) - 1
+    assert kernels["dense"].distinct <= 2 * limit + 1
+    dense = next(t for t in summary.constants if t.shape == (12, 512))
+    # INT4 where the runtime is fast with it, and nowhere else.
+    assert dense.dtype == ("int4" if kernels["dense"].num_bits == 4 else "int8")
+    others = [t.dtype for t in summary.constants if len(t.shape) == 4]
+    assert set(others) == {"int8"}
+    if dense.dtype == "int4":
+        assert dense.num_bytes == 12 * 512 // 2
+        assert summary.min_runtime_version >= "2.11.0"
+        file = flatbuffer_utils.convert_bytearray_to_object(bytearray(path.read_bytes()))
+        fully = schema.BuiltinOperator.FULLY_CONNECTED
+        versions = {c.version for c in file.operatorCodes if c.builtinCode == fully}
+        assert min(versions) >= 10
+
+
+def test_what_the_file_holds_is_what_was_baked(model, images, tmp_path):
+    quantized = tfc.quantize(model, SCHEMES["percentile"], calibration_data=images)
+    path = tmp_path / "model.tflite"
+    tfc.export_tflite(quantized, path)
+    summary = inspect_tflite(path.read_bytes())
+    for layer in quantized.layers:
+        if not is_compressed(layer):
+            continue
+        _, _, baked = bake(layer)
+        scale = np.sort(np.unique(np.float32(baked.scale)))
+        assert any(
+            len(t.scales) == baked.scale.size
+            and np.allclose(np.sort(np.unique(np.float32(t.scales))), scale, rtol=1e-6)
+            for t in summary.constants
+        ), layer.name
+
+
+def test_a_kernel_that_is_not_in_the_file_is_reported(model, images, tmp_path):
+    quantized = tfc.quantize(model, calibration_data=images)
+    path = tmp_path / "model.tflite"
+    tfc.export_tflite(quantized, path)
+    data = path.read_bytes()
+    _, _, baked = bake(quantized.get_layer("dense"))
+    same = patch(data, {"serving_default": [baked]})
+    assert (same.patched, same.missing, same.data) == ((), (), data)
+    quantized.get_layer("dense").kernel.assign(np.ones((512, 12)))
+    _, _, other = bake(quantized.get_layer("dense"))
+    assert patch(data, {"serving_default": [other]}).missing == ("dense",)
+
+
+@pytest.mark.parametrize("keys", [("b", "a"), ("a", "b")])
+def test_equal_kernels_of_several_signatures_keep_their_own_biases(keys, tmp_path):
+    """As `share_weights` makes them: the file orders its subgraphs by key, whatever was given."""
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(12, 16)) * 0.3, rng.normal(size=(64, 12)).astype("float32")
+    models, data = {}, {}
+    for key, bias, size in zip(keys, (-0.7, 0.9), (1.0, 7.0), strict=True):
+        inputs = keras.Input((12,), name="x")
+        dense = layers.Dense(16, activation="relu", name="dense")
+        model = keras.Model(inputs, layers.Dense(3, name="head")(dense(inputs)))
+        dense.kernel.assign(kernel)
+        dense.bias.assign(np.full(16, bias))
+        data[key] = size * x
+        models[key] = tfc.quantize(tfc.cluster(model, 5), calibration_data=data[key])
+    path = tmp_path / "both.tflite"
+    report = tfc.export_tflite(models, path, verify_data=data)
+    assert report.agreement == 1.0
+    with pytest.raises(ValueError, match=r"`verify_data` by the keys .*'typo'"):
+        tfc.export_tflite(models, path, verify_data={"typo": x})
+
+
+def test_equal_kernels_of_one_model_keep_their_own_biases(tmp_path):
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(12, 16)) * 0.3, rng.normal(size=(64, 24)).astype("float32")
+    first, second = keras.Input((12,), name="first"), keras.Input((12,), name="second")
+    # Made in the other order than they are listed.
+    late, early = layers.Dense(16, "relu", name="zz"), layers.Dense(16, "relu", name="aa")
+    outputs = {"p": early(second), "q": late(first)}
+    model = keras.Model([first, second], outputs)
+    for layer, bias in ((late, 1.5), (early, -0.5)):
+        layer.kernel.assign(kernel)
+        layer.bias.assign(np.full(16, bias))
+    data = [x[:, :12], 5 * x[:, 12:]]
+    quantized = tfc.quantize(tfc.cluster(model, 5), calibration_data=data)
+    report = tfc.export_tflite(quantized, tmp_path / "one.tflite", verify_data=data)
+    assert report.agreement == 1.0
+
+
+def test_int4_packing():
+    packed = pack_int4(np.int8([[1, -1, 7], [-7, 0, 3]]))
+    assert packed.tolist() == [0xF1, 0x97, 0x30]
+    assert pack_int4(np.int8([1, 2, 3])).tolist() == [0x21, 0x03]
+
+
+def test_layouts():
+    assert tflite_layout(np.zeros((3, 2, 4, 5)), "Conv2D").shape == (5, 3, 2, 4)
+    assert tflite_layout(np.zeros((3, 2, 4, 5)), "DepthwiseConv2D").shape == (3, 2, 20)
+    assert tflite_layout(np.zeros((3, 2, 4, 5)), "Conv2DTranspose").shape == (4, 3, 2, 5)
+    assert tflite_layout(np.zeros((7, 5)), "Dense").shape == (5, 7)

@@ -1,0 +1,1 @@
+"""Teachers: models, ensembles, files and caches of outputs."""

@@ -1,0 +1,1 @@
+"""The files beside a `.tflite`: metadata and golden pairs for an app."""

@@ -1,0 +1,1 @@
+"""Conversion to `.tflite` bytes in a worker process."""

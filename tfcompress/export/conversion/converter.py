@@ -1,0 +1,147 @@
+"""Conversion in a worker process: functions in, `.tflite` bytes out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import tensorflow as tf
+
+from tfcompress.export.conversion import worker
+from tfcompress.export.lowering.lower import Lowered
+
+# A conversion leaks memory, so a worker that is kept is replaced after this many.
+_JOBS_PER_WORKER = 40
+
+
+class ConversionError(RuntimeError):
+    """The converter refused a model, or crashed on it."""
+
+
+class Converter:
+    """A worker process, started when first needed. Use as a context manager to end it."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+        self._log = None
+        self._jobs = 0
+
+    def __enter__(self) -> Converter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker; the next conversion starts another."""
+        if self._process is not None:
+            # What was written to a worker that has died cannot be flushed.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._process.stdout.close()
+            self._process.wait()
+            self._log.close()
+        self._process, self._jobs = None, 0
+
+    def convert(
+        self, signatures: Mapping[str, Lowered], *, quantized: bool, sparse: bool = False
+    ) -> bytes:
+        """Converts one model of one or several signatures.
+
+        Args:
+            signatures: Signature key → lowered model.
+            quantized: Whether the functions hold fake-quant; else the file is float.
+            sparse: Leave the zeros of a float file's weights out.
+
+        Raises:
+            ConversionError: With the converter's own message, or the signal that ended it.
+        """
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            folder = pathlib.Path(folder)
+            output = folder / "model.tflite"
+            job = {
+                "saved_model": str(folder / "saved_model"),
+                "signatures": list(signatures),
+                "output": str(output),
+                "quantized": quantized,
+                "sparse": sparse,
+                "float_inputs": any(s.float_inputs for s in signatures.values()),
+                "float_outputs": any(s.float_outputs for s in signatures.values()),
+            }
+            _save(signatures, folder / "saved_model")
+            self._run(job, ", ".join(signatures))
+            return output.read_bytes()
+
+    def _run(self, job: dict, name: str) -> None:
+        if self._jobs >= _JOBS_PER_WORKER:
+            self.close()
+        if self._process is None:
+            self._start()
+        self._jobs += 1
+        try:
+            print(json.dumps(job), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ConversionError(self._crash(name))
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ConversionError(f"The converter refused {name!r}: {answer['error']}")
+
+    def _start(self) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def _crash(self, name: str) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        self.close()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"The converter crashed on {name!r} ({how}). Its last words: {' '.join(lines[-3:])}"
+
+
+_shared: list[Converter] = []
+
+
+@contextlib.contextmanager
+def shared_converter() -> Iterator[Converter]:
+    """Lets every export inside the `with` use one worker, which saves its start for each."""
+    with Converter() as converter:
+        _shared.append(converter)
+        try:
+            yield converter
+        finally:
+            _shared.pop()
+
+
+@contextlib.contextmanager
+def current_converter() -> Iterator[Converter]:
+    """The shared worker where there is one, else one of its own."""
+    if _shared:
+        yield _shared[-1]
+    else:
+        with Converter() as converter:
+            yield converter
+
+
+def _save(signatures: Mapping[str, Lowered], path: pathlib.Path) -> None:
+    module = tf.Module()
+    functions = {}
+    for key, lowered in signatures.items():
+        function = tf.function(lowered.function, autograph=False)
+        functions[key] = function.get_concrete_function(*lowered.specs)
+    module.functions = list(functions.values())
+    tf.saved_model.save(module, str(path), signatures=functions)

@@ -1,0 +1,173 @@
+"""What is in a `.tflite`: ops, tensors, scales, zeros, distinct values and bytes.
+
+Read from the flatbuffer itself, without TensorFlow: the interpreter would show INT4 as int8 and
+hide the ops that a delegate took.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfcompress.export.files import PathOrBytes, gzip_size, read_tflite, sha256
+from tfcompress.export.flatbuffer.summary import FileSummary as FileSummary
+from tfcompress.export.flatbuffer.summary import OpSummary as OpSummary
+from tfcompress.export.flatbuffer.summary import SignatureSummary as SignatureSummary
+from tfcompress.export.flatbuffer.summary import TensorSummary as TensorSummary
+from tfcompress.export.flatbuffer.unpack import unpack
+from tfcompress.export.runtime.delegation import Delegation as Delegation
+from tfcompress.export.runtime.delegation import delegation as delegation
+
+_TYPE_NAMES = {
+    value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()
+}
+
+
+def inspect_tflite(path_or_bytes: PathOrBytes) -> FileSummary:
+    """Reads a `.tflite` and describes what is in it.
+
+    Args:
+        path_or_bytes: Path of a `.tflite` file, or its bytes.
+
+    Raises:
+        ValueError: If there is no such file or it is not a TFLite flatbuffer.
+    """
+    data = read_tflite(path_or_bytes)
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    tensors = tuple(
+        _tensor(model, number, index, index in used)
+        for number, graph in enumerate(model.subgraphs)
+        for used in (_used(graph),)
+        for index in range(len(graph.tensors or ()))
+    )
+    by_index = {(tensor.subgraph, tensor.index): tensor for tensor in tensors}
+    return FileSummary(
+        num_bytes=len(data),
+        gzip_bytes=gzip_size(data),
+        sha256=sha256(data),
+        num_subgraphs=len(model.subgraphs),
+        ops=tuple(_ops(model, by_index)),
+        tensors=tensors,
+        signatures=tuple(_signature(s, by_index) for s in model.signatureDefs or ()),
+        min_runtime_version=_metadata(model, "min_runtime_version"),
+    )
+
+
+def _used(graph: schema.SubGraphT) -> set[int]:
+    return {int(i) for op in graph.operators for i in (*_list(op.inputs), *_list(op.outputs))}
+
+
+def _tensor(model: schema.ModelT, subgraph: int, index: int, is_used: bool) -> TensorSummary:
+    tensor = model.subgraphs[subgraph].tensors[index]
+    dtype = _TYPE_NAMES.get(tensor.type, f"type_{tensor.type}")
+    static = tuple(int(d) for d in _list(tensor.shape))
+    shape = tuple(int(d) for d in _list(tensor.shapeSignature)) or static
+    size = None if -1 in shape else math.prod(shape)
+    quantization = tensor.quantization
+    scales = tuple(float(s) for s in _list(quantization and quantization.scale))
+    zero_points = tuple(int(z) for z in _list(quantization and quantization.zeroPoint))
+    axis = int(quantization.quantizedDimension) if len(scales) > 1 else None
+    data = model.buffers[tensor.buffer].data
+    num_bytes = 0 if data is None else len(data)
+    values = unpack(data, dtype, math.prod(static)) if num_bytes else None
+    return TensorSummary(
+        name=_text(tensor.name),
+        subgraph=subgraph,
+        index=index,
+        dtype=dtype,
+        shape=shape,
+        buffer=int(tensor.buffer),
+        num_bytes=num_bytes,
+        scales=scales,
+        zero_points=zero_points,
+        quantized_axis=axis,
+        is_constant=num_bytes > 0,
+        is_used=is_used,
+        size=size,
+        non_zeros=None if values is None else _non_zeros(values, zero_points, axis, static),
+        num_distinct=None if values is None else int(np.unique(values).size),
+    )
+
+
+def _non_zeros(
+    values: np.ndarray, zero_points: tuple[int, ...], axis: int | None, shape: tuple[int, ...]
+) -> int:
+    if not any(zero_points):
+        return int(np.count_nonzero(values))
+    zero = np.asarray(zero_points, np.int64)
+    if axis is not None and values.size == math.prod(shape):
+        values = values.reshape(shape)
+        zero = zero.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return int(np.count_nonzero(values.astype(np.int64) != zero))
+
+
+def _ops(model: schema.ModelT, tensors: Mapping[tuple[int, int], TensorSummary]):
+    counted: set[int] = set()
+    for number, graph in enumerate(model.subgraphs):
+        for op in graph.operators:
+            inputs = tuple(int(i) for i in _list(op.inputs))
+            outputs = tuple(int(i) for i in _list(op.outputs))
+            constants = [tensors[number, i] for i in inputs if i >= 0]
+            constants = [tensor for tensor in constants if tensor.is_constant]
+            own = {t.buffer: t.num_bytes for t in constants if t.buffer not in counted}
+            counted.update(own)
+            yield OpSummary(
+                name=_op_name(model.operatorCodes[op.opcodeIndex]),
+                subgraph=number,
+                inputs=inputs,
+                outputs=outputs,
+                layer=_layer_name(constants, [tensors[number, i] for i in outputs]),
+                constant_bytes=sum(own.values()),
+            )
+
+
+def _op_name(code: schema.OperatorCodeT) -> str:
+    builtin = flatbuffer_utils.get_builtin_code_from_operator_code(code)
+    if builtin != schema.BuiltinOperator.CUSTOM:
+        names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+        return names.get(builtin, f"BUILTIN_{builtin}")
+    custom = _text(code.customCode)
+    return custom if custom.startswith("Flex") else f"CUSTOM:{custom}"
+
+
+def _layer_name(constants: list[TensorSummary], outputs: list[TensorSummary]) -> str:
+    """Returns the path that a weight, or else the output, has in the converter's names.
+
+    The output of the last op is called after the signature, so a weight tells more.
+    """
+    weights = [tensor for tensor in constants if "/" in tensor.name]
+    source = max(weights, key=lambda t: t.num_bytes, default=outputs[0] if outputs else None)
+    if source is None:
+        return ""
+    first = source.name.split(";")[0]
+    return first.rsplit("/", 1)[0] if "/" in first else first
+
+
+def _signature(signature: schema.SignatureDefT, tensors: Mapping) -> SignatureSummary:
+    number = int(signature.subgraphIndex)
+
+    def named(maps):
+        return {_text(m.name): tensors[number, int(m.tensorIndex)] for m in maps or ()}
+
+    key = _text(signature.signatureKey)
+    return SignatureSummary(key, number, named(signature.inputs), named(signature.outputs))
+
+
+def _metadata(model: schema.ModelT, name: str) -> str | None:
+    for entry in model.metadata or ():
+        data = model.buffers[entry.buffer].data
+        if _text(entry.name) == name and data is not None:
+            return bytes(data).rstrip(b"\0").decode("utf-8", "replace")
+    return None
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+
+
+def _list(value) -> list:
+    return [] if value is None else list(value)

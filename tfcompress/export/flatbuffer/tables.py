@@ -1,0 +1,88 @@
+"""The summary of a file as tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfcompress.export.flatbuffer.summary import FileSummary, SignatureSummary, TensorSummary
+
+
+def render_summary(summary: FileSummary, width: int = 120) -> str:
+    """Returns the tables of `summary` as plain text, `width` characters wide."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(
+        f"{summary.num_bytes:,} bytes ({summary.gzip_bytes:,} gzipped), {len(summary.ops)} ops, "
+        f"{summary.num_subgraphs} subgraph(s), {len(summary.float_tensors)} float tensors, "
+        f"Flex ops: {', '.join(summary.flex_ops) or 'none'}"
+    )
+
+    signatures = Table("signature", "", "name", "dtype", "shape", "scale", "zero point")
+    for row in itertools.chain.from_iterable(map(_signature_rows, summary.signatures)):
+        signatures.add_row(*row)
+    console.print(signatures)
+
+    ops = Table("op", "count")
+    ops.columns[1].justify = "right"
+    for name, count in summary.op_counts.items():
+        ops.add_row(name, str(count))
+    console.print(ops)
+
+    layers = Table("layer", "bytes", "of the file")
+    for column in layers.columns[1:]:
+        column.justify = "right"
+    for layer, count in summary.layer_bytes.items():
+        layers.add_row(layer, f"{count:,}", f"{count / summary.num_bytes:.1%}")
+    console.print(layers)
+
+    headings = ("tensor", "dtype", "shape", "scales", "zero point", "zeros", "distinct", "bytes")
+    tensors = Table(*headings)
+    tensors.columns[0].overflow = "ellipsis"
+    tensors.columns[0].no_wrap = True
+    for column in tensors.columns[5:]:
+        column.justify = "right"
+    for tensor in summary.tensors:
+        tensors.add_row(*_tensor_row(tensor))
+    console.print(tensors)
+    return console.file.getvalue()
+
+
+def _signature_rows(signature: SignatureSummary):
+    for side, tensors in (("in", signature.inputs), ("out", signature.outputs)):
+        for name, tensor in tensors.items():
+            quantization = (_scales(tensor), _zero_points(tensor))
+            yield (signature.key, side, name, tensor.dtype, _shape(tensor), *quantization)
+
+
+def _tensor_row(tensor: TensorSummary) -> tuple[str, ...]:
+    sparsity, distinct = tensor.sparsity, tensor.num_distinct
+    return (
+        tensor.name.split(";")[0],
+        tensor.dtype,
+        _shape(tensor),
+        _scales(tensor),
+        _zero_points(tensor),
+        "" if sparsity is None else f"{sparsity:.1%}",
+        "" if distinct is None else str(distinct),
+        f"{tensor.num_bytes:,}" if tensor.is_constant else "",
+    )
+
+
+def _shape(tensor: TensorSummary) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _scales(tensor: TensorSummary) -> str:
+    if len(tensor.scales) <= 1:
+        return "".join(f"{scale:.6g}" for scale in tensor.scales)
+    low, high = min(tensor.scales), max(tensor.scales)
+    return f"{len(tensor.scales)} on axis {tensor.quantized_axis}: {low:.2g}…{high:.2g}"
+
+
+def _zero_points(tensor: TensorSummary) -> str:
+    return ", ".join(str(zero) for zero in sorted(set(tensor.zero_points)))

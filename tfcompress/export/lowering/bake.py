@@ -1,0 +1,89 @@
+"""Kernels and biases as the file must hold them: codes and scales, with batch norm folded in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.model.compressed import Compressed
+from tfcompress.model.transforms import FAKE_QUANT
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class BakedKernel:
+    """A kernel as the file must hold it.
+
+    Attributes:
+        layer: Name of the Keras layer.
+        keras_class: Name of its Keras class, which tells the axes.
+        codes: Integer codes of the folded kernel, in Keras' layout.
+        scale: Per output channel, of the folded kernel.
+        bias: Folded bias per output channel, on its grid; `None` for none.
+        input_scale: Scale of what the layer reads.
+        num_bits: Of the scheme.
+        num_pruned: How many weights are zero before they are rounded.
+    """
+
+    layer: str
+    keras_class: str
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray | None
+    input_scale: float
+    num_bits: int
+    num_pruned: int = 0
+
+
+def bake(
+    layer: Compressed, call_index: int = 0
+) -> tuple[np.ndarray, np.ndarray | None, BakedKernel | None]:
+    """The kernel and bias of one call of a compressed layer, in inference.
+
+    Returns:
+        `(kernel, bias, baked)`: float32 arrays on their grids (`bias` may be `None`), and the
+        integer codes and scales, `None` for a layer whose weights are not quantized.
+    """
+    values, notes = layer.transformed(call_index=call_index, training=False)
+    kernel = np.asarray(values["kernel"])
+    own_bias = np.asarray(layer.bias) if layer.use_bias else None
+    bias = np.asarray(values["bias"]) if "bias" in values else own_bias
+    transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
+    if transform is None:
+        return kernel, bias, None
+    shape = transform.channel_shape
+    scale = np.asarray(notes["kernel_scale"], np.float32)
+    codes = np.round(kernel / scale.reshape(shape))
+    folded = transform.folded(call_index)
+    if folded is not None:
+        batch_norm, batch_norm_call = folded
+        fold = batch_norm.fold(batch_norm_call)
+        factor, addend = np.asarray(fold.factor), np.asarray(fold.addend)
+        bias = np.float32((0.0 if own_bias is None else own_bias) * factor + addend)
+        # A negative γ turns the signs of its channel's codes; scales are positive. A γ of zero
+        # leaves the bias alone, which still needs a scale to be counted in.
+        codes = codes * np.sign(factor).reshape(shape)
+        kernel = kernel * factor.reshape(shape)
+        scale = scale * np.where(factor == 0, 1, np.abs(factor))
+    quantizer = transform.input_quantizer(call_index)
+    baked = BakedKernel(
+        layer.name,
+        layer.keras_class.__name__,
+        codes.astype(np.int8),
+        scale,
+        bias,
+        0.0 if quantizer is None else float(quantizer.scale.numpy()),
+        transform.scheme.num_bits,
+        _zeros_before_rounding(layer, notes),
+    )
+    return kernel, bias, baked
+
+
+def _zeros_before_rounding(layer: Compressed, notes: dict) -> int:
+    value = tf.convert_to_tensor(layer.kernel.value)
+    for transform in layer.transforms["kernel"]:
+        if transform.order < FAKE_QUANT:
+            value = transform.apply(value, dict(notes))
+    return int(np.sum(np.asarray(value) == 0))

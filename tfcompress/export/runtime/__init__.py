@@ -1,0 +1,1 @@
+"""Running `.tflite` files: LiteRT, XNNPACK, parity with Keras, latency."""

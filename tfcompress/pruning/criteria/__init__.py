@@ -1,0 +1,1 @@
+"""Criteria: what a weight is worth, and the statistics that they need."""

@@ -1,0 +1,95 @@
+"""What an update of the masks goes by: scores and gradients, and the batches they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfcompress.pruning.criteria.functions import Criterion
+from tfcompress.pruning.criteria.scoring import compute_scores
+from tfcompress.pruning.criteria.statistics import Statistics, batches
+
+
+class Evidence:
+    """Scores and gradients of kernels at a step.
+
+    Args:
+        criterion: What a weight is worth.
+        statistics: Knows the kernels, their gradients and their activations.
+        names: Names of the kernels, for errors.
+        seeds: A seed per kernel, for criteria that are random.
+        data: Batches; see `Pruner`.
+        num_batches: How many of them each update uses.
+        batch_size: Where `data` is a tuple of arrays.
+
+    Raises:
+        ValueError: `data` is an iterator, which could be read but once.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        statistics: Statistics,
+        names: Sequence[str],
+        seeds: Sequence[tuple[int, ...]],
+        *,
+        data: Any = None,
+        num_batches: int = 4,
+        batch_size: int = 128,
+    ):
+        if hasattr(data, "__next__"):
+            raise ValueError(
+                "`data` is read at every update, and an iterator can be read once. Expected a "
+                f"tuple of arrays, a tf.data.Dataset or a list of batches. Received: {data!r}"
+            )
+        self.criterion = criterion
+        self.statistics = statistics
+        self.names = names
+        self.seeds = seeds
+        self.data = data
+        self.num_batches = num_batches
+        self.batch_size = batch_size
+
+    def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
+        """The criterion's scores, one array per kernel."""
+        parts = self.batches(step, batch) if self.criterion.needs_data else ()
+        return compute_scores(self.criterion, self.statistics, self.names, self.seeds, parts)
+
+    def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
+        """The gradient of each kernel, averaged over the batches of an update."""
+        every = [self.statistics.gradients(one) for one in self.batches(step, batch)]
+        return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
+
+    def batches(self, step: int, batch: Any = None) -> list[tuple[Any, ...]]:
+        """The batches that an update at `step` looks at: `batch` alone where it is given."""
+        if batch is not None:
+            return [batch if isinstance(batch, tuple) else tuple(batch)]
+        if self.data is None:
+            raise ValueError(
+                "This update needs gradients or activations. Expected `data=` at construction or "
+                "`update(step, batch=(x, y))`. Received neither."
+            )
+        return self._read(self.num_batches, step)
+
+    def try_out(self, step: int, with_gradients: bool) -> None:
+        """Computes once what updates will need, so that bad data shows before training.
+
+        Args:
+            step: The step.
+            with_gradients: Whether the method asks for gradients beside the criterion.
+        """
+        if self.data is None or not (with_gradients or self.criterion.needs_data):
+            return
+        (part,) = self._read(1, step)
+        if with_gradients:
+            self.statistics.gradients(part)
+        if self.criterion.needs_data:
+            compute_scores(self.criterion, self.statistics, self.names, self.seeds, [part])
+
+    def _read(self, count: int, step: int) -> list[tuple[Any, ...]]:
+        found = list(batches(self.data, count, self.batch_size, offset=step))
+        if not found:
+            raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
+        return found

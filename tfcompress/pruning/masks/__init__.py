@@ -1,0 +1,1 @@
+"""Masks: the patterns of zeros, how scores become masks, and the constraints that hold them."""

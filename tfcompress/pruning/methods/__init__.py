@@ -1,0 +1,1 @@
+"""Methods: how masks change over training."""

@@ -1,0 +1,1 @@
+"""Rules: how channels pass through each operation."""

@@ -1,0 +1,1 @@
+"""Ranges and corrections from data, before any training."""

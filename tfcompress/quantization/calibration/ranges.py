@@ -1,0 +1,124 @@
+"""Calibration: ranges from data, before any training.
+
+The model runs in float and every quantizer's estimator looks at what comes by.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from tfcompress.model.batches import input_batches
+from tfcompress.model.graph import input_structure, is_functional
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+
+# A range estimator sees at most this many values of a tensor; more would not change a quantile.
+_SAMPLE = 2_000_000
+
+
+def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = None) -> list:
+    """Cuts calibration data into batches of the model's input structure, and checks them.
+
+    Args:
+        model: The model whose inputs the data must fit.
+        data: As `input_batches` takes them.
+        limit: Most batches to read from an iterable.
+
+    Raises:
+        TypeError: Neither arrays nor iterable.
+        ValueError: No data, a shape that does not fit, NaN or infinite values.
+    """
+    inputs = input_structure(model) if is_functional(model) else None
+    batches = []
+    for batch in itertools.islice(input_batches(data, inputs), limit):
+        if inputs is not None:
+            batch = tree.map_structure(np.asarray, batch)
+            _check_finite(batch, inputs)
+        batches.append(batch)
+    if not batches:
+        raise ValueError("Expected calibration data with at least one sample. Received: none.")
+    return batches
+
+
+def calibrate(
+    model: keras.Model, batches: list, *, only: Sequence[FakeQuantize] | None = None
+) -> None:
+    """Sets the range of every quantizer of `model` from batches of inputs.
+
+    Args:
+        model: A quantized model; its variables other than ranges are untouched.
+        batches: As `calibration_batches` gives them.
+        only: The quantizers whose ranges to set; all of them by default.
+    """
+    quantizers = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
+    wanted = quantizers if only is None else only
+    collectors = {q: _Collector(q) for q in wanted if q.fixed_range is None}
+    try:
+        for quantizer in quantizers:
+            quantizer.observe(collectors.get(quantizer, _ignore))
+        for batch in batches:
+            model(batch, training=False)
+    finally:
+        for quantizer in quantizers:
+            quantizer.observe(None)
+    for quantizer, collector in collectors.items():
+        if collector.count:
+            quantizer.set_range(*collector.estimate())
+
+
+def first_samples(batches: list, most: int | None = None) -> list[np.ndarray]:
+    """The first samples of calibration batches, one array per input of the model."""
+    flat = [tree.flatten(batch) for batch in batches]
+    return [np.concatenate(arrays)[:most] for arrays in zip(*flat, strict=True)]
+
+
+def _ignore(values) -> None:
+    pass
+
+
+class _Collector:
+    """Gathers what one estimator needs: batch extremes, or a sample of the values."""
+
+    def __init__(self, quantizer: FakeQuantize):
+        self.scheme = quantizer.scheme
+        self.count = 0
+        self.low, self.high = np.inf, -np.inf
+        self.samples: list[np.ndarray] = []
+        self._random = np.random.default_rng(0)
+
+    def __call__(self, values: tf.Tensor) -> None:
+        values = np.asarray(values, np.float32).ravel()
+        if not values.size:
+            return
+        self.count += 1
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        if not self.scheme.observer.every_batch:
+            share = _SAMPLE // 32
+            if values.size > share:
+                values = self._random.choice(values, share, replace=False)
+            self.samples.append(values)
+
+    def estimate(self) -> tuple[float, float]:
+        if self.scheme.observer.every_batch:
+            return self.low, self.high
+        values = np.concatenate(self.samples)
+        if values.size > _SAMPLE:
+            values = self._random.choice(values, _SAMPLE, replace=False)
+        levels = 2**self.scheme.num_bits - 1 - self.scheme.narrow_range
+        return self.scheme.observer.estimate(values, levels, self.scheme.symmetric)
+
+
+def _check_finite(batch: Any, inputs: Any) -> None:
+    for array, value in zip(tree.flatten(batch), tree.flatten(inputs), strict=True):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"Expected finite calibration data for the input {value.name!r}. Received: NaN "
+                "or infinite values. Clean the data: one such value would spoil every range."
+            )

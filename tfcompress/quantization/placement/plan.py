@@ -1,0 +1,119 @@
+"""The plan: what each layer of a model will get, and why, as something to print."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from tfcompress.model.tables import render_table
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
+
+#: The reason of a layer whose scheme is `None`.
+AS_CONFIGURED = "the configuration says so"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanEntry:
+    """What one layer of the given model gets.
+
+    Attributes:
+        name: Its name; inside a nested model, below that model's name.
+        type: Its class.
+        parts: Names of what it becomes in the quantized model.
+        weights: What its kernels get, empty where it has none.
+        activations: What happens to the tensor that it produces.
+        float_reason: Why it is left in float; empty where it is not.
+        limits: What LiteRT will not be able to hold.
+    """
+
+    name: str
+    type: str
+    parts: tuple[str, ...]
+    weights: str = ""
+    activations: str = ""
+    float_reason: str = ""
+    limits: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A plan, printable. Iterating gives its entries."""
+
+    model: str
+    entries: tuple[PlanEntry, ...]
+
+    def __iter__(self) -> Iterator[PlanEntry]:
+        return iter(self.entries)
+
+    @property
+    def float_layers(self) -> dict[str, str]:
+        """Name → reason, of the layers that are left in float."""
+        return {e.name: e.float_reason for e in self.entries if e.float_reason}
+
+    @property
+    def requested_floats(self) -> list[str]:
+        """The layers, in the quantized model, that the configuration leaves in float."""
+        return [part for e in self.entries if e.float_reason == AS_CONFIGURED for part in e.parts]
+
+    @property
+    def limits(self) -> dict[str, tuple[str, ...]]:
+        """Name → what LiteRT cannot hold of it. Such a model trains; export refuses it."""
+        return {e.name: e.limits for e in self.entries if e.limits}
+
+    def __str__(self) -> str:
+        rows = []
+        for entry in self.entries:
+            parts = "" if entry.parts == (entry.name,) else ", ".join(entry.parts)
+            note = f"float: {entry.float_reason}" if entry.float_reason else entry.activations
+            rows.append((entry.name, entry.type, parts, entry.weights, note))
+        columns = ("layer", "type", "becomes", "weights", "activations")
+        text = render_table(f"Quantization plan of {self.model}", columns, rows)
+        for name, limits in self.limits.items():
+            text += f"LiteRT cannot hold {name}: {'; '.join(limits)}\n"
+        return text
+
+
+def weight_limits(scheme: WeightScheme) -> tuple[str, ...]:
+    """What of a weight scheme no `.tflite` can hold."""
+    limits = []
+    if not scheme.symmetric:
+        limits.append("affine weights (int8 kernels have zero point 0)")
+    if not scheme.narrow_range and scheme.num_bits == 8:
+        limits.append("weights with code −128 (int8 kernels use −127 … 127)")
+    return tuple(limits)
+
+
+def activation_limits(scheme: ActivationScheme) -> tuple[str, ...]:
+    """What of an activation scheme no `.tflite` can hold."""
+    limits = []
+    if scheme.num_bits < 8:
+        limits.append(f"{scheme.num_bits}-bit activations (LiteRT has 8)")
+    if scheme.rounding == "truncate":
+        limits.append("truncated activations (LiteRT rounds to nearest)")
+    if scheme.narrow_range:
+        limits.append("narrow-range activations (LiteRT's use all 256 codes)")
+    return tuple(limits)
+
+
+def describe_weights(scheme: WeightScheme) -> str:
+    granularity = "per channel" if scheme.per_channel else "per tensor"
+    return f"int{scheme.num_bits} {granularity}{_details(scheme)}"
+
+
+def describe_quantizer(quantizer: FakeQuantize) -> str:
+    text = f"int{quantizer.scheme.num_bits}{_details(quantizer.scheme)}"
+    if quantizer.fixed_range is not None:
+        low, high = quantizer.fixed_range
+        return f"{text}, fixed {low:g} … {high:.4g}"
+    return f"{text}, {type(quantizer.scheme.observer).__name__}"
+
+
+def _details(scheme: WeightScheme | ActivationScheme) -> str:
+    usual = isinstance(scheme, WeightScheme)
+    text = "" if scheme.symmetric == usual else (" symmetric" if scheme.symmetric else " affine")
+    if scheme.power_of_two:
+        text += ", power of two"
+    if scheme.rounding != "nearest":
+        text += f", {scheme.rounding}"
+    return text

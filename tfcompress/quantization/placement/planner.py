@@ -1,0 +1,318 @@
+"""The planner: decides what each layer gets and edits the graph accordingly.
+
+It takes operations apart, finds what the runtime fuses, and puts a quantizer wherever the runtime
+rounds. What it leaves behind is the graph that `quantize` builds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.rewrite import rename_duplicates
+from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize, input_scheme
+from tfcompress.quantization.operators.roles import (
+    FIXED_RANGES,
+    FUSES_RELU,
+    Role,
+    activation_name,
+    activation_of,
+    keras_class,
+    role,
+)
+from tfcompress.quantization.placement.decompose import Decomposition, decompose
+from tfcompress.quantization.placement.plan import (
+    Plan,
+    PlanEntry,
+    activation_limits,
+    describe_quantizer,
+    describe_weights,
+    weight_limits,
+)
+from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.schemes import ActivationScheme, Scheme
+
+
+class Planner:
+    """Decides, and edits the graph accordingly.
+
+    Attributes:
+        graph: The graph of the model, decomposed, with a quantizer at every rounding.
+        decomposition: What was taken apart.
+        schemes: Operation → its scheme, `None` for float.
+        quantized: Operations that run in int8.
+        followed_by_batch_norm: Kernel operations whose sum a batch norm takes up.
+    """
+
+    def __init__(self, model: keras.Model, config: QuantizationConfig):
+        self.graph = Graph.from_model(model)
+        _check_not_quantized(model, self.graph)
+        renamed = rename_duplicates(self.graph)
+        self.config = config
+        self.model = model
+        self.originals = [
+            (op, "/".join((*self._path(op), renamed.get(op, op.name))))
+            for op in self.graph.operations()
+        ]
+        config.check(self.originals)
+        self.schemes: dict[Any, Scheme | None] = {
+            op: config.scheme_for(op, path) for op, path in self.originals
+        }
+        self.named = {op for op, path in self.originals if config.names_it(op, path)}
+        self.decomposition: Decomposition = decompose(
+            self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
+        )
+        self._inherit_schemes()
+        self.quantizers: dict[Value, FakeQuantize] = {}
+        self._codes: dict[Value, FakeQuantize] = {}
+        self._place_quantizers()
+
+    def _path(self, operation) -> tuple[str, ...]:
+        return self.graph.calls(operation)[0].path
+
+    def _inherit_schemes(self) -> None:
+        """A part gets the scheme of its original."""
+        by_name = {op.name: op for op, _ in self.originals}
+        self.origin = {op: op for op, _ in self.originals}
+        part_of = {p: o for o, names in self.decomposition.parts.items() for p in names}
+        for operation in self.graph.operations():
+            if operation not in self.origin:
+                origin = by_name[part_of[operation.name]]
+                self.origin[operation] = origin
+                self.schemes[operation] = self.schemes[origin]
+                if origin in self.named:
+                    self.named.add(operation)
+
+    # --- which calls run in int8 -------------------------------------------------------------
+
+    def float_reason(self, node: Node) -> str | None:
+        """Why a call stays in float; `None` where it runs in int8."""
+        return float_reason(node, is_configured=self.schemes.get(node.operation) is not None)
+
+    def is_quantized(self, node: Node) -> bool:
+        return self.float_reason(node) is None
+
+    def _fused_next(self, node: Node) -> Node | None:
+        """The call that the runtime runs in the same step as `node`, before it rounds."""
+        follower = self.graph.sole_consumer(node.output) if len(node.outputs) == 1 else None
+        if follower is None or not self.is_quantized(follower):
+            return None
+        found, operation = role(node.operation), node.operation
+        linear = activation_name(getattr(operation, "activation", None)) == "linear"
+        if found is Role.KERNEL and linear and _is_batch_norm(follower.operation):
+            return follower
+        if found in FUSES_RELU and (found is not Role.KERNEL or linear):
+            return follower if role(follower.operation) is Role.RELU else None
+        return None
+
+    # --- where the runtime rounds ------------------------------------------------------------
+
+    def _place_quantizers(self) -> None:
+        graph = self.graph
+        needs = self._values_that_need_codes()
+        rounded: list[tuple[Value, Node | None]] = []
+        for value in graph.flat_inputs:
+            if value in needs:
+                rounded.append((value, None))
+        for node in list(graph.nodes):
+            if self._rounds(node):
+                rounded.append((node.output, node))
+            elif not self.is_quantized(node):
+                rounded.extend((v, None) for v in node.outputs if v in needs)
+        holders = self._shared_ranges([v for v, _ in rounded])
+        for value, node in rounded:
+            fixed = self._fixed_range(node)
+            leader = value if fixed is not None else holders.get(value, value)
+            if leader not in self.quantizers:
+                self.quantizers[leader] = self._make_quantizer(leader, fixed)
+            self.quantizers[value] = self.quantizers[leader]
+        # What each value holds, while the graph is still as it was.
+        for value, _ in rounded:
+            self._codes[value] = self.quantizers[value]
+        joins = [n for n in graph.nodes if self.is_quantized(n) and role(n.operation) is Role.JOIN]
+        resamples = [
+            n for n in graph.nodes if self.is_quantized(n) and role(n.operation) is Role.RESAMPLE
+        ]
+        requantized = []
+        for node in joins:
+            target = self._join_quantizer(node, holders)
+            for value in node.inputs:
+                if target is not None and self.codes(value) is not target:
+                    requantized.append((node, value, target))
+        again = [(n.output, self.codes(n.inputs[0])) for n in resamples]
+        for node, value, target in requantized:
+            graph.insert_after(value, target, only=[node])
+        for value, quantizer in again:
+            if quantizer is not None:
+                graph.insert_after(value, quantizer)
+        for value, node in rounded:
+            only = None
+            if node is None:
+                readers = graph.consumers(value)
+                only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
+                if len(only) == len(readers) and not graph.is_output(value):
+                    only = None
+            graph.insert_after(value, self.quantizers[value], only=only)
+
+    def _rounds(self, node: Node) -> bool:
+        if not self.is_quantized(node) or role(node.operation) in (
+            Role.MOVE,
+            Role.RESAMPLE,
+            Role.JOIN,
+        ):
+            return False
+        return self._fused_next(node) is None
+
+    def _values_that_need_codes(self) -> set[Value]:
+        """Values that some int8 call reads, looked up through calls that only move codes."""
+        needs: set[Value] = set()
+        for node in reversed(self.graph.nodes):
+            if self._reads_codes(node, needs):
+                needs.update(node.inputs)
+        return needs
+
+    def _is_int8(self, node: Node) -> bool:
+        return self.is_quantized(node) and self.schemes[node.operation] is not None
+
+    def _reads_codes(self, node: Node, needs: set[Value]) -> bool:
+        moves = role(node.operation) is Role.MOVE
+        return self.is_quantized(node) and (not moves or any(v in needs for v in node.outputs))
+
+    def source(self, value: Value) -> Value:
+        """The value whose codes `value` holds, looked up through calls that only move codes."""
+        while value.node is not None and self.is_quantized(value.node):
+            if role(value.node.operation) not in (Role.MOVE, Role.RESAMPLE, Role.JOIN):
+                break
+            value = value.node.inputs[0]
+        return value
+
+    def codes(self, value: Value) -> FakeQuantize | None:
+        """The quantizer whose codes `value` holds, before any is in the graph."""
+        return self._codes.get(self.source(value))
+
+    def _shared_ranges(self, rounded: list[Value]) -> dict[Value, Value]:
+        """Value → the one whose quantizer it uses: the inputs of a join share one range."""
+        parent = {v: v for v in rounded}
+
+        def find(v):
+            while parent[v] is not v:
+                v = parent[v]
+            return v
+
+        for node in self.graph.nodes:
+            if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
+                continue
+            sources = [self.source(v) for v in node.inputs]
+            free = [s for s in sources if s in parent and self._fixed_range(s.node) is None]
+            for other in free[1:]:
+                parent[find(other)] = find(free[0])
+        return {v: find(v) for v in rounded}
+
+    def _join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
+        """The quantizer of a join: of an input whose range is free, else of its first input."""
+        sources = [self.source(v) for v in node.inputs]
+        free = [s for s in sources if s in holders and self._fixed_range(s.node) is None]
+        return self._codes.get((free or sources)[0])
+
+    def _fixed_range(self, node: Node | None) -> tuple[float, float] | None:
+        if node is None or not self.is_quantized(node) or role(node.operation) is not Role.FIXED:
+            return None
+        return FIXED_RANGES[activation_of(node.operation)]
+
+    def _make_quantizer(self, value: Value, fixed) -> FakeQuantize:
+        scheme = self._activation_scheme(value)
+        if value.node is None:
+            scheme = input_scheme(scheme)
+        origin = self.origin[value.node.operation].name if value.node else value.name
+        name = f"{value.name}_quantizer"
+        if value.node is not None:
+            # One per tensor: of every call of a shared layer, of every output of a call.
+            tensors = [v for n in self.graph.calls(value.node.operation) for v in n.outputs]
+            index = next(i for i, v in enumerate(tensors) if v is value)
+            name = f"{name}_{index}" if index else name
+        return FakeQuantize(scheme, fixed_range=fixed, source=origin, name=name)
+
+    def _activation_scheme(self, value: Value) -> ActivationScheme:
+        """Of the last call of the fused group that something names, else of the last call."""
+        node = value.node
+        if node is None or not self.is_quantized(node) or self.schemes[node.operation] is None:
+            return self._readers_scheme(value).activations
+        group = [node]
+        while group[-1].inputs:
+            before = group[-1].inputs[0].node
+            if before is None or self._fused_next(before) is not group[-1]:
+                break
+            group.append(before)
+        named = [n for n in group if n.operation in self.named and self.schemes[n.operation]]
+        return self.schemes[(named or [node])[0].operation].activations
+
+    def _readers_scheme(self, value: Value) -> Scheme:
+        """Of the first operation that computes with a value which comes from outside int8."""
+        pending = [value]
+        while pending:
+            for node in self.graph.consumers(pending.pop(0)):
+                if self.is_quantized(node):
+                    if role(node.operation) is not Role.MOVE:
+                        return self.schemes[node.operation]
+                    pending.extend(node.outputs)
+        raise AssertionError("only values that int8 operations read have quantizers")
+
+    # --- the plan ----------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """The plan, one entry per operation of the given model."""
+        entries = []
+        replaced = {id(k): v for k, v in self.decomposition.replaced.items()}
+        for operation, path in self.originals:
+            names = tuple(self.decomposition.parts.get(operation.name, (operation.name,)))
+            nodes = [n for n in self.graph.nodes if self.origin.get(n.operation) is operation]
+            reasons = [r for r in map(self.float_reason, nodes) if r is not None]
+            own = replaced.get(id(operation), operation)
+            entries.append(self._entry(operation, path, own, names, nodes, reasons))
+        return Plan(self.model.name, tuple(entries))
+
+    def _entry(self, operation, path, own, names, nodes, reasons) -> PlanEntry:
+        scheme = self.schemes[operation]
+        weights, limits = "", ()
+        has_kernel = any(role(n.operation) is Role.KERNEL for n in nodes)
+        if has_kernel and scheme is not None and not reasons:
+            weights = describe_weights(scheme.weights)
+            limits += weight_limits(scheme.weights)
+        activations = ""
+        if nodes and not reasons:
+            activations = self._describe_output(nodes[-1])
+            if "int" in activations:
+                limits += activation_limits(scheme.activations)
+        cls = keras_class(operation).__name__
+        reason = reasons[0] if reasons else ""
+        return PlanEntry(path, cls, names, weights, activations, reason, limits)
+
+    def _describe_output(self, node: Node) -> str:
+        consumers = self.graph.consumers(node.output)
+        quantizers = [c.operation for c in consumers if isinstance(c.operation, FakeQuantize)]
+        if quantizers:
+            return describe_quantizer(quantizers[0])
+        if role(node.operation) is Role.MOVE:
+            return "moves codes"
+        if role(node.operation) is Role.JOIN:
+            return "shares the range of its inputs"
+        follower = consumers[0].operation.name if consumers else "the output"
+        return f"fused into {follower}"
+
+
+def _check_not_quantized(model: keras.Model, graph: Graph) -> None:
+    for operation in graph.operations():
+        if isinstance(operation, FakeQuantize):
+            raise ValueError(
+                f"Expected a model that is not quantized yet. Received: {model.name!r}, which "
+                f"holds the quantizer {operation.name!r}. Quantize the model it came from, or take "
+                "its weights into a plain model with tfcompress.strip(model)."
+            )
+
+
+def _is_batch_norm(operation: Any) -> bool:
+    return keras_class(operation) is layers.BatchNormalization
