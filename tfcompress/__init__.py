@@ -2,12 +2,12 @@
 
 What you trained is what you ship.
 
-Imported at once is what a saved model needs to load; the other rooms when they are first used, so
-that the import costs little beside TensorFlow's own.
+What a saved model needs to load is imported at once; other modules are imported when one of their
+names is first used, so that the import costs little beside TensorFlow's own.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfcompress import callbacks
 from tfcompress.distillation import (
@@ -82,14 +82,14 @@ if TYPE_CHECKING:
     from tfcompress.model.comparison import Comparison, compare_models
     from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
 
-#: Room → the public names that it is imported for.
-_ROOMS = {
+#: Module → the public names that are imported from it on first use.
+_LAZY_NAMES = {
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
     "tfcompress.factorization": ("FactorizationPlan", "factorize", "plan_factorization"),
     "tfcompress.model.comparison": ("Comparison", "compare_models"),
     "tfcompress.pruning.structure": ("ChannelPruner", "Dependencies", "ShrinkReport", "shrink"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _LAZY_NAMES.items() for name in names}
 
 __all__ = [
     "SET",
@@ -161,10 +161,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name not in _ROOM_OF:
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOM_OF[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """Every callback for `model.fit`, gathered."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.pruning.callbacks import Pruning
@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    # Imported when it is first used: the rooms of structured pruning are large.
+def __getattr__(name: str) -> Any:
+    # Imported when it is first used: the modules of structured pruning are large.
     if name != "ChannelPruning":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tfcompress.pruning.structure.callbacks import ChannelPruning
