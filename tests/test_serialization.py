@@ -34,6 +34,11 @@ EXAMPLES = {
         [1.0, 2.0], 3.0, name="affine"
     ),
     **{cls: partial(cls, name="merge") for cls in arithmetic.ARITHMETIC_CLASSES.values()},
+    tfc.MinMax: tfc.MinMax,
+    tfc.MovingAverage: lambda: tfc.MovingAverage(0.5),
+    tfc.Percentile: lambda: tfc.Percentile(99.0),
+    tfc.MeanStd: lambda: tfc.MeanStd(3.0),
+    tfc.LeastSquares: lambda: tfc.LeastSquares(7),
     parts.AddConstant: lambda: parts.AddConstant(3.0, name="add"),
     parts.MultiplyConstant: lambda: parts.MultiplyConstant(0.25, name="times"),
     parts.NegativePart: lambda: parts.NegativePart(name="negative"),

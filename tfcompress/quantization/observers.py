@@ -1,7 +1,8 @@
 """Range estimators: which range of a tensor is worth its codes.
 
-`MinMax` and `MovingAverage` run on every batch; the others look at the whole distribution, so
-they run on the calibration data (or on a kernel) and their range then stays fixed.
+`MinMax` and `MovingAverage` update their range on every training batch. The others look at the
+whole distribution, so they run on the calibration data (or on a kernel) and their range then
+stays fixed.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
 class Observer:
-    """Base class. `every_batch` tells whether the range moves during training."""
+    """Base class of range estimators, for your own ones too.
+
+    A subclass is a frozen dataclass whose fields are its options, and it implements `estimate`. One
+    whose range moves during training implements `update` as well. Register the class with
+    `keras.saving.register_keras_serializable()`, or pass it as a custom object, so that a model
+    that uses it can be loaded and cloned.
+    """
 
     @property
     def every_batch(self) -> bool:
-        return False
+        """Whether the range moves during training: by default, whether `update` is implemented."""
+        return type(self).update is not Observer.update
 
     def estimate(self, values: np.ndarray, levels: int, symmetric: bool) -> tuple[float, float]:
-        """Returns `(low, high)` for a sample of values.
+        """Returns `(low, high)` for a sample of values: at calibration, or of a kernel.
 
         Args:
             values: float array, flat.
@@ -30,19 +40,48 @@ class Observer:
         """
         raise NotImplementedError
 
+    def update(self, state: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        """Returns the state after a training batch. It runs inside the train step.
 
+        The range is (low / weight, high / weight). A result that is not finite is dropped.
+
+        Args:
+            state: `(low, high, weight)`, float32 of shape (3,): zeros before the first batch, and
+                `(low, high, 1)` after calibration.
+            batch: The tensor in training, float32 of any shape; it may be empty.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Observer:
+        return cls(**config)
+
+
+def batch_extremes(batch: tf.Tensor) -> tf.Tensor:
+    """`(smallest, largest, 1)` of a tensor, float32 of shape (3,); not finite where it is empty."""
+    return tf.stack([tf.reduce_min(batch), tf.reduce_max(batch), 1.0])
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
 @dataclasses.dataclass(frozen=True)
 class MinMax(Observer):
     """Smallest and largest value ever seen. The choice for a model's inputs."""
 
-    @property
-    def every_batch(self) -> bool:
-        return True
-
     def estimate(self, values, levels, symmetric):
         return float(values.min()), float(values.max())
 
+    def update(self, state, batch):
+        extremes = batch_extremes(batch)
+        seen = state[2] > 0
+        low = tf.where(seen, tf.minimum(state[0], extremes[0]), extremes[0])
+        high = tf.where(seen, tf.maximum(state[1], extremes[1]), extremes[1])
+        return tf.stack([low, high, 1.0])
 
+
+@keras.saving.register_keras_serializable(package="tfcompress")
 @dataclasses.dataclass(frozen=True)
 class MovingAverage(MinMax):
     """Exponential moving average of each batch's smallest and largest value, debiased.
@@ -60,7 +99,11 @@ class MovingAverage(MinMax):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1). Received: {self.momentum!r}.")
 
+    def update(self, state, batch):
+        return self.momentum * state + (1.0 - self.momentum) * batch_extremes(batch)
 
+
+@keras.saving.register_keras_serializable(package="tfcompress")
 @dataclasses.dataclass(frozen=True)
 class Percentile(Observer):
     """Leaves out a share of the values at both ends.
@@ -83,6 +126,7 @@ class Percentile(Observer):
         return float(low), float(high)
 
 
+@keras.saving.register_keras_serializable(package="tfcompress")
 @dataclasses.dataclass(frozen=True)
 class MeanStd(Observer):
     """mean ± k · standard deviation, never wider than what was seen.
@@ -102,6 +146,7 @@ class MeanStd(Observer):
         return max(mean - spread, float(values.min())), min(mean + spread, float(values.max()))
 
 
+@keras.saving.register_keras_serializable(package="tfcompress")
 @dataclasses.dataclass(frozen=True)
 class LeastSquares(Observer):
     """The range with the least squared quantization error, found by shrinking the full range.
@@ -132,17 +177,3 @@ class LeastSquares(Observer):
             if error < best[0]:
                 best = (error, a, b)
         return float(best[1]), float(best[2])
-
-
-OBSERVERS = {c.__name__: c for c in (MinMax, MovingAverage, Percentile, MeanStd, LeastSquares)}
-
-
-def observer_config(observer: Observer) -> dict[str, Any]:
-    return {"class_name": type(observer).__name__, **dataclasses.asdict(observer)}
-
-
-def observer_from_config(config: dict[str, Any] | Observer) -> Observer:
-    if isinstance(config, Observer):
-        return config
-    fields = dict(config)
-    return OBSERVERS[fields.pop("class_name")](**fields)

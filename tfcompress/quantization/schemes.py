@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
+
 from tfcompress.quantization import observers
 from tfcompress.quantization.observers import Observer
 
@@ -22,6 +24,12 @@ def _check(scheme: WeightScheme | ActivationScheme) -> None:
         raise ValueError(f"Expected `rounding` in {ROUNDINGS}. Received: {scheme.rounding!r}.")
     if not isinstance(scheme.observer, Observer):
         raise TypeError(f"Expected `observer` to be an Observer. Received: {scheme.observer!r}.")
+    if scheme.observer.every_batch and type(scheme.observer).update is Observer.update:
+        raise ValueError(
+            "Expected an observer with every_batch=True to implement update(state, batch). "
+            f"Received: {scheme.observer!r}. Implement it, or leave every_batch out: the range "
+            "then stays as calibration estimates it."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +124,12 @@ def resolve(scheme: Scheme | str | None) -> Scheme | None:
 def scheme_config(scheme: WeightScheme | ActivationScheme) -> dict[str, Any]:
     """The fields of a scheme as plain values, for `get_config`."""
     fields = {f.name: getattr(scheme, f.name) for f in dataclasses.fields(scheme)}
-    return {**fields, "observer": observers.observer_config(scheme.observer)}
+    return {**fields, "observer": keras.saving.serialize_keras_object(scheme.observer)}
 
 
 def scheme_from_config(cls: type, config: dict[str, Any] | Any):
     """The reverse of `scheme_config`; a scheme passes through."""
     if isinstance(config, cls):
         return config
-    fields = {**config, "observer": observers.observer_from_config(config["observer"])}
-    return cls(**fields)
+    observer = keras.saving.deserialize_keras_object(config["observer"])
+    return cls(**{**config, "observer": observer})

@@ -1,6 +1,6 @@
 """Calibration: ranges from data, before any training.
 
-The model runs in float and every quantizer's estimator looks at what comes by.
+The model runs in float, and every quantizer's observer gets the values of its tensor.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from keras import tree
 from tfcompress.model.batches import input_batches
 from tfcompress.model.graph import input_structure, is_functional
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.observers import MinMax
 
-# A range estimator sees at most this many values of a tensor; more would not change a quantile.
+# An observer gets at most this many values of a tensor; more would not change a quantile.
 _SAMPLE = 2_000_000
 
 
@@ -83,10 +84,12 @@ def _ignore(values) -> None:
 
 
 class _Collector:
-    """Gathers what one estimator needs: batch extremes, or a sample of the values."""
+    """Gathers what one observer needs: the extremes of all batches, or a sample of the values."""
 
     def __init__(self, quantizer: FakeQuantize):
         self.scheme = quantizer.scheme
+        # Every value counts for the extremes, and a sample might miss them.
+        self.needs_sample = type(self.scheme.observer).estimate is not MinMax.estimate
         self.count = 0
         self.low, self.high = np.inf, -np.inf
         self.samples: list[np.ndarray] = []
@@ -99,14 +102,14 @@ class _Collector:
         self.count += 1
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
-        if not self.scheme.observer.every_batch:
+        if self.needs_sample:
             share = _SAMPLE // 32
             if values.size > share:
                 values = self._random.choice(values, share, replace=False)
             self.samples.append(values)
 
     def estimate(self) -> tuple[float, float]:
-        if self.scheme.observer.every_batch:
+        if not self.needs_sample:
             return self.low, self.high
         values = np.concatenate(self.samples)
         if values.size > _SAMPLE:

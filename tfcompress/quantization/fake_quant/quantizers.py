@@ -226,21 +226,10 @@ def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
     if not scheme.observer.every_batch:
         # Without calibration data the first batch gives the range, which then stays.
         moving = moving & (old[2] <= 0)
-    batch = tf.cond(
-        moving,
-        lambda: tf.stack([tf.reduce_min(x), tf.reduce_max(x), 1.0]),
-        lambda: tf.zeros(3),
-    )
-    if isinstance(scheme.observer, MovingAverage):
-        momentum = scheme.observer.momentum
-        new = momentum * old + (1.0 - momentum) * batch
-    else:
-        seen = old[2] > 0
-        low = tf.where(seen, tf.minimum(old[0], batch[0]), batch[0])
-        high = tf.where(seen, tf.maximum(old[1], batch[1]), batch[1])
-        new = tf.stack([low, high, 1.0])
+    observer = scheme.observer if scheme.observer.every_batch else MinMax()
+    new = tf.cond(moving, lambda: observer.update(old, x), lambda: tf.identity(old))
     # An empty or non-finite batch (the last one of a replica) must not spoil the range.
-    return moving, tf.where(moving & tf.reduce_all(tf.math.is_finite(batch)), new, old)
+    return moving, tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)
 
 
 @traced_once
@@ -288,6 +277,6 @@ def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, tra
 
 def input_scheme(scheme: ActivationScheme) -> ActivationScheme:
     """The scheme of a model's input: all values ever seen, so that no pixel is ever clipped."""
-    if isinstance(scheme.observer, MovingAverage):
+    if type(scheme.observer) is MovingAverage:
         return dataclasses.replace(scheme, observer=MinMax())
     return scheme
