@@ -57,7 +57,12 @@ def main(argv) -> None:
 
     path = folder / "digits.tflite"
     report = tfc.export_tflite(
-        student, path, verify_data=x, min_agreement=0.97, labels=[str(i) for i in range(10)]
+        student,
+        path,
+        verify_data=x,
+        min_agreement=0.97,
+        compare_float=True,
+        labels=[str(i) for i in range(10)],
     )
     (folder / "report.txt").write_text(str(report))
     print(report)

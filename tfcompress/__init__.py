@@ -78,6 +78,9 @@ if TYPE_CHECKING:
         export_tflite,
         shared_converter,
     )
+    from tfcompress.export.flatbuffer.inspect import inspect_tflite
+    from tfcompress.export.runtime.latency import compare_latency
+    from tfcompress.export.runtime.runner import Runner
     from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
     from tfcompress.model.comparison import Comparison, compare_models
     from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
@@ -85,6 +88,9 @@ if TYPE_CHECKING:
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
+    "tfcompress.export.flatbuffer.inspect": ("inspect_tflite",),
+    "tfcompress.export.runtime.latency": ("compare_latency",),
+    "tfcompress.export.runtime.runner": ("Runner",),
     "tfcompress.factorization": ("FactorizationPlan", "factorize", "plan_factorization"),
     "tfcompress.model.comparison": ("Comparison", "compare_models"),
     "tfcompress.pruning.structure": ("ChannelPruner", "Dependencies", "ShrinkReport", "shrink"),
@@ -128,6 +134,7 @@ __all__ = [
     "RelationalAngle",
     "RelationalDistance",
     "RigL",
+    "Runner",
     "Scheme",
     "SharedModels",
     "ShrinkReport",
@@ -141,10 +148,12 @@ __all__ = [
     "callbacks",
     "cluster",
     "clustering_report",
+    "compare_latency",
     "compare_models",
     "count_macs",
     "export_tflite",
     "factorize",
+    "inspect_tflite",
     "inventory",
     "pack",
     "plan",

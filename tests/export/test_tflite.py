@@ -64,7 +64,7 @@ def test_the_report(exported):
     assert (report.num_bytes, report.gzip_bytes) == (summary.num_bytes, summary.gzip_bytes)
     assert report.num_bytes == path.stat().st_size
     assert report.ops == summary.op_counts
-    assert report.float_num_bytes > 1000
+    assert (report.float_num_bytes, report.float_gzip_bytes) == (None, None)
     assert (report.float_tensors, report.flex_ops, report.unverified) == ({}, (), ())
     assert report.fully_delegated
     assert report.num_partitions == 1
@@ -105,14 +105,44 @@ def test_names_types_and_values_of_the_signature(exported, quantized, data):
     assert "logits" in json.dumps(bundle)
 
 
-def test_a_float_file_is_converted_once(float_model, converter, tmp_path, monkeypatch):
-    """It is its own float size; a VGG16's second conversion would take gigabytes."""
+@pytest.fixture
+def conversions(converter, monkeypatch):
+    """The keyword arguments of every conversion, in order."""
     convert, jobs = type(converter).convert, []
     monkeypatch.setattr(
         type(converter), "convert", lambda *a, **k: jobs.append(k) or convert(*a, **k)
     )
+    return jobs
+
+
+def test_the_float_model_is_converted_where_its_size_is_asked_for(quantized, tmp_path, conversions):
+    path = tmp_path / "a.tflite"
+    report = tfc.export_tflite(quantized, path)
+    assert [job["quantized"] for job in conversions] == [True]
+    size = _size_table(report)
+    assert "float" not in size
+    assert "ratio" not in size
+    assert f"{report.num_bytes:,}" in size
+    data = path.read_bytes()
+    compared = tfc.export_tflite(quantized, path, compare_float=True)
+    assert [job["quantized"] for job in conversions] == [True, True, False]
+    assert path.read_bytes() == data
+    assert compared.float_num_bytes > compared.float_gzip_bytes > 1000
+    size = _size_table(compared)
+    assert f"{compared.num_bytes / compared.float_num_bytes:.3f}" in size
+    assert f"{compared.float_num_bytes:,}" in size
+    same = {"float_num_bytes": None, "float_gzip_bytes": None}
+    assert {**compared.to_dict(), **same} == report.to_dict()
+
+
+def _size_table(report):
+    return str(report).removeprefix(report.path).split("Ops:")[0]
+
+
+def test_a_float_file_is_converted_once(float_model, conversions, tmp_path):
+    """It is its own float size; a VGG16's second conversion would take gigabytes."""
     report = tfc.export_tflite(float_model, tmp_path / "float.tflite", allow_float=True)
-    assert len(jobs) == 1
+    assert len(conversions) == 1
     assert report.float_num_bytes == report.num_bytes == (tmp_path / "float.tflite").stat().st_size
 
 

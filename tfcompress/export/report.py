@@ -44,7 +44,8 @@ class ExportReport:
         path: The file.
         num_bytes: Its size.
         gzip_bytes: Its size under gzip, which is what a phone downloads.
-        float_num_bytes: Size of the same model as a float file.
+        float_num_bytes: Size of the same model as a float file; `None` where it was not converted
+            (see `compare_float` of `export_tflite`).
         float_gzip_bytes: Likewise under gzip.
         dense_num_bytes: For a pruned model, the size of this file with its zeros; else `None`.
         dense_gzip_bytes: For a pruned model, what gzip would make of this file if its zero weights
@@ -67,8 +68,8 @@ class ExportReport:
     path: str
     num_bytes: int
     gzip_bytes: int
-    float_num_bytes: int
-    float_gzip_bytes: int
+    float_num_bytes: int | None
+    float_gzip_bytes: int | None
     ops: dict[str, int]
     float_tensors: dict[str, str]
     flex_ops: tuple[str, ...]
@@ -105,15 +106,12 @@ class ExportReport:
         return "".join(parts)
 
     def _sizes(self) -> str:
-        rows = [
-            ("float", self.float_num_bytes, self.float_gzip_bytes),
-            ("this file", self.num_bytes, self.gzip_bytes),
-            (
-                "ratio",
-                f"{self.num_bytes / self.float_num_bytes:.3f}",
-                f"{self.gzip_bytes / self.float_gzip_bytes:.3f}",
-            ),
-        ]
+        rows: list[tuple] = [("this file", self.num_bytes, self.gzip_bytes)]
+        if self.float_num_bytes is not None and self.float_gzip_bytes is not None:
+            ratio = self.num_bytes / self.float_num_bytes
+            gzip_ratio = self.gzip_bytes / self.float_gzip_bytes
+            rows.insert(0, ("float", self.float_num_bytes, self.float_gzip_bytes))
+            rows.append(("ratio", f"{ratio:.3f}", f"{gzip_ratio:.3f}"))
         if self.dense_gzip_bytes is not None:
             dense = (self.dense_num_bytes, self.dense_gzip_bytes)
             rows.append(("this file, were it dense", *dense))

@@ -47,6 +47,7 @@ def export_tflite(
     allow_float: bool = False,
     float_io: bool = False,
     sparse_encoding: bool = False,
+    compare_float: bool = False,
     golden_data: Any = None,
     labels: Sequence[str] | None = None,
     preprocessing: Sequence = (),
@@ -73,6 +74,8 @@ def export_tflite(
             file, and in int8 the blocks of 16 along the input of dense layers. It makes the file
             itself smaller; where files are compressed anyway, as in an APK, it gains nothing.
             On phones the sparse layers of an int8 file do not run under XNNPACK.
+        compare_float: Convert the float model too, so that the report can compare sizes. It
+            doubles the time of a conversion.
         golden_data: Samples for the golden pairs; synthetic by default.
         labels: Class names, for the app.
         preprocessing: Steps from raw data to the model's input, for the app.
@@ -115,14 +118,14 @@ def export_tflite(
     with current_converter() as converter:
         sparse_float = sparse_encoding and not is_quantized
         data = converter.convert(lowered, quantized=is_quantized, sparse=sparse_float)
-        plain = {key: strip(m) for key, m in ready.items()}
-        float_data = data
-        if is_quantized or sparse_float:
-            low_plain = {key: lower(m, names[key]) for key, m in plain.items()}
-            float_data = converter.convert(low_plain, quantized=False)
+        # A float file is its own float size; a sparse one is compared with a dense one.
+        float_data = None if is_quantized or sparse_float else data
+        if sparse_float or (compare_float and is_quantized):
+            plain = {key: lower(strip(m), names[key]) for key, m in ready.items()}
+            float_data = converter.convert(plain, quantized=False)
 
     kernels = [kernel for low in lowered.values() for kernel in low.kernels]
-    floats = float_kernels(plain.values(), kernels)
+    floats = float_kernels(ready.values(), kernels)
     layers = tuple(map(layer_report, (*kernels, *floats)))
     scales = [scale for low in lowered.values() for scale in low.scales]
     patched = patch(data, {key: low.kernels for key, low in lowered.items()}, scales)
@@ -150,8 +153,8 @@ def export_tflite(
         path=str(path),
         num_bytes=len(data),
         gzip_bytes=gzip_size(data),
-        float_num_bytes=len(float_data),
-        float_gzip_bytes=gzip_size(float_data),
+        float_num_bytes=None if float_data is None else len(float_data),
+        float_gzip_bytes=None if float_data is None else gzip_size(float_data),
         ops=summary.op_counts,
         float_tensors=origins,
         flex_ops=summary.flex_ops,

@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.export.lowering.bake import BakedKernel
 from tfcompress.export.report import LayerReport
 from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model.strip import strip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +30,20 @@ class FloatKernel:
 
 
 def float_kernels(models: Iterable[keras.Model], baked: Iterable[BakedKernel]) -> list[FloatKernel]:
-    """Returns the kernels of plain models whose layers have none among the baked ones."""
+    """Returns the kernels, as `strip` leaves them, of the layers that have none among the baked."""
     quantized = {kernel.layer for kernel in baked}
+    # Stripping builds a model anew, which a fully quantized one can do without.
+    plain = [strip(model) for model in models if _names(model) - quantized]
     return [
         FloatKernel(k.layer.name, type(k.layer).__name__, k.variable.numpy())
-        for model in models
+        for model in plain
         for k in compressible_kernels(model)
         if k.layer.name not in quantized
     ]
+
+
+def _names(model: keras.Model) -> set[str]:
+    return {kernel.layer.name for kernel in compressible_kernels(model)}
 
 
 def layer_report(kernel: BakedKernel | FloatKernel) -> LayerReport:
