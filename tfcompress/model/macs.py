@@ -38,6 +38,11 @@ def count_macs(
 
     Raises:
         ValueError: If the inputs are unknown, or a dimension other than the batch is.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+        >>> tfc.count_macs(model)    # 6 × 6 positions, 3 × 3 × 3 × 4 weights
+        3888
     """
     counts: dict[int, int] = {}
     paths = layer_paths(model)

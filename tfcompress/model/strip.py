@@ -23,6 +23,12 @@ def strip(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: A subclassed model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> quantized = tfc.quantize(model, calibration_data=np.ones((8, 4), "float32"))
+        >>> [type(layer).__name__ for layer in tfc.strip(quantized).layers]
+        ['InputLayer', 'Dense']
     """
     graph = Graph.from_model(model)
     rename_duplicates(graph)

@@ -172,6 +172,13 @@ class PolynomialDecay(_Ramp):
         end_step: Last step at which it is updated.
         power: Exponent, > 0.
         frequency: Steps between two updates.
+
+    Example:
+        >>> schedule = tfc.PolynomialDecay(0.0, 0.5, begin_step=0, end_step=1000)
+        >>> schedule(500)    # (whether masks are updated, the sparsity)
+        (True, 0.4375)
+        >>> schedule(750)
+        (False, 0.4921875)
     """
 
     def __init__(

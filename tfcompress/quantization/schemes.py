@@ -85,7 +85,12 @@ class ActivationScheme:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """What one layer gets: its kernels' scheme and the scheme of the tensor it produces."""
+    """What one layer gets: its kernels' scheme and the scheme of the tensor it produces.
+
+    Attributes:
+        weights: Scheme of its kernels.
+        activations: Scheme of the tensor that it produces.
+    """
 
     weights: WeightScheme = dataclasses.field(default_factory=WeightScheme)
     activations: ActivationScheme = dataclasses.field(default_factory=ActivationScheme)

@@ -57,7 +57,11 @@ class ClusteringReport:
 
 
 def clustering_report(model: keras.Model) -> ClusteringReport:
-    """Says of every kernel of `model` how it is clustered, or why it is not."""
+    """Says of every kernel of `model` how it is clustered, or why it is not.
+
+    Args:
+        model: A built model, clustered or not.
+    """
     paths = layer_paths(model)
     kernels, left_alone = {}, {}
     clustered = {id(kernel.variable): transform for kernel, transform in clustered_kernels(model)}

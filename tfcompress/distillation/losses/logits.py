@@ -97,10 +97,13 @@ class LogitsDistillation(DistillationLoss):
             one class only.
 
     Example:
-
-    ```python
-    distiller = tfc.Distiller(teacher, student, tfc.LogitsDistillation(temperature=4.0))
-    ```
+        >>> teacher, student = (
+        ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2)
+        ... )
+        >>> loss = tfc.LogitsDistillation(temperature=4.0)
+        >>> distiller = tfc.Distiller(teacher, student, loss, student_loss_weight=0.0)
+        >>> distiller.compile("sgd")
+        >>> history = distiller.fit(np.ones((8, 4), "float32"), verbose=0)
     """
 
     def __init__(

@@ -150,6 +150,12 @@ class NOfM(Pattern):
 
     Raises:
         ValueError: If `n > m` or one of them is below 1.
+
+    Example:
+        >>> pattern = tfc.NOfM(n=2, m=4)
+        >>> pattern.sparsity
+        0.5
+        >>> callback = tfc.callbacks.Pruning(tfc.ConstantSparsity(0.5), pattern=pattern)
     """
 
     def __init__(self, n: int, m: int):

@@ -38,7 +38,12 @@ class PlanEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A plan, printable. Iterating gives its entries."""
+    """A plan, printable. Iterating gives its entries.
+
+    Attributes:
+        model: Name of the model.
+        entries: One entry per layer of the given model, in the order of its calls.
+    """
 
     model: str
     entries: tuple[PlanEntry, ...]

@@ -63,6 +63,12 @@ def pack(model: keras.Model, path: str | os.PathLike, *, coder: str = "auto") ->
             or what cannot be written without code or other files: `Lambda`, classes that are not
             registered, functions as activations (registered ones too; those of Keras go by name),
             `StringLookup`, `IntegerLookup`, `TextVectorization`. Nothing is written then.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+        >>> report = tfc.pack(tfc.cluster(model, 16), "model.packed")
+        >>> np.unique(tfc.unpack("model.packed").layers[-1].kernel).size
+        16
     """
     path = pathlib.Path(path)
     if coder not in CODERS:

@@ -1,0 +1,81 @@
+"""The pages under `docs/`: their Python blocks run, and what they name exists."""
+
+import configparser
+import importlib.util
+import pathlib
+import re
+
+import keras
+import pytest
+
+import tfcompress as tfc
+from tests.pages import PAGES, ROOT, blocks, run_blocks
+
+WITH_CODE = [page for page in PAGES if page.parent.name == "docs" and blocks(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registered = dict(keras.saving.get_custom_objects())
+    try:
+        run_blocks(page)
+    finally:
+        # Pages register layers and observers under names that another page may use too.
+        keras.saving.get_custom_objects().clear()
+        keras.saving.get_custom_objects().update(registered)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    local = [link for link in links if "://" not in link]
+    assert not [link for link in local if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for script in re.findall(r"bash (tools/\w+\.sh)", text):
+        assert (ROOT / script).exists(), script
+    for module in re.findall(r"-m\s+((?:recipes|benchmarks)\.\w+)", text):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"]
+    for command in re.findall(r"^(tfcompress-\w+)", text, re.M):
+        assert f"{command} =" in scripts, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"\btfc((?:\.\w+)+)", text):
+        value = tfc
+        for name in path.strip(".").split("."):
+            assert hasattr(value, name), f"tfc{path}"
+            value = getattr(value, name)
+    for module in re.findall(r"\btfcompress(?:\.\w+)+", text):
+        # A module, or a name in one.
+        assert _found(module) or _found(module.rpartition(".")[0]), module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_named_in_backquotes_exist(page):
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:tfcompress|tests|tools|recipes|benchmarks|docs)/[\w./]*)`", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_every_page_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = sorted(pathlib.Path(page).name for page in (ROOT / "docs").glob("*.md"))
+    assert not [name for name in pages if f"(docs/{name})" not in text]
