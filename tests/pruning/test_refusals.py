@@ -23,8 +23,8 @@ def test_a_missing_tensorboard_is_named_before_training(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "nobody"}, r"match a layer with a kernel. Received: 'nobody'"),
-        ({"layers": L.LSTM}, "No layer"),
+        ({"layers": "nobody"}, r"match a layer that it can apply to. Received: 'nobody'"),
+        ({"layers": L.LSTM}, "Received: <class .*LSTM'>"),
         ({"pattern": NOfM(2, 4)}, r"does not fit.*'conv'.*'depthwise'"),
         ({"pattern": Block(16, 1)}, r"does not fit.*'conv'"),
         ({"pattern": NOfM(1, 4), "layers": "dense"}, r"ends at a sparsity of 0.75"),

@@ -52,7 +52,7 @@ def test_layers_of_nested_models_by_name_path_or_regex(key, model):
         ({"by_name": {"xyz": None}}, r"'xyz'. There are: \["),
         ({"by_name": {"conv(": None}}, r"layer name or a regular expression. Received: 'conv\('"),
         ({"by_type": {"Conv2d": None}}, r"`by_type` .*'Conv2d'. Did you mean 'Conv2D'"),
-        ({"by_type": {layers.LSTM: None}}, r"`by_type` .*'LSTM'"),
+        ({"by_type": {layers.LSTM: None}}, r"`by_type` .*LSTM'>"),
         # A regular expression must match a whole name.
         ({"by_name": {"con": None}}, "'con'"),
     ],

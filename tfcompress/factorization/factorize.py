@@ -37,15 +37,16 @@ def factorize(
 
     Args:
         model: A built Sequential or Functional model that is not compressed yet; left untouched.
-        ranks: A rank for all layers, or layer name, regular expression or class → rank; two ranks
-            for Tucker-2; `None` leaves a layer alone. One rank for a convolution with a window
-            means `"spatial"` where that is possible and among `methods`, else `"svd"`.
+        ranks: A rank for all layers, or layer name, regular expression, class or name of a class →
+            rank; two ranks for Tucker-2; `None` leaves a layer alone. One rank for a convolution
+            with a window means `"spatial"` where that is possible and among `methods`, else
+            `"svd"`.
         energy: Share of each kernel's squared norm to keep, in (0, 1]; among the methods that keep
             it, the one with the fewest multiply-accumulates is taken.
         target_macs: Multiply-accumulates of the whole model, or their share in (0, 1). Ranks are
             then chosen over all layers such that the sum of relative errors is the least.
-        sensitivity: Layer name, regular expression or class → weight of its error, for
-            `target_macs`; 1 where it does not say.
+        sensitivity: Layer name, regular expression, class or name of a class → weight of its
+            error, for `target_macs`; 1 where it does not say.
         methods: Which methods may be used.
         data: Inputs: an array (or a list or dict of arrays for several inputs), which is cut into
             batches of 32, or a finite iterable of batches of inputs. Kernels are then approximated

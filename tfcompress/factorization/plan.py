@@ -17,6 +17,7 @@ from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
 from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.macs import count_macs
+from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.model.tables import render_table
 
@@ -82,16 +83,15 @@ class Planner:
                     f"quantize. Received: {operation.name!r} of type {type(operation).__name__}. "
                     "tfcompress.strip(model) gives a plain model again."
                 )
-        rename_duplicates(self.graph)
+        self.paths = graph_paths(self.graph, rename_duplicates(self.graph))
         found = [
             op for op in self.graph.operations() if isinstance(op, keras.Layer) and has_kernel(op)
         ]
-        self.paths = {op: "/".join((*self.graph.calls(op)[0].path, op.name)) for op in found}
         self.left_alone = {op.name: why for op in found if (why := reason(op)) is not None}
         chosen = [op for op in found if op.name not in self.left_alone]
         for name, mapping in (("ranks", ranks), ("sensitivity", sensitivity)):
             if isinstance(mapping, Mapping):
-                check_keys(mapping, self.paths.items(), name)
+                check_keys(mapping, [(op, self.paths[op]) for op in found], name)
         metrics = {}
         if data is not None:
             # The graph may hold renamed copies, so it is they that are run on the data.
@@ -168,7 +168,7 @@ class Planner:
             for name, one in self.layers.items()
         }
         weights = {
-            name: look_up(sensitivity or {}, one.layer, self.paths[one.layer], 1.0)
+            name: look_up(sensitivity or {}, one.layer, self.paths[one.layer], default=1.0)
             for name, one in self.layers.items()
         }
         chosen = choose_forms(options, macs, target_macs - others, weights)

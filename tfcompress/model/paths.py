@@ -1,12 +1,40 @@
-"""Unique names for the layers of a model, also for nested ones that are called the same."""
+"""Names of the layers of a model that tell layers of nested models apart."""
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
+from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import _sublayers
+
+
+def graph_paths(graph: Graph, renamed: Mapping[Any, str] | None = None) -> dict[Any, str]:
+    """Returns operation → `"outer/inner"`, with the names of the nested models around it.
+
+    Args:
+        graph: The graph of a model.
+        renamed: What `rename_duplicates` returned: paths are made of the original names.
+    """
+    renamed = renamed or {}
+    return {
+        operation: "/".join(
+            (*graph.calls(operation)[0].path, renamed.get(operation, operation.name))
+        )
+        for operation in graph.operations()
+    }
+
+
+def full_paths(model: keras.Layer) -> dict[int, str]:
+    """Returns `id(layer)` → its name, with the names of all layers around it: `"outer/inner"`.
+
+    Args:
+        model: The model; its own name is not part of a path.
+    """
+    return {key: "/".join(path) for key, path in _paths(model).items()}
 
 
 def layer_paths(model: keras.Layer) -> dict[int, str]:
@@ -15,6 +43,15 @@ def layer_paths(model: keras.Layer) -> dict[int, str]:
     Args:
         model: The model; its own name is not part of a path.
     """
+    paths = _paths(model)
+    names = collections.Counter(path[-1] for path in paths.values())
+    return {
+        key: path[-1] if names[path[-1]] == 1 else "/".join(path) for key, path in paths.items()
+    }
+
+
+def _paths(model: keras.Layer) -> dict[int, tuple[str, ...]]:
+    """`id(layer)` → the names on the way to it; a shared layer has its first one."""
     paths: dict[int, tuple[str, ...]] = {id(model): (model.name,)}
     stack = [(layer, ()) for layer in reversed(_sublayers(model))]
     while stack:
@@ -23,7 +60,4 @@ def layer_paths(model: keras.Layer) -> dict[int, str]:
             continue
         paths[id(layer)] = (*outer, layer.name)
         stack.extend((inner, paths[id(layer)]) for inner in reversed(_sublayers(layer)))
-    names = collections.Counter(path[-1] for path in paths.values())
-    return {
-        key: path[-1] if names[path[-1]] == 1 else "/".join(path) for key, path in paths.items()
-    }
+    return paths

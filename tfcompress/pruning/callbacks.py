@@ -44,7 +44,8 @@ class Pruning(keras.callbacks.Callback):
         criterion: Name or function of what a weight is worth.
         pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
         scope: `"layer"` or `"global"`.
-        layers: Names, regular expressions, classes, predicates, or a list of them.
+        layers: Names, regular expressions, classes, names of classes, predicates, or a list of
+            them.
         skip_first_last: Leave the first and the last kernel dense.
         data: Batches for criteria that need gradients or activations.
         restore_from: A `.keras` or `.weights.h5` file, saved while this callback was training the

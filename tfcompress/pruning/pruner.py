@@ -48,8 +48,8 @@ class Pruner:
         pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
         scope: `"layer"`: every kernel gets the same sparsity. `"global"`: one ranking over all
             kernels.
-        layers: Which layers: names, regular expressions, classes, predicates, or a list of them.
-            By default every kernel that is known.
+        layers: Which layers: names, regular expressions, classes, names of classes, predicates, or
+            a list of them. By default every kernel that is known.
         skip_first_last: Leave the first and the last kernel dense.
         data: Batches for criteria that need gradients or activations: a tuple of arrays
             `(x, y)`, a `tf.data.Dataset`, or an iterable of such tuples.

@@ -1,55 +1,55 @@
-"""Which kernels a technique acts on, chosen by name, regular expression, type or predicate."""
+"""Which kernels pruning and regularization act on: by name, regular expression, type, predicate."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 
-from tfcompress.model import lookup
 from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layers, layer_kernels
-from tfcompress.model.paths import layer_paths
+from tfcompress.model.lookup import check_keys, find_key
+from tfcompress.model.paths import full_paths, layer_paths
 from tfcompress.model.transforms import WeightTransform
 
 Selector = str | re.Pattern | type | Callable[[keras.Layer], bool]
 
 
-def matches(layer: keras.Layer, selector: Selector, path: str = "") -> bool:
-    """Whether one selector chooses the layer.
+class Selection:
+    """The argument `layers=`: which layers are chosen.
 
     Args:
-        layer: The layer.
-        selector: A name (exact, or a regular expression that matches the whole name or path), a
-            compiled pattern (searched for in the name or path), a layer class, or a predicate.
-        path: The layer's unique path, for layers inside others.
+        layers: Names, regular expressions, layer classes or names of classes, looked up as in
+            `tfcompress.model.lookup`; or predicates of a layer; or a list of these. `None` chooses
+            every layer.
     """
-    if isinstance(selector, str):
-        return any(lookup.matches(selector, text) for text in (layer.name, path))
-    if isinstance(selector, re.Pattern):
-        return any(selector.search(text) for text in (layer.name, path))
-    if isinstance(selector, type):
-        return isinstance(layer, selector)
-    if callable(selector):
-        return bool(selector(layer))
-    raise TypeError(
-        "`layers` must hold names, regular expressions, layer classes or predicates. "
-        f"Received: {selector!r} of type {type(selector)}"
-    )
 
+    def __init__(self, layers: Selector | Iterable[Selector] | None = None):
+        self.chooses_all = layers is None
+        if layers is None:
+            layers = ()
+        elif isinstance(layers, (str, re.Pattern, type)) or callable(layers):
+            layers = (layers,)
+        selectors = list(layers)
+        is_key = [isinstance(s, (str, re.Pattern, type)) or not callable(s) for s in selectors]
+        self.keys = [s for s, is_one in zip(selectors, is_key, strict=True) if is_one]
+        self.predicates = [s for s, is_one in zip(selectors, is_key, strict=True) if not is_one]
 
-def as_selectors(layers: Any) -> tuple[Selector, ...] | None:
-    """Returns `layers` as a tuple of selectors; `None` stays `None` and means everything."""
-    if layers is None:
-        return None
-    if isinstance(layers, (str, re.Pattern, type)) or callable(layers):
-        return (layers,)
-    return tuple(layers)
+    def check(self, candidates: Iterable[tuple[Any, ...]]) -> None:
+        """Refuses keys that choose none of `(layer, *paths)`; see `lookup.check_keys`."""
+        check_keys(self.keys, candidates, "layers")
+
+    def __contains__(self, candidate: tuple[Any, ...]) -> bool:
+        """Whether `(layer, *paths)` is chosen."""
+        layer, *paths = candidate
+        if self.chooses_all or find_key(self.keys, layer, *paths) is not None:
+            return True
+        return any(predicate(layer) for predicate in self.predicates)
 
 
 def kernel_indices(model: keras.Model, kernels: Sequence[Kernel]) -> list[int]:
-    """The places of kernels among all that may be pruned: the same whatever else is chosen."""
+    """The positions of kernels among all that may be pruned, the same whatever else is chosen."""
     everything = [id(kernel.variable) for kernel in compressible_kernels(model)]
     return [everything.index(id(kernel.variable)) for kernel in kernels]
 
@@ -57,53 +57,57 @@ def kernel_indices(model: keras.Model, kernels: Sequence[Kernel]) -> list[int]:
 def select_kernels(
     model: keras.Model, layers: Any = None, skip_first_last: bool = False
 ) -> tuple[tuple[Kernel, ...], dict[str, str]]:
-    """Chooses kernels, and says of every other layer with weights why it is left out.
+    """Chooses kernels, and gives the reason for every other one that it leaves out.
 
     Args:
         model: A built model.
-        layers: Selectors (see `matches`); `None` for every kernel in the table.
+        layers: See `Selection`.
         skip_first_last: Leave the first and the last kernel of the model out.
 
     Returns:
         `(kernels, skipped)`, where `skipped` maps a name to its reason.
 
     Raises:
-        ValueError: If nothing is left to act on.
+        TypeError: A selector of another type.
+        ValueError: A key that matches no layer, or if nothing is left to act on.
     """
-    candidates = compressible_kernels(model)
-    labels = kernel_labels(model, candidates)
-    selectors = as_selectors(layers)
-    ends = {0, len(candidates) - 1} if skip_first_last else set()
+    selection = layers if isinstance(layers, Selection) else Selection(layers)
+    kernels = compressible_kernels(model)
+    labels = kernel_labels(model, kernels)
+    candidates = selectable_kernels(model)
+    if candidates and not isinstance(layers, Selection):
+        selection.check(candidates)
+    ends = {0, len(kernels) - 1} if skip_first_last else set()
     chosen: list[Kernel] = []
     skipped: dict[str, str] = {}
-    for index, kernel in enumerate(candidates):
-        if selectors is not None and not any(
-            matches(kernel.layer, s, labels[index]) for s in selectors
-        ):
-            skipped[labels[index]] = "not chosen by `layers`"
+    for index, (kernel, label) in enumerate(zip(kernels, labels, strict=True)):
+        if candidates[index] not in selection:
+            skipped[label] = "not chosen by `layers`"
         elif index in ends:
-            skipped[labels[index]] = "first or last (`skip_first_last`)"
+            skipped[label] = "first or last (`skip_first_last`)"
         elif not kernel.variable.trainable:
-            skipped[labels[index]] = "frozen: not trainable"
+            skipped[label] = "frozen: not trainable"
         else:
             chosen.append(kernel)
     skipped.update(_unknown_matrices(model))
-    for selector in selectors or ():
-        found = any(
-            matches(k.layer, selector, label) for k, label in zip(candidates, labels, strict=True)
-        )
-        if isinstance(selector, str) and candidates and not found:
-            raise ValueError(
-                "Expected every name in `layers` to match a layer with a kernel. "
-                f"Received: {selector!r}. {lookup.near_names(selector, labels)}"
-            )
     if not chosen:
         raise ValueError(
             "No layer with a kernel was matched. Expected `layers` to choose some of "
-            f"{[k.layer.name for k in candidates]}. Received: layers={layers!r}, "
+            f"{[k.layer.name for k in kernels]}. Received: layers={layers!r}, "
             f"skip_first_last={skip_first_last}. Left out: {skipped}"
         )
     return tuple(chosen), skipped
+
+
+def selectable_kernels(model: keras.Model) -> list[tuple[Any, ...]]:
+    """`(layer, *paths)` of every kernel, in the order of `compressible_kernels`."""
+    kernels = compressible_kernels(model)
+    # The layers of a distiller's student are called as in the student.
+    paths = full_paths(getattr(model, "student", model))
+    return [
+        (kernel.layer, label, paths.get(id(kernel.layer), kernel.layer.name))
+        for kernel, label in zip(kernels, kernel_labels(model, kernels), strict=True)
+    ]
 
 
 def kernel_labels(model: keras.Layer, kernels: Sequence[Kernel]) -> list[str]:
@@ -116,11 +120,11 @@ def kernel_labels(model: keras.Layer, kernels: Sequence[Kernel]) -> list[str]:
 
 
 def _unknown_matrices(model: keras.Model) -> dict[str, str]:
-    """Trainable matrices that belong to no layer of the table; what is smaller cannot be sparse."""
-    # A distiller's student is what is pruned; the rest of it is not asked for.
+    """Trainable matrices of layers that the table of kernels does not know, with the reason."""
+    # Of a distiller only the student is pruned.
     model = getattr(model, "student", model)
     known = {id(k.variable) for layer in iterate_layers(model) for k in layer_kernels(layer)}
-    # What transforms train, such as codebooks, says which values a kernel may have.
+    # Variables of transforms, such as codebooks, are no kernels of a layer.
     transforms = (o for o in iterate_layers(model) if isinstance(o, WeightTransform))
     known |= {id(variable) for transform in transforms for variable in transform.variables}
     return {

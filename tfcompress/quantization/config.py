@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tfcompress.model.lookup import matches, near_names
-from tfcompress.quantization.operators.roles import keras_class
+from tfcompress.model.lookup import check_keys, find_key
 from tfcompress.quantization.schemes import Scheme, resolve
 
 
@@ -17,11 +16,14 @@ class QuantizationConfig:
 
     Attributes:
         default: Scheme of every layer that nothing else matches.
-        by_type: Layer class, or its name, → scheme.
+        by_type: Layer class, or the name of one, → scheme. Base classes count: `"Dense"` stands
+            for a subclass of `Dense` too, unless the subclass has a key of its own.
         by_name: Layer name → scheme. A key is a name (`"conv1"`, or `"backbone/conv1"` for a layer
-            of a nested model), else a regular expression that must match a whole name.
+            of a nested model), else a regular expression that must match a whole name. It goes
+            before `by_type`.
 
     Raises:
+        TypeError: A scheme or a mapping of another type.
         ValueError: An unknown scheme name. Keys that match no layer raise in `plan` and `quantize`.
     """
 
@@ -48,21 +50,15 @@ class QuantizationConfig:
         return resolve(self._look_up(operation, path)[0])
 
     def names_it(self, operation: Any, path: str) -> bool:
-        """Whether something more special than the default matches."""
+        """Whether a key of `by_name` or `by_type` decides about it, not the default."""
         return self._look_up(operation, path)[1]
 
-    def _look_up(self, operation, path) -> tuple[Any, bool]:
-        for name in (path, operation.name):
-            if name in self.by_name:
-                return self.by_name[name], True
-        for pattern, scheme in self.by_name.items():
-            if any(matches(pattern, name) for name in (path, operation.name)):
-                return scheme, True
-        cls = keras_class(operation)
-        for key, scheme in self.by_type.items():
-            if key is cls or key == cls.__name__:
-                return scheme, True
-        return self.default, False
+    def _look_up(self, operation: Any, path: str) -> tuple[Any, bool]:
+        key = find_key(self.by_name, operation, path, kinds=("name",))
+        if key is not None:
+            return self.by_name[key], True
+        key = find_key(self.by_type, operation, kinds=("type",))
+        return (self.default, False) if key is None else (self.by_type[key], True)
 
     def check(self, operations: Iterable[tuple[Any, str]]) -> None:
         """Raises `ValueError` for a key that matches nothing in a model, with near names.
@@ -71,24 +67,10 @@ class QuantizationConfig:
             operations: `(operation, path)` of everything that the model calls.
         """
         operations = list(operations)
-        names = sorted({n for operation, path in operations for n in (operation.name, path)})
-        for pattern in self.by_name:
-            if not any(matches(pattern, name) for name in names):
-                raise ValueError(_no_match("by_name", pattern, names))
-        types = sorted({keras_class(operation).__name__ for operation, _ in operations})
-        for key in self.by_type:
-            name = key if isinstance(key, str) else getattr(key, "__name__", repr(key))
-            if name not in types:
-                raise ValueError(_no_match("by_type", name, types))
+        check_keys(self.by_name, operations, "by_name", kinds=("name",))
+        check_keys(self.by_type, operations, "by_type", kinds=("type",))
 
 
 def as_config(config: QuantizationConfig | Scheme | str) -> QuantizationConfig:
     """A scheme alone is the default of everything."""
     return config if isinstance(config, QuantizationConfig) else QuantizationConfig(config)
-
-
-def _no_match(field: str, key: str, names: list[str]) -> str:
-    return (
-        f"Expected every key of `{field}` to match a layer. Received: {key!r}. "
-        f"{near_names(key, names)}"
-    )

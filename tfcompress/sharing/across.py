@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import iterate_layers
-from tfcompress.model.lookup import check_keys, look_up
+from tfcompress.model.lookup import check_keys, find_key
+from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import fresh, rebuild, rename_duplicates
 from tfcompress.model.tables import render_table
 from tfcompress.sharing.similarity import Candidate, distance_of, find_candidates, group_similar
@@ -108,7 +110,8 @@ def share_weights(
     Args:
         models: Built Sequential or Functional models that are not compressed; left untouched.
         tolerance: From 0 on.
-        keep_apart: Names, regular expressions or classes of layers that are not shared.
+        keep_apart: Names, regular expressions, classes or names of classes of layers that are not
+            shared.
         within: Whether layers of the same model may be shared; by default only where there is just
             one model.
         value: `"mean"` of the kernels (and biases) of a group, or those of its `"first"` layer.
@@ -122,12 +125,11 @@ def share_weights(
     _check(models, tolerance, value)
     within = len(models) == 1 if within is None else within
     graphs = [Graph.from_model(model) for model in models]
-    for graph in graphs:
-        rename_duplicates(graph)
-    found = list(find_candidates(graphs))
-    keys = dict.fromkeys([keep_apart] if isinstance(keep_apart, (str, type)) else keep_apart, True)
+    paths = [graph_paths(graph, rename_duplicates(graph)) for graph in graphs]
+    found = list(find_candidates(graphs, paths))
+    keys = [keep_apart] if isinstance(keep_apart, (str, type, re.Pattern)) else list(keep_apart)
     check_keys(keys, ((c.layer, c.path) for c in found), "keep_apart")
-    apart = {id(c) for c in found if look_up(keys, c.layer, c.path)}
+    apart = {id(c) for c in found if find_key(keys, c.layer, c.path) is not None}
     groups = group_similar([c for c in found if id(c) not in apart], tolerance, within)
     taken = [{op.name for op in graph.operations()} for graph in graphs]
     replacements: list[dict[Any, Any]] = [{} for _ in models]

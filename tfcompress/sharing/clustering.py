@@ -18,6 +18,7 @@ from tfcompress.model.kernels import (
     layer_kernels,
 )
 from tfcompress.model.lookup import check_keys, look_up
+from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rebuild_like, rename_duplicates
 from tfcompress.model.transforms import KeepMask
 from tfcompress.sharing.codebook import Cluster, check_clusters, check_scope
@@ -47,8 +48,9 @@ def cluster(
 
     Args:
         model: A built Sequential or Functional model; it is left untouched.
-        num_clusters: k, in [2, 65536]; or a mapping from layer name, regular expression or layer
-            class to k, where layers that no key matches, or that map to `None`, are left alone.
+        num_clusters: k, in [2, 65536]; or a mapping from layer name, regular expression, class
+            or name of a class to k, where layers that no key matches, or that map to `None`, are
+            left alone.
         scope: One codebook per `"layer"` (that is, per kernel), per output `"channel"`, or for the
             whole `"model"`. A kernel of no more than k weights to a codebook is left alone.
         init: `"kmeans++"`, `"linear"` or `"optimal"`; see `kmeans.fit_centroids`.
@@ -69,10 +71,10 @@ def cluster(
     check_init(init)
     _check_numbers(num_clusters)
     graph = Graph.from_model(model)
-    renamed = rename_duplicates(graph)
+    paths = graph_paths(graph, rename_duplicates(graph))
     layers = {
-        op: "/".join((*graph.calls(op)[0].path, renamed.get(op, op.name)))
-        for op in graph.operations()
+        op: path
+        for op, path in paths.items()
         if isinstance(op, keras.Layer) and op.built and layer_kernels(op)
     }
     if isinstance(num_clusters, Mapping):

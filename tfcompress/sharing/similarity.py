@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -34,8 +34,15 @@ class Candidate:
     compared: tuple[np.ndarray, ...]
 
 
-def find_candidates(graphs: Sequence[Graph]) -> Iterator[Candidate]:
-    """Every layer with kernels that may be shared, in the order of the models."""
+def find_candidates(
+    graphs: Sequence[Graph], paths: Sequence[Mapping[keras.Layer, str]]
+) -> Iterator[Candidate]:
+    """Every layer with kernels that may be shared, in the order of the models.
+
+    Args:
+        graphs: The models.
+        paths: Of each model: layer → its path.
+    """
     for index, graph in enumerate(graphs):
         positions: collections.Counter[str] = collections.Counter()
         for operation in graph.operations():
@@ -52,7 +59,7 @@ def find_candidates(graphs: Sequence[Graph]) -> Iterator[Candidate]:
             key = f"{type(operation).__name__} {shapes} {sorted(config.items(), key=str)}"
             kernels = [k.variable.numpy() for k in layer_kernels(operation)]
             whole = np.concatenate([v.numpy().ravel() for v in operation.weights])
-            path = "/".join((*graph.calls(operation)[0].path, operation.name))
+            path = paths[index][operation]
             yield Candidate(index, operation, path, key, positions[key], (*kernels, whole))
             positions[key] += 1
 

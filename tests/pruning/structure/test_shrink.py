@@ -216,7 +216,7 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
         ({"target_macs": 0.5, "criterion": "magnitud"}, "for channels also"),
         ({"target_macs": 0.5, "criterion": "apoz"}, "data=None"),
         ({"target_macs": 0.5, "ranking": "local"}, "ranking"),
-        ({"target_macs": 0.5, "bounds": {"nothing": (0, 1)}}, "matches none"),
+        ({"target_macs": 0.5, "bounds": {"nothing": (0, 1)}}, "`bounds` to match"),
         ({"target_macs": 0.5, "bounds": {"first": (0.5, 0.2)}}, "least ≤ most"),
         ({"target_macs": 0.5, "bounds": {"first": 0.5}}, "least ≤ most"),
         ({"target_macs": 0.5, "merge": -1}, "tolerance"),

@@ -92,7 +92,8 @@ class ThresholdPruning(Pruning):
         l1: Strength of the L1 penalty before the last cut.
         l2: Strength of the L2 penalty before the last cut.
         proximal: Take proximal steps in place of penalties; see `Regularization`.
-        layers: Names, regular expressions, classes, predicates, or a list of them.
+        layers: Names, regular expressions, classes, names of classes, predicates, or a list of
+            them.
         **options: `skip_first_last`, `restore_from`, `log_dir`, `verbose`; see `Pruning`.
 
     Raises:

@@ -10,10 +10,10 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.kernels import KernelSpec, iterate_layers
-from tfcompress.model.paths import layer_paths
+from tfcompress.model.paths import full_paths
 from tfcompress.pruning.masks import constraints as masks
 from tfcompress.pruning.regularization import penalties
-from tfcompress.pruning.selection import as_selectors, matches, select_kernels
+from tfcompress.pruning.selection import Selection, select_kernels, selectable_kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +103,19 @@ def find_targets(
     """Finds the kernels and batch-norm scales that are regularized.
 
     Raises:
-        ValueError: If nothing is matched.
+        ValueError: If nothing is matched, or a key of `layers` matches nothing.
     """
     targets = []
     strengths = {"l1": l1, "l2": l2, "group_lasso": group_lasso}
     strengths = {kind: value for kind, value in strengths.items() if value}
+    selection = Selection(layers)
+    norms = _batch_norms(model) if batch_norm_scale else []
+    selection.check([*(selectable_kernels(model) if strengths else ()), *norms])
     if strengths:
-        kernels, _ = select_kernels(model, layers)
+        kernels, _ = select_kernels(model, selection)
         targets += [Target(k.variable, k.spec, strengths) for k in kernels]
     if batch_norm_scale:
-        scales = _batch_norm_scales(model, layers)
+        scales = [norm.gamma for norm, path in norms if (norm, path) in selection]
         if not scales:
             raise ValueError(
                 "`batch_norm_scale` regularizes the scales (gamma) of batch norms, and "
@@ -153,16 +156,15 @@ def _inner_optimizer(optimizer: keras.Optimizer) -> keras.Optimizer:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _batch_norm_scales(model: keras.Model, layers: Any) -> list[keras.Variable]:
-    selectors = as_selectors(layers)
+def _batch_norms(model: keras.Model) -> list[tuple[keras.layers.BatchNormalization, str]]:
+    """`(layer, path)` of every batch norm whose scale is trained."""
     # A distiller's teacher is frozen or not trained; its scales must not enter the loss.
     root = getattr(model, "student", model)
-    paths = layer_paths(root)
+    paths = full_paths(root)
     return [
-        layer.gamma
+        (layer, paths[id(layer)])
         for layer in iterate_layers(root)
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.scale
         and layer.gamma.trainable
-        and (selectors is None or any(matches(layer, s, paths[id(layer)]) for s in selectors))
     ]

@@ -32,7 +32,8 @@ class Regularization(keras.callbacks.Callback):
         group_lasso: Strength of the group lasso over output channels, >= 0.
         batch_norm_scale: Strength of the L1 penalty on batch-norm scales, >= 0.
         schedule: `step -> factor`, such as one of `keras.optimizers.schedules`; by default 1.
-        layers: Names, regular expressions, classes, predicates, or a list of them.
+        layers: Names, regular expressions, classes, names of classes, predicates, or a list of
+            them.
         proximal: Whether to take proximal steps in place of a penalty in the loss.
 
     Raises:

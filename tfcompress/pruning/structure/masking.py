@@ -14,7 +14,7 @@ from tfcompress.pruning.schedules import get_schedule
 from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import macs_cost, parameter_cost
 from tfcompress.pruning.structure.dependencies import Dependencies
-from tfcompress.pruning.structure.planner import BoundsByName, Planner
+from tfcompress.pruning.structure.planner import LayerBounds, Planner
 from tfcompress.pruning.structure.scores import Scoring
 from tfcompress.pruning.structure.shrink import check_options
 from tfcompress.pruning.structure.tracer import Member, Role
@@ -57,7 +57,7 @@ class ChannelPruner:
         budget: str = "macs",
         ranking: str = "global",
         round_to: int = 8,
-        bounds: BoundsByName | None = None,
+        bounds: LayerBounds | None = None,
         min_kept: float = 0.1,
         tolerance: float = 0.02,
         inputs: Any = None,

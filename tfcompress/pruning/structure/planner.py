@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from tfcompress.model.graph import Node
+from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.pruning.structure.costs import Cost
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 from tfcompress.pruning.structure.scores import Scoring
 from tfcompress.pruning.structure.widths import Bounds, Widths, by_rank, choose_widths, uniform
 
-#: Name of a layer, or a regular expression → the fractions that it keeps at least and at most.
-BoundsByName = Mapping[str, tuple[float, float]]
+#: Layer name, regular expression or type → the fractions that it keeps at least and at most.
+LayerBounds = Mapping[Any, tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Planner:
     """
 
     def __init__(
-        self, dependencies: Dependencies, bounds: BoundsByName | None = None, min_kept: float = 0.1
+        self, dependencies: Dependencies, bounds: LayerBounds | None = None, min_kept: float = 0.1
     ):
         if not 0.0 <= min_kept <= 1.0:
             raise ValueError(f"`min_kept` must lie in [0, 1]. Received: {min_kept}")
@@ -55,7 +57,7 @@ class Planner:
         self.min_kept = min_kept
         _check_bounds(bounds or {})
         self._fractions = [_narrowest(g, bounds or {}, min_kept) for g in dependencies.groups]
-        _check_names(dependencies, bounds or {})
+        check_keys(bounds or {}, map(_named, dependencies.graph.nodes), "bounds")
 
     @property
     def groups(self) -> list[Group]:
@@ -213,31 +215,25 @@ class Planner:
         return found
 
 
-def _narrowest(group: Group, bounds: BoundsByName, min_kept: float) -> tuple[float, float]:
-    """The narrowest of the bounds of the layers that make the group, and that it passes."""
+def _narrowest(group: Group, bounds: LayerBounds, min_kept: float) -> tuple[float, float]:
+    """The narrowest of the bounds of all layers that make the group or that it passes."""
     low, high = min_kept, 1.0
-    for name in {node.name for node in group.calls}:
-        for pattern, (least, most) in bounds.items():
-            if pattern == name or re.fullmatch(pattern, name):
-                low, high = max(low, least), min(high, most)
+    for node in group.calls:
+        least, most = look_up(bounds, *_named(node), default=(0.0, 1.0))
+        low, high = max(low, least), min(high, most)
     return low, max(low, high)
 
 
-def _check_bounds(bounds: BoundsByName) -> None:
+def _named(node: Node) -> tuple[Any, str]:
+    """`(layer, path)` of a call."""
+    return node.operation, "/".join((*node.path, node.name))
+
+
+def _check_bounds(bounds: LayerBounds) -> None:
     for pattern, bound in bounds.items():
         is_pair = isinstance(bound, (tuple, list)) and len(bound) == 2
         if not is_pair or not 0.0 <= bound[0] <= bound[1] <= 1.0:
             raise ValueError(
                 "`bounds` are fractions (least, most) with 0 ≤ least ≤ most ≤ 1. Received: "
                 f"{pattern!r}: {bound!r}"
-            )
-
-
-def _check_names(dependencies: Dependencies, bounds: BoundsByName) -> None:
-    names = {operation.name for operation in dependencies.graph.operations()}
-    for pattern in bounds:
-        if not any(pattern == name or re.fullmatch(pattern, name) for name in names):
-            raise ValueError(
-                f"`bounds` name layers of the model. Received: {pattern!r}, which matches none of "
-                f"{sorted(names)}"
             )

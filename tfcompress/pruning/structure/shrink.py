@@ -18,7 +18,7 @@ from tfcompress.pruning.structure.costs import (
 )
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.merging import merge_duplicates
-from tfcompress.pruning.structure.planner import BoundsByName, Planner
+from tfcompress.pruning.structure.planner import LayerBounds, Planner
 from tfcompress.pruning.structure.removal import Additions, remove
 from tfcompress.pruning.structure.report import ShrinkReport
 from tfcompress.pruning.structure.scores import Scoring
@@ -35,7 +35,7 @@ def shrink(
     ranking: Literal["global", "uniform"] = "global",
     threshold: float | None = None,
     round_to: int | None = None,
-    bounds: BoundsByName | None = None,
+    bounds: LayerBounds | None = None,
     min_kept: float = 0.1,
     tolerance: float = 0.02,
     reduction: str = "mean",
@@ -81,8 +81,9 @@ def shrink(
             what XNNPACK computes in, else 1. On CPUs with AVX-512 or AMX 16 and 32 run faster. It
             is halved, with a note in the report, as long as the target cannot be met within
             `tolerance`; so is a target that cannot be met at all.
-        bounds: Name of a layer, or a regular expression → the fractions of its channels that it
-            keeps at least and at most: `(1.0, 1.0)` leaves it alone.
+        bounds: Layer name, regular expression, class or name of a class → the fractions of its
+            channels that it keeps at least and at most: `(1.0, 1.0)` leaves it alone. A group of
+            layers keeps to the narrowest bounds of the layers that make it and that it passes.
         min_kept: Fraction of its channels that every group keeps at least, where there is a
             target. A layer is never emptied.
         tolerance: How far from the target, in fractions of the model's cost, is near enough.
