@@ -21,8 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import app, flags
 
-from tfcompress.export.runtime.delegation import delegation
-from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
+from tfcompress.export import LatencyComparison, compare_latency, delegation
 
 _MODELS = flags.DEFINE_list("models", [], "Paths of .tflite files; by default they are built.")
 _ARCHITECTURES = flags.DEFINE_list("architectures", [], "Which to build; all by default.")

@@ -34,7 +34,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
-from tfcompress.model.tables import render_table
+from tfcompress.model import render_table
 from tfcompress.pruning.structure import Dependencies, shrink
 
 #: Smallest member of each family → pixels.

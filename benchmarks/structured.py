@@ -25,7 +25,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from benchmarks.latency import ARCHITECTURES, cpu_name, settle_batch_norm
-from tfcompress.export.runtime.latency import compare_latency
+from tfcompress.export import compare_latency
 from tfcompress.pruning.structure import shrink
 
 _ARCHITECTURE = flags.DEFINE_string("architecture", "mobilenet_v2_1.0_96", "What to build.")

@@ -111,8 +111,7 @@ def ours(name: str) -> dict[str, list[float]]:
     import keras
 
     import tfcompress as tfc
-    from tfcompress.model.graph import Graph
-    from tfcompress.model.rewrite import rebuild
+    from tfcompress.model import Graph, rebuild
     from tfcompress.quantization.operators.channel_affine import affine_layer
 
     model = float_model(keras, name)
@@ -157,7 +156,7 @@ def main(argv) -> None:
     if _PEER.value:
         print(json.dumps(tfmot(_MODELS.value[0])))
         return
-    from tfcompress.model.tables import render_table
+    from tfcompress.model import render_table
 
     columns = ("candidate", "time / float [quartiles]", "CPU time / float")
     for name in _MODELS.value:

@@ -17,8 +17,8 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes.results import Results
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.tables import render_table
+from tfcompress.export import Runner
+from tfcompress.model import render_table
 from tfcompress.tools import datasets
 
 SCHEMES = {

@@ -30,10 +30,8 @@ from recipes.batches import BATCH, augmented
 from recipes.cluster_tfmot import in_subprocess
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
-from tfcompress.export.files import gzip_size
-from tfcompress.export.flatbuffer.inspect import inspect_tflite
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.tables import render_table
+from tfcompress.export import Runner, gzip_size, inspect_tflite
+from tfcompress.model import render_table
 from tfcompress.sharing import Clustering, cluster
 from tfcompress.tools import datasets
 

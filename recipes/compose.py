@@ -32,13 +32,10 @@ from recipes.batches import BATCH, augmented
 from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import Distiller, LogitsDistillation
-from tfcompress.export import export_tflite, shared_converter
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.kernels import compressible_kernels
-from tfcompress.pruning import PolynomialDecay
-from tfcompress.pruning.callbacks import Pruning
-from tfcompress.quantization import quantize
-from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.export import Runner, export_tflite, shared_converter
+from tfcompress.model import compressible_kernels
+from tfcompress.pruning import PolynomialDecay, Pruning
+from tfcompress.quantization import QuantizationSchedule, quantize
 from tfcompress.sharing import Clustering, cluster
 from tfcompress.tools import datasets
 

@@ -36,7 +36,7 @@ from recipes import models
 from recipes.batches import shifted
 from recipes.kept import kept_model
 from recipes.results import Results, summary
-from tfcompress.model.tables import render_table
+from tfcompress.model import render_table
 from tfcompress.pruning import PolynomialDecay, Pruning
 from tfcompress.sharing import Clustering, cluster, pack, unpack
 from tfcompress.tools import datasets

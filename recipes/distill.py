@@ -53,10 +53,8 @@ from tfcompress.distillation import (
     SimilarityPreserving,
     TeacherCache,
 )
-from tfcompress.model.strip import strip
-from tfcompress.quantization.callbacks import QuantizationSchedule
-from tfcompress.quantization.config import QuantizationConfig
-from tfcompress.quantization.quantize import quantize
+from tfcompress.model import strip
+from tfcompress.quantization import QuantizationConfig, QuantizationSchedule, quantize
 from tfcompress.tools import datasets
 
 #: Sixteen values of a logit cannot follow soft targets, nor sixteen of a pixel show much.

@@ -13,8 +13,7 @@ import numpy as np
 from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
 from tfcompress.distillation import TeacherCache
-from tfcompress.export import export_tflite
-from tfcompress.export.runtime.runner import Runner
+from tfcompress.export import Runner, export_tflite
 
 #: Experiment → the one whose teacher it takes.
 SAME_TEACHER = {"never_saw_a_3": "mnist", "lowbit_few": "lowbit"}

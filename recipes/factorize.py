@@ -39,7 +39,7 @@ from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
 from tfcompress.factorization import factorize, plan_factorization
-from tfcompress.model.tables import render_table
+from tfcompress.model import render_table
 from tfcompress.tools import datasets
 
 KEY = ("variant", "seed", "target_macs", "epochs", "train_samples")

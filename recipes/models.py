@@ -20,8 +20,7 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import layers
 
-from tfcompress.model.graph import Graph
-from tfcompress.model.rewrite import rebuild
+from tfcompress.model import Graph, rebuild
 from tfcompress.quantization.operators.channel_affine import affine_layer
 
 

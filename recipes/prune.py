@@ -37,7 +37,7 @@ from recipes.prune_methods import METHODS, Budget, callbacks
 from recipes.prune_results import KEY, plot, table
 from recipes.prune_tfmot import in_subprocess
 from recipes.results import Results
-from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model import compressible_kernels
 from tfcompress.pruning import MetricGuided, PolynomialDecay, Pruning, ThresholdPruning
 from tfcompress.tools import datasets
 

@@ -25,10 +25,8 @@ import tfcompress as tfc
 from recipes import models
 from recipes.batches import shifted
 from recipes.results import Results, summary
-from tfcompress.export.flatbuffer.inspect import inspect_tflite
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.kernels import compressible_kernels
-from tfcompress.model.tables import render_table
+from tfcompress.export import Runner, inspect_tflite
+from tfcompress.model import compressible_kernels, render_table
 from tfcompress.pruning import PolynomialDecay, Pruning
 from tfcompress.tools import datasets
 

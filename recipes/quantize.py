@@ -32,9 +32,8 @@ from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
-from tfcompress.export.runtime.latency import compare_latency
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.tables import render_table
+from tfcompress.export import Runner, compare_latency
+from tfcompress.model import render_table
 from tfcompress.tools import datasets
 
 # Data set → (architecture, float epochs, extra epochs).

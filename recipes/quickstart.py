@@ -15,7 +15,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import models
-from tfcompress.export.runtime.runner import Runner
+from tfcompress.export import Runner
 from tfcompress.tools import datasets
 
 _EPOCHS, _BATCH = 8, 32

@@ -24,8 +24,8 @@ from recipes import models
 from recipes.batches import batches, steady
 from recipes.kept import kept_model
 from recipes.results import Results, summary
-from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.tables import render_table
+from tfcompress.export import Runner
+from tfcompress.model import render_table
 from tfcompress.sharing import share_weights
 from tfcompress.tools import datasets
 

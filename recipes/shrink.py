@@ -42,12 +42,9 @@ from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
-from tfcompress.model.macs import count_macs
-from tfcompress.model.strip import strip
-from tfcompress.model.tables import render_table
+from tfcompress.model import count_macs, render_table, strip
 from tfcompress.pruning import PolynomialDecay, Regularization
-from tfcompress.pruning.structure import shrink
-from tfcompress.pruning.structure.callbacks import ChannelPruning
+from tfcompress.pruning.structure import ChannelPruning, shrink
 from tfcompress.tools import datasets
 
 #: Experiment → (data set, architecture, epochs of the dense model, epochs after).

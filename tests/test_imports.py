@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import pathlib
 
 import pytest
@@ -131,3 +132,111 @@ def test_only_tools_import_the_whole_package():
 
 def test_there_is_no_circle():
     assert circles(graph()) == KNOWN_CIRCLES
+
+
+#: Techniques -> names of classes of another package that they compare with by string.
+KNOWN_NAMES = {
+    "distillation.activations": {"FakeQuantize"},
+    "pruning.structure.costs": {"FakeQuantize"},
+    "pruning.structure.rules.elementwise": {
+        "AddConstant",
+        "BorderCorrection",
+        "ChannelAffine",
+        "FakeQuantize",
+        "MultiplyConstant",
+        "NegativePart",
+        "NegativeSlope",
+        "ZeroPaddedAverage",
+    },
+}
+
+
+def _strings(tree: ast.AST) -> set[str]:
+    """The strings of a module without its docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docstrings
+    }
+
+
+def test_no_technique_names_a_class_of_another_in_a_string():
+    classes: dict[str, set[str]] = {}
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, set()).add(name.split(".")[1])
+    found = {}
+    for name, tree in modules().items():
+        package = name.split(".")[1] if "." in name else ""
+        if package in TECHNIQUES | {"model"}:
+            foreign = {s for s in _strings(tree) & set(classes) if package not in classes[s]}
+            if foreign:
+                found[name.removeprefix("tfcompress.")] = foreign
+    assert found == KNOWN_NAMES
+
+
+#: What is public beside `tfcompress` itself: the `__all__` of these.
+PUBLIC_MODULES = {
+    "tfcompress.callbacks",
+    "tfcompress.distillation",
+    "tfcompress.export",
+    "tfcompress.factorization",
+    "tfcompress.model",
+    "tfcompress.pruning",
+    "tfcompress.pruning.structure",
+    "tfcompress.quantization",
+    "tfcompress.sharing",
+    "tfcompress.tools.datasets",
+}
+#: Internals that recipes and benchmarks take apart, or measure.
+INTERNAL_USES = {
+    # A peer's batch norm, fused as in the legacy Keras.
+    ("recipes/models.py", "tfcompress.quantization.operators.channel_affine", "affine_layer"),
+    (
+        "benchmarks/training_step.py",
+        "tfcompress.quantization.operators.channel_affine",
+        "affine_layer",
+    ),
+    # The scripts of the console commands.
+    ("tools/compare.py", "tfcompress.tools.compare", "run"),
+    ("tools/inspect_tflite.py", "tfcompress.tools.inspect_tflite", "run"),
+}
+
+
+def test_recipes_and_benchmarks_use_public_names_alone():
+    found = set()
+    for path in sorted(
+        p for d in ("recipes", "benchmarks", "tools") for p in (ROOT / d).glob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                pairs = [(alias.name, "") for alias in node.names if alias.name != "tfcompress"]
+            elif isinstance(node, ast.ImportFrom):
+                pairs = [(node.module, alias.name) for alias in node.names]
+            else:
+                continue
+            found |= {
+                (path.relative_to(ROOT).as_posix(), module, name)
+                for module, name in pairs
+                if module.split(".")[0] == "tfcompress" and not _is_public(module, name)
+            }
+    assert found == INTERNAL_USES
+
+
+def _is_public(module: str, name: str) -> bool:
+    if f"{module}.{name}" in PUBLIC_MODULES:
+        return True
+    if module not in {"tfcompress", *PUBLIC_MODULES}:
+        return False
+    return name in getattr(
+        importlib.import_module(module), "__all__", vars(importlib.import_module(module))
+    )

@@ -1,5 +1,6 @@
 """Structured pruning: whole channels go, and what is left is an ordinary, smaller Keras model."""
 
+from tfcompress.pruning.structure.callbacks import ChannelPruning
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 from tfcompress.pruning.structure.masking import ChannelPruner
 from tfcompress.pruning.structure.report import ShrinkReport
@@ -9,6 +10,7 @@ from tfcompress.pruning.structure.tracer import Role
 
 __all__ = [
     "ChannelPruner",
+    "ChannelPruning",
     "Dependencies",
     "Group",
     "Role",
