@@ -1,7 +1,6 @@
 """Under `jit_compile=True` XLA compiles the train step of a compressed network once."""
 
-import subprocess
-import sys
+from tests import fresh
 
 CODE = """
 import os, pathlib, sys
@@ -37,8 +36,4 @@ print(compiled)
 
 def test_a_step_is_compiled_once(tmp_path):
     # In a process of its own: XLA reads its options once.
-    run = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split("\n")[-2] == str([1] * 8)
+    assert fresh.run(CODE, tmp_path).split("\n")[-2] == str([1] * 8)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from tests import fresh
 from tfcompress.distillation import Distiller, FeatureDistillation, LogitsDistillation
 from tfcompress.model.kernels import compressible_kernels
 
@@ -285,9 +286,4 @@ def test_subclassed_models_are_tapped_and_bound_at_the_first_batch(images, cross
 
 
 def test_two_replicas_learn_what_one_does(images):
-    code = __file__.replace("test_distiller.py", "replicas.py")
-    import subprocess
-    import sys
-
-    result = subprocess.run([sys.executable, code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    fresh.run("from tests.distillation import replicas; replicas.main()")

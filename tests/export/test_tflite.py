@@ -14,12 +14,6 @@ from tfcompress.export.runtime.runner import Runner
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
-@pytest.fixture(scope="module", autouse=True)
-def converter():
-    with tfc.shared_converter() as shared:
-        yield shared
-
-
 @pytest.fixture(scope="module")
 def digits_images(digits):
     return digits[0][0][:200]

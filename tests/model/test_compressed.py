@@ -1,14 +1,12 @@
 """Layers that run their own `call` with transformed kernels."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
+from tests import fresh
 from tfcompress.model.compressed import (
     COMPRESSED,
     compress,
@@ -200,11 +198,12 @@ def test_a_fresh_process_loads_with_nothing_but_the_import(tmp_path):
     data = samples(layers.Conv2D, IMAGE)
     np.save(tmp_path / "x.npy", data)
     code = (
-        "import keras, numpy, tfcompress\n"
+        "import os, sys, keras, numpy, tfcompress\n"
+        "os.chdir(sys.argv[1])\n"
         "model = keras.models.load_model('model.keras')\n"
         "numpy.save('y.npy', model.predict(numpy.load('x.npy'), verbose=0))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    fresh.run(code, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), model.predict(data, verbose=0))
 
 

@@ -1,14 +1,12 @@
 """`strip`: a plain Keras model with what was learned baked in."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import tfcompress as tfc
+from tests import fresh
 from tfcompress.model.compressed import compress, is_compressed
 from tfcompress.model.transforms import KeepMask
 
@@ -53,13 +51,13 @@ def test_it_loads_where_there_is_no_tfcompress(model, x, tmp_path):
     stripped.save(tmp_path / "model.keras")
     np.save(tmp_path / "x.npy", x)
     code = (
-        "import sys\n"
+        "import os, sys, keras, numpy\n"
         "sys.modules['tfcompress'] = None\n"
-        "import keras, numpy\n"
+        "os.chdir(sys.argv[1])\n"
         "model = keras.models.load_model('model.keras')\n"
         "numpy.save('y.npy', model.predict(numpy.load('x.npy'), verbose=0))\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    fresh.run(code, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), stripped.predict(x, verbose=0))
 
 

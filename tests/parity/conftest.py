@@ -7,12 +7,6 @@ import pytest
 import tfcompress as tfc
 
 
-@pytest.fixture(scope="session", autouse=True)
-def converter():
-    with tfc.shared_converter() as shared:
-        yield shared
-
-
 @pytest.fixture(scope="session")
 def images(digits):
     """240 real images of 8×8 pixels, one channel, in 0..1."""

@@ -1,15 +1,12 @@
 """Pruning together with quantization, distillation and several replicas."""
 
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import pytest
 from keras import layers as L
 
 import tfcompress as tfc
+from tests import fresh
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.model.compressed import is_compressed
 from tfcompress.pruning import (
@@ -163,10 +160,7 @@ def test_masks_and_grids_hold_on_every_replica():
         assert variable.name != "zero_point" or first == round(float(first)), first
     print("held")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
-    )
-    assert done.stdout.strip().endswith("held"), done.stderr[-3000:]
+    assert fresh.run(script).strip().endswith("held")
 
 
 def test_what_a_distiller_or_codebooks_leave_out_is_reported():

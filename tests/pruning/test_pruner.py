@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
+from tests import fresh
 from tfcompress.pruning import (
     Block,
     Channels,
@@ -212,10 +213,6 @@ def test_a_custom_loop_hands_its_batch_to_the_criterion(model, blobs):
 
 
 def test_the_same_final_mask_as_tfmot(tmp_path):
-    import subprocess
-    import sys
-    import textwrap
-
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=s).astype(np.float32) for s in ((3, 3, 2, 8), (72, 10))]
     np.savez(tmp_path / "weights.npz", *weights)
@@ -238,10 +235,7 @@ def test_the_same_final_mask_as_tfmot(tmp_path):
     np.savez(sys.argv[2], *tfmot.sparsity.keras.strip_pruning(pruned).get_weights())
     """
     paths = [str(tmp_path / "weights.npz"), str(tmp_path / "tfmot.npz")]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *paths], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    fresh.run(script, *paths)
     model = keras.Sequential(
         [
             keras.Input((5, 5, 2)),

@@ -1,9 +1,6 @@
 """Schedules: their formulas, their update steps, and tfmot as the oracle."""
 
 import math
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import fresh
 from tfcompress.pruning.schedules import (
     ConstantSparsity,
     CosineSchedule,
@@ -147,7 +145,4 @@ def test_equals_tfmot_over_the_whole_range():
     assert get_schedule(Own()).last_update(7) == 4 and get_schedule(Own()).sparsity(3) == 0.25
     print("equal")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+    assert fresh.run(script).strip() == "equal"

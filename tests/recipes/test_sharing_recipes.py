@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-import tfcompress as tfc
 from recipes import cluster, deep_compression, factorize, share_models
 
 
@@ -87,8 +86,7 @@ def test_cluster(tmp_path):
         seeds=["0"], clusters=["4"], init="linear", epochs=1, learning_rate=1e-3, tfmot=False
     )
     results = cluster.Results(tmp_path / "cluster.csv", cluster.KEY)
-    with tfc.shared_converter():
-        cluster.run(settings, results, ((x, y), (x[:50], y[:50])), small_net())
+    cluster.run(settings, results, ((x, y), (x[:50], y[:50])), small_net())
     _, plain, shared = results.rows
     assert [row["variant"] for row in results.rows] == ["float", "int8", "int8, 4"]
     # Four values, and as many again behind a negative γ, which a step at 1e-3 does not make.
@@ -104,8 +102,7 @@ def test_share_models(images, tmp_path, monkeypatch):
     )
     results = share_models.Results(tmp_path / "share.csv", share_models.KEY)
     data = {task: share_models.datasets.load(task) for task in share_models.TASKS}
-    with tfc.shared_converter():
-        share_models.run(settings, tmp_path, results, data)
+    share_models.run(settings, tmp_path, results, data)
     (row,) = results.rows
     assert int(row["one_bytes"]) < int(row["sum_bytes"])
     assert "1" in share_models.table(results.rows)

@@ -80,11 +80,18 @@ def test_a_worker_that_died_between_two_jobs_is_reported():
             converter.convert({"main": lowered()}, quantized=False)
 
 
-def test_one_worker_is_shared_inside_the_with():
+def test_one_worker_is_shared_inside_the_with(monkeypatch):
+    # Apart from the one that the tests share.
+    monkeypatch.setattr(module, "_shared", [])
     with shared_converter() as outer, current_converter() as one, current_converter() as two:
         assert one is two is outer
-    with current_converter() as alone:
+        with shared_converter() as inner:
+            assert inner is outer
+        with current_converter() as three:
+            assert three is outer
+    with current_converter() as alone, current_converter() as another:
         assert alone is not outer
+        assert another is not alone
 
 
 def test_a_worker_is_replaced_before_its_leaks_grow(monkeypatch, tmp_path):

@@ -14,12 +14,6 @@ from tfcompress.export.lowering.bake import bake
 from tfcompress.model.compressed import is_compressed
 
 
-@pytest.fixture(scope="module", autouse=True)
-def converter():
-    with tfc.shared_converter() as shared:
-        yield shared
-
-
 @pytest.fixture(scope="module")
 def images(digits):
     return digits[0][0][:200]

@@ -14,13 +14,6 @@ from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.parity import _compare
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
-
-@pytest.fixture(scope="module", autouse=True)
-def converter():
-    with tfc.shared_converter() as shared:
-        yield shared
-
-
 INFO = TensorInfo("y", 0, (1, 3), np.dtype(np.int8), 0.5, 10)
 
 

@@ -1,8 +1,5 @@
 """`shrink`: targets, bounds, scores, constants, and what comes out is ordinary Keras."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ from keras import layers
 
 import tfcompress as tfc
 from recipes import models
+from tests import fresh
 from tests.pruning.structure.graphs import PATTERNS, build
 from tests.pruning.structure.oracle import outputs, plain, relative_error, sample
 from tfcompress.pruning.structure import Dependencies, shrink
@@ -60,7 +58,7 @@ def test_the_result_trains_and_loads_without_us(tmp_path):
         "assert 'tfcompress' not in sys.modules;"
         "np.save(sys.argv[1] + '/y.npy', m.predict(np.load(sys.argv[1] + '/x.npy'), verbose=0))"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    fresh.run(code, tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), outputs(model, [x])[0], atol=1e-5)
 
 

@@ -118,7 +118,13 @@ _shared: list[Converter] = []
 
 @contextlib.contextmanager
 def shared_converter() -> Iterator[Converter]:
-    """Lets every export inside the `with` use one worker, which saves its start for each."""
+    """Lets every export inside the `with` use one worker, which saves its start for each.
+
+    Inside another such `with`, it is the outer one's worker.
+    """
+    if _shared:
+        yield _shared[-1]
+        return
     with Converter() as converter:
         _shared.append(converter)
         try:
