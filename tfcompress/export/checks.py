@@ -11,7 +11,7 @@ from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
-from tfcompress.quantization.operators.roles import Role, role
+from tfcompress.quantization.operators.registry import Role, role
 from tfcompress.quantization.placement.plan import activation_limits, weight_limits
 
 _BOUNDARY_OPS = ("QUANTIZE", "DEQUANTIZE")

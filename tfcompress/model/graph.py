@@ -25,6 +25,8 @@ class Value:
     spec: keras.KerasTensor
     node: Node | None = None
     index: int = 0
+    # The calls that read it; kept by the calls themselves.
+    _readers: dict[Node, None] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -39,36 +41,47 @@ class Value:
         return self.node.name if self.node is not None else self.spec.name
 
 
-@dataclasses.dataclass(eq=False)
 class Node:
     """One call of one operation (a layer or a `keras.ops` operation).
 
     Attributes:
         operation: What is called; the same object in several nodes is a shared layer.
-        args: Positional arguments, any nested structure with `Value` leaves.
-        kwargs: Keyword arguments, likewise.
         path: Names of the nested models around the call, outermost first.
         outputs: What the call returns, flattened.
+        inputs: The values among its arguments, flattened.
     """
 
-    operation: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    path: tuple[str, ...] = ()
-    outputs: list[Value] = dataclasses.field(default_factory=list)
-    _inputs: list[Value] | None = dataclasses.field(default=None, init=False, repr=False)
+    def __init__(self, operation: Any, args: tuple, kwargs: dict, path: tuple[str, ...] = ()):
+        self.operation = operation
+        self.path = path
+        self.outputs: list[Value] = []
+        self.inputs: list[Value] = []
+        self._args, self._kwargs = args, kwargs
+        self._connect()
+
+    @property
+    def args(self) -> tuple:
+        """Positional arguments, any nested structure with `Value` leaves."""
+        return self._args
+
+    @args.setter
+    def args(self, args: tuple) -> None:
+        self._args = args
+        self._connect()
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments, likewise. Set them anew instead of changing the dictionary."""
+        return self._kwargs
+
+    @kwargs.setter
+    def kwargs(self, kwargs: dict[str, Any]) -> None:
+        self._kwargs = kwargs
+        self._connect()
 
     @property
     def name(self) -> str:
         return self.operation.name
-
-    @property
-    def inputs(self) -> list[Value]:
-        # Kept, because every look-up of consumers goes through the inputs of all nodes.
-        if self._inputs is None:
-            leaves = tree.flatten((self.args, self.kwargs))
-            self._inputs = [leaf for leaf in leaves if isinstance(leaf, Value)]
-        return self._inputs
 
     @property
     def output(self) -> Value:
@@ -80,9 +93,20 @@ class Node:
         def swap(leaf):
             return new if leaf is old else leaf
 
-        self.args = tree.map_structure(swap, self.args)
-        self.kwargs = tree.map_structure(swap, self.kwargs)
-        self._inputs = None
+        self._args, self._kwargs = tree.map_structure(swap, (self._args, self._kwargs))
+        self._connect()
+
+    def disconnect(self) -> None:
+        """Reads nothing any more: the call leaves its graph."""
+        for value in self.inputs:
+            value._readers.pop(self, None)
+
+    def _connect(self) -> None:
+        self.disconnect()
+        leaves = tree.flatten((self._args, self._kwargs))
+        self.inputs = [leaf for leaf in leaves if isinstance(leaf, Value)]
+        for value in self.inputs:
+            value._readers[self] = None
 
 
 class Graph:
@@ -124,7 +148,9 @@ class Graph:
         return tree.flatten(self.outputs)
 
     def consumers(self, value: Value) -> list[Node]:
-        return [node for node in self.nodes if any(v is value for v in node.inputs)]
+        """The calls that read `value`, in running order."""
+        readers = list(value._readers)
+        return readers if len(readers) < 2 else sorted(readers, key=self.nodes.index)
 
     def is_output(self, value: Value) -> bool:
         return any(v is value for v in self.flat_outputs)
@@ -152,25 +178,33 @@ class Graph:
         for reader in readers:
             reader.replace_input(value, node.output)
         if only is None:
-            self.outputs = tree.map_structure(
-                lambda v: node.output if v is value else v, self.outputs
-            )
+            self._replace_outputs({value: node.output})
         return node.output
 
-    def insert_call(self, before: Node, operation, args: tuple, spec: keras.KerasTensor) -> Value:
-        """Calls `operation(*args)` just before the call `before`, and returns what it gives."""
-        node = Node(operation, args, {}, before.path)
-        node.outputs = [Value(spec, node)]
+    def insert_before(self, before: Node, operation, args: tuple, kwargs: dict, specs) -> Node:
+        """Calls `operation(*args, **kwargs)` just before the call `before`; `specs` of outputs."""
+        node = Node(operation, args, kwargs, before.path)
+        node.outputs = [Value(spec, node, i) for i, spec in enumerate(specs)]
         self.nodes.insert(self.nodes.index(before), node)
-        return node.output
+        return node
+
+    def replace(self, node: Node, values: list[Value]) -> None:
+        """Takes a call out; what read its outputs reads `values`, one for each."""
+        new = dict(zip(node.outputs, values, strict=True))
+        for old, value in new.items():
+            for reader in self.consumers(old):
+                reader.replace_input(old, value)
+        self._replace_outputs(new)
+        self.nodes.remove(node)
+        node.disconnect()
 
     def remove(self, node: Node) -> None:
         """Takes a call with one input and one output out; its readers read its input."""
-        source, result = node.inputs[0], node.output
-        for reader in self.consumers(result):
-            reader.replace_input(result, source)
-        self.outputs = tree.map_structure(lambda v: source if v is result else v, self.outputs)
-        self.nodes.remove(node)
+        self.replace(node, [node.inputs[0]])
+
+    def _replace_outputs(self, new: dict[Value, Value]) -> None:
+        if any(value in new for value in self.flat_outputs):
+            self.outputs = tree.map_structure(lambda v: new.get(v, v), self.outputs)
 
     def run(self, feed: dict[Value, Any], call: Callable[[Node, tuple, dict], Any]) -> Any:
         """Evaluates the graph: `call(node, args, kwargs)` returns what the node gives.

@@ -16,9 +16,8 @@ from tfcompress.quantization.calibration.bias_correction import correct_biases
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
-from tfcompress.quantization.operators.arithmetic import ARITHMETIC_CLASSES
-from tfcompress.quantization.operators.channel_affine import AFFINE_CLASSES, affine_layer
-from tfcompress.quantization.operators.roles import Role, keras_class, role
+from tfcompress.quantization.operators import catalog  # noqa: F401
+from tfcompress.quantization.operators.registry import Role, operator_of, role
 from tfcompress.quantization.placement.plan import Plan
 from tfcompress.quantization.placement.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -92,9 +91,6 @@ def quantize(
     _number_calls(planner, replacements)
     graph = planner.graph
     quantized = rebuild(graph, replacements, model_class=QuantizedModel)
-    for variable, part, name in planner.decomposition.assignments:
-        target = replacements.get(part, part)
-        next(v for v in target.variables if v.path.split("/")[-1] == name).assign(variable)
     for layer, mask in masks:
         layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
     fit_weight_ranges(quantized)
@@ -124,39 +120,27 @@ def fit_weight_ranges(model: keras.Model) -> None:
 def _replacements(planner: Planner, preserve_sparsity: bool):
     """What takes each operation's place, and the masks that are set once variables exist."""
     replacements, masks = dict(planner.decomposition.replaced), []
-    values = _kernel_values(planner)
     for operation in planner.graph.operations():
         nodes = planner.graph.calls(operation)
         if not any(planner.is_quantized(n) for n in nodes):
             continue
-        found = role(operation)
         layer = replacements.get(operation, operation)
-        if found is Role.KERNEL:
-            mask = _keep_mask(layer, values.get(operation)) if preserve_sparsity else None
+        make = operator_of(operation).quantized
+        if role(operation) is Role.KERNEL:
+            mask = _keep_mask(layer, _kernel_value(operation)) if preserve_sparsity else None
             chains = _chains(layer, planner.schemes[operation], mask is not None)
             replacements[operation] = compress(layer, chains)
             if mask is not None:
                 masks.append((replacements[operation], mask))
-        elif keras_class(operation) in AFFINE_CLASSES:
-            replacements[operation] = affine_layer(operation)
-        elif keras_class(operation) in ARITHMETIC_CLASSES:
-            cls = ARITHMETIC_CLASSES[keras_class(operation)]
-            replacements[operation] = cls.from_config(operation.get_config())
+        elif make is not None:
+            replacements[operation] = make(operation)
     return replacements, masks
 
 
-def _kernel_values(planner: Planner) -> dict[Any, np.ndarray]:
-    """Operation → the values of its kernel, from the original where it is a part."""
-    values = {}
-    for operation in planner.graph.operations():
-        if isinstance(operation, keras.Layer) and operation.built:
-            for kernel in layer_kernels(operation):
-                if kernel.spec.name == "kernel":
-                    values[operation] = kernel.variable.numpy()
-    for variable, part, name in planner.decomposition.assignments:
-        if name == "kernel":
-            values[part] = variable.numpy()
-    return values
+def _kernel_value(layer: keras.Layer) -> np.ndarray:
+    """The values of its kernel, where that is called `"kernel"`."""
+    kernel = next(k for k in layer_kernels(layer) if k.spec.name == "kernel")
+    return kernel.variable.numpy()
 
 
 def _chains(layer: keras.Layer, scheme: Scheme, masked: bool) -> dict[str, list[WeightTransform]]:

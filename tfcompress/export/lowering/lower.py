@@ -14,21 +14,20 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers, tree
+from keras import tree
 
-from tfcompress.export.lowering import forms
 from tfcompress.export.lowering.bake import BakedKernel, bake
 from tfcompress.model.compressed import Compressed, compressed_variables, is_compressed
-from tfcompress.model.graph import Graph, Node
+from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.operators.channel_affine import FoldedAffine
-from tfcompress.quantization.operators.parts import (
-    BorderCorrection,
-    NegativePart,
-    NegativeSlope,
-    ZeroPaddedAverage,
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.registry import (
+    Role,
+    keeps_codes,
+    keras_class,
+    operator_of,
+    role,
 )
-from tfcompress.quantization.operators.roles import Role, activation_of, keras_class, role
 
 
 @dataclasses.dataclass
@@ -113,49 +112,19 @@ class _Lowering:
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
                 self.kernels.extend([baked] if baked is not None else [])
-            elif isinstance(node.operation, FoldedAffine):
-                fold = node.operation.fold(call_index)
-                self._constants[node] = np.asarray(fold.factor), np.asarray(fold.addend)
             elif isinstance(node.operation, FakeQuantize):
                 self._constants[node] = _checked_range(node.operation)
                 self.scales.append(float(node.operation.scale.numpy()))
-            elif isinstance(node.operation, NegativeSlope):
-                self._constants[node] = (np.asarray(node.operation.slope()),)
+            elif operator_of(node.operation).constants is not None:
+                constants = operator_of(node.operation).constants
+                self._constants[node] = constants(node.operation, call_index)
             elif isinstance(node.operation, keras.Layer):
                 self.variables.extend((v, v.numpy()) for v in node.operation.variables)
-        self._skip = {id(n) for n in graph.nodes if self._is_requantization(n)}
+        self._sources = _code_sources(graph)
 
-    def holds_codes(self, value) -> bool:
-        """Whether a value is rounded to codes, looked up through calls that only move them."""
-        node = value.node
-        while node is not None and not isinstance(node.operation, FakeQuantize):
-            found = role(node.operation)
-            if found not in (Role.MOVE, Role.JOIN, Role.RESAMPLE):
-                return False
-            if found is Role.JOIN and not self._shares_range(node):
-                return False
-            node = node.inputs[0].node
-        return node is not None
-
-    def _shares_range(self, join: Node) -> bool:
-        """Whether a join joins codes of one range: one that is left in float may not."""
-        if not all(self.holds_codes(v) for v in join.inputs):
-            return False
-        return len({id(self._source(v).operation) for v in join.inputs}) == 1
-
-    def _source(self, value) -> Node:
-        """The call of the quantizer whose codes a value holds."""
-        node = value.node
-        while not isinstance(node.operation, FakeQuantize):
-            node = node.inputs[0].node
-        return node
-
-    def _is_requantization(self, node: Node) -> bool:
-        """A quantizer behind another one, in front of a join: the converter adds it by itself.
-
-        Two fake-quant ops in a row would make it drop one of them without a word.
-        """
-        return isinstance(node.operation, FakeQuantize) and self.holds_codes(node.inputs[0])
+    def holds_codes(self, value: Value) -> bool:
+        """Whether a value is rounded to codes, by a quantizer or what only moves its codes."""
+        return value in self._sources
 
     def call(self, node: Node, args: tuple, kwargs: dict) -> Any:
         operation = node.operation
@@ -164,20 +133,41 @@ class _Lowering:
                 return self._quantizer(node, args[0])
             if is_compressed(operation):
                 return self._kernel(node, args, kwargs)
-            if isinstance(operation, FoldedAffine):
-                # Folded into the kernel before it, or a depthwise convolution of its own.
-                is_folded = operation.is_folded(kwargs.get("call_index", 0))
-                constants = self._constants[node]
-                return args[0] if is_folded else forms.channel_affine(args[0], *constants)
-            form = self._form(node, args)
-            if form is not None:
-                return form
+            form = operator_of(operation).lower
+            if form is not None and node.inputs:
+                result = form(self._described(node), args[0])
+                if result is not None:
+                    return result
             return _run(operation, args, kwargs)
 
+    def _described(self, node: Node) -> LoweredCall:
+        """What a form gets to know of a call."""
+        source = self._sources.get(node.inputs[0])
+        return LoweredCall(
+            operation=node.operation,
+            call_index=node.kwargs.get("call_index", 0),
+            reads_codes=source is not None,
+            output_ranges=self._output_ranges(node),
+            constants=self._constants.get(node, ()),
+            round_as_input=lambda y: self._round(source, y),
+        )
+
+    def _output_ranges(self, node: Node) -> tuple[tuple[float, float], ...] | None:
+        """Ranges of the quantizers that read a call's output; `None` where others read it."""
+        readers = self.graph.consumers(node.output)
+        if not readers or self.graph.is_output(node.output):
+            return None
+        if not all(isinstance(r.operation, FakeQuantize) for r in readers):
+            return None
+        return tuple(self._constants[r] for r in readers)
+
     def _quantizer(self, node: Node, x):
+        """Rounds, unless the converter will do it by itself: two fake-quant ops in a row make it
+        drop one of them without a word. That is so where a quantizer reads codes (before a join).
+        """
         before = node.inputs[0].node
         resampled = before is not None and role(before.operation) is Role.RESAMPLE
-        if id(node) in self._skip and not resampled:
+        if self.holds_codes(node.inputs[0]) and not resampled:
             return x
         return self._round(node, x)
 
@@ -200,52 +190,23 @@ class _Lowering:
             y = _run(layer, args, kwargs)
         return y if bias is None or layer.use_bias else y + tf.constant(bias)
 
-    # --- forms -------------------------------------------------------------------------------
 
-    def _form(self, node: Node, args: tuple):
-        """The replacement form of a call, `None` where it stays as it is."""
-        operation = node.operation
-        if not node.inputs:
-            return None
-        if not self.holds_codes(node.inputs[0]):
-            # Fused into the operation before it.
-            is_relu = activation_of(operation) == "relu" and self._ends_at_ceiling(node)
-            return tf.nn.relu(args[0]) if is_relu else None
-        x = args[0]
-        if isinstance(operation, NegativePart):
-            return forms.channel_affine(x, np.float32(-operation.factor), None, "relu")
-        if isinstance(operation, NegativeSlope):
-            return _negative_slope(operation, x, *self._constants[node])
-        if role(operation) is Role.RELU and self._ends_at_ceiling(node):
-            return forms.identity_relu(x, activation_of(operation))
-        if isinstance(operation, layers.AveragePooling1D | layers.AveragePooling2D):
-            return _average_pool(operation, x, operation.padding)
-        if isinstance(operation, ZeroPaddedAverage):
-            return _average_pool(operation, x, "same")
-        if isinstance(operation, BorderCorrection):
-            factors = operation.factors()
-            return forms.multiply_constant(x, factors if len(x.shape) == 4 else factors[:, 0])
-        if isinstance(operation, layers.MaxPooling2D):
-            is_plain = tuple(operation.pool_size) == (1, 1) and len(set(operation.strides)) == 1
-            # It computes, though nothing changes: without the fake-quant it would stay float.
-            y = forms.subsample(x, operation.strides) if is_plain else None
-            return y if y is None else self._round(self._source(node.inputs[0]), y)
-        if isinstance(operation, layers.UpSampling2D) and operation.interpolation == "nearest":
-            is_square = len(set(operation.size)) == 1
-            return forms.repeat_pixels(x, operation.size[0]) if is_square else None
-        return None
-
-    def _ends_at_ceiling(self, node: Node) -> bool:
-        """Whether a ReLU's ceiling is none, 6, or cut off by the range that it is rounded to."""
-        ceiling = getattr(node.operation, "max_value", None)
-        if ceiling is None or ceiling == 6:
-            return True
-        readers = self.graph.consumers(node.output)
-        is_rounded = bool(readers) and not self.graph.is_output(node.output)
-        return is_rounded and all(
-            isinstance(r.operation, FakeQuantize) and self._constants[r][1] <= ceiling * (1 + 1e-6)
-            for r in readers
-        )
+def _code_sources(graph: Graph) -> dict[Value, Node]:
+    """Value that holds codes → the call of the quantizer whose codes they are."""
+    sources: dict[Value, Node] = {}
+    for node in graph.nodes:
+        source = None
+        if isinstance(node.operation, FakeQuantize):
+            source = node
+        elif node.inputs and keeps_codes(node.operation):
+            found = [sources.get(value) for value in node.inputs]
+            # A join that is left in float may join codes of several ranges.
+            is_join = role(node.operation) is Role.JOIN
+            same = None not in found and len({id(s.operation) for s in found}) == 1
+            source = found[0] if same or not is_join else None
+        if source is not None:
+            sources.update(dict.fromkeys(node.outputs, source))
+    return sources
 
 
 def _run(operation, args: tuple, kwargs: dict):
@@ -264,19 +225,3 @@ def _checked_range(quantizer: FakeQuantize) -> tuple[float, float]:
             "Pass calibration_data to quantize or export_tflite, or train the model first."
         )
     return quantizer.range
-
-
-def _negative_slope(layer: NegativeSlope, x, slope: np.ndarray):
-    if layer.per_channel:
-        return forms.channel_affine(x, -slope.ravel(), None)
-    return forms.multiply_constant(x, -slope[None])
-
-
-def _average_pool(layer, x, padding: str):
-    pool, strides = tuple(layer.pool_size), tuple(layer.strides)
-    if len(x.shape) == 4:
-        return forms.average_pool(x, pool, strides, padding)
-    image = tf.expand_dims(x, 1)
-    # A sequence's window has one number, unless the layer has written it as an image's.
-    pool, strides = (1, pool[-1]), (1, strides[-1])
-    return tf.squeeze(forms.average_pool(image, pool, strides, padding), 1)

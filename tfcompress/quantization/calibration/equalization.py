@@ -11,7 +11,7 @@ from tfcompress.model.graph import Graph, Node
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KEEP_MASK
-from tfcompress.quantization.operators.roles import (
+from tfcompress.quantization.operators.registry import (
     Role,
     activation_name,
     activation_of,

@@ -46,6 +46,8 @@ class FakeQuantize(keras.layers.Layer):
         source: Name of the layer whose tensor this is, for reports.
     """
 
+    channels_like = keras.layers.Identity
+
     def __init__(
         self,
         scheme: ActivationScheme | dict[str, Any] | None = None,

@@ -11,6 +11,10 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.constants import times
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import Links, upstream_quantizer
 
 #: Bits of the larger multiplier of a sum.
@@ -97,12 +101,6 @@ class QuantizedMultiply(_Arithmetic, layers.Multiply):
         return rounds.round_sum(codes[0] * codes[1], scales[0] * scales[1])
 
 
-#: Keras class → the layer that takes its place where both inputs are quantized.
-ARITHMETIC_CLASSES = {
-    cls.keras_class: cls for cls in (QuantizedAdd, QuantizedSubtract, QuantizedMultiply)
-}
-
-
 def runtime_sum(codes: list[tf.Tensor], scales: list[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
     """The code of Σ codesᵢ · scalesᵢ at `scale`, with the integers of XNNPACK's int8 addition.
 
@@ -126,3 +124,62 @@ def runtime_sum(codes: list[tf.Tensor], scales: list[tf.Tensor], scale: tf.Tenso
     left, right = (tf.cast(code, tf.int32) for code in codes)
     total = left * multipliers[0] + right * multipliers[1] + tf.bitwise.left_shift(1, shift - 1)
     return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
+
+
+def has_array_operand(node: Node) -> bool:
+    """Whether a constant operand of a `keras.ops` call is an array rather than a number."""
+    constants = [a for a in node.args if not isinstance(a, Value)]
+    return any(getattr(c, "size", 1) != 1 and not isinstance(c, (int, float)) for c in constants)
+
+
+def chain(b: Builder, node: Node) -> Value | None:
+    """f([a, b, c]) → f([f([a, b]), c]): LiteRT's operators take two tensors."""
+    if len(node.inputs) < 3:
+        return None
+    cls, total = type(node.operation), node.inputs[0]
+    for i, value in enumerate(node.inputs[1:-1], 1):
+        total = b.call(lambda n: cls(name=n), f"part{i}", total, value)
+    return b.call(lambda n: cls(name=n), "", total, node.inputs[-1])
+
+
+def _as_layer(cls: type[keras.Layer]):
+    """f(tensor, tensor) as Keras' merge layer, where that broadcasts in the same way."""
+
+    def rule(b: Builder, node: Node) -> Value | None:
+        if len(node.inputs) != 2 or len({len(value.shape) for value in node.inputs}) != 1:
+            return None
+        return b.call(lambda name: cls(name=name), "", *node.inputs)
+
+    return rule
+
+
+def _call_reason(node: Node) -> str | None:
+    return "one of its operands is a constant array" if has_array_operand(node) else None
+
+
+def _register(cls: type, keras_class: type[keras.Layer], function) -> None:
+    register(
+        keras_class,
+        spec=OperatorSpec(
+            role=Role.ARITHMETIC,
+            decompose=None if keras_class is layers.Subtract else chain,
+            quantized=lambda layer: cls.from_config(layer.get_config()),
+        ),
+    )
+    rule = _as_layer(keras_class)
+    spec = OperatorSpec(role=Role.ARITHMETIC, decompose=rule, call_reason=_call_reason)
+    register(function, spec=spec)
+
+
+def _average(b: Builder, node: Node) -> Value:
+    total = node.inputs[0]
+    for i, value in enumerate(node.inputs[1:], 1):
+        total = b.call(lambda n: layers.Add(name=n), f"sum{i}", total, value)
+    count = len(node.inputs)
+    return b.call(times(1 / count), "", total, variant=str(count))
+
+
+_register(QuantizedAdd, layers.Add, keras.ops.add)
+_register(QuantizedSubtract, layers.Subtract, keras.ops.subtract)
+_register(QuantizedMultiply, layers.Multiply, keras.ops.multiply)
+register(layers.Average, spec=OperatorSpec(decompose=_average))

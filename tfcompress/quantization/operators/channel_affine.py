@@ -17,7 +17,9 @@ import tensorflow as tf
 from tfcompress.quantization.fake_quant.affine import code_range, round_to_grid
 from tfcompress.quantization.fake_quant.traced import traced_once
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
-from tfcompress.quantization.operators.roles import Role
+from tfcompress.quantization.operators import forms
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import Links, upstream_kernel, upstream_quantizer
 
 
@@ -262,7 +264,7 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         offset: Likewise.
     """
 
-    quantization_role = Role.AFFINE
+    channels_like = keras.layers.Rescaling
 
     def __init__(self, factor, offset, **kwargs):
         super().__init__(**kwargs)
@@ -290,14 +292,6 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         return {**super().get_config(), "factor": factor, "offset": offset}
 
 
-#: Keras classes whose place a layer of this module takes.
-AFFINE_CLASSES = (
-    keras.layers.BatchNormalization,
-    keras.layers.Rescaling,
-    keras.layers.Normalization,
-)
-
-
 def affine_layer(layer: keras.Layer) -> keras.Layer:
     """The layer that takes the place of a BatchNormalization, Rescaling or Normalization."""
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -309,3 +303,59 @@ def affine_layer(layer: keras.Layer) -> keras.Layer:
         deviation = np.maximum(np.sqrt(layer.variance), keras.backend.epsilon())
         factor, offset = 1.0 / deviation, -np.asarray(layer.mean) / deviation
     return ChannelAffine(factor, offset, name=layer.name, dtype=layer.dtype_policy)
+
+
+def _batch_norm_reason(layer: keras.layers.BatchNormalization) -> str | None:
+    if layer.renorm:
+        return "batch renormalization has no counterpart in LiteRT"
+    return _axis_reason(layer, layer.axis)
+
+
+def _normalization_reason(layer: keras.layers.Normalization) -> str | None:
+    if layer.invert:
+        return "an inverted Normalization is not a multiplier and an offset of its input"
+    return _axis_reason(layer, layer.axis)
+
+
+def _axis_reason(layer: keras.Layer, axis) -> str | None:
+    if isinstance(axis, (list, tuple)):
+        if not axis:
+            # A Normalization with axis=None has one mean and one variance for everything.
+            return None
+        axis = axis[0] if len(axis) == 1 else None
+    shape = (layer.get_build_config() or {}).get("input_shape")
+    is_last = axis == -1 or (shape is not None and axis == len(shape) - 1)
+    return None if is_last else "its statistics are not along the last axis"
+
+
+def _constants(layer: keras.Layer, call_index: int) -> tuple[np.ndarray, np.ndarray]:
+    fold = layer.fold(call_index)
+    return np.asarray(fold.factor), np.asarray(fold.addend)
+
+
+def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """Folded into the kernel before it, or a depthwise convolution of its own."""
+    if call.operation.is_folded(call.call_index):
+        return x
+    return forms.channel_affine(x, *call.constants)
+
+
+register(
+    keras.layers.BatchNormalization,
+    spec=OperatorSpec(
+        role=Role.AFFINE,
+        folds_into_kernel=True,
+        quantized=affine_layer,
+        float_reason=_batch_norm_reason,
+    ),
+)
+register(keras.layers.Rescaling, spec=OperatorSpec(role=Role.AFFINE, quantized=affine_layer))
+register(
+    keras.layers.Normalization,
+    spec=OperatorSpec(role=Role.AFFINE, quantized=affine_layer, float_reason=_normalization_reason),
+)
+register(
+    QuantizedBatchNormalization,
+    ChannelAffine,
+    spec=OperatorSpec(role=Role.AFFINE, constants=_constants, lower=_lower),
+)

@@ -9,22 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import layers
 
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize, input_scheme
-from tfcompress.quantization.operators.roles import (
-    FIXED_RANGES,
-    FUSES_RELU,
+from tfcompress.quantization.operators.builder import Decomposition
+from tfcompress.quantization.operators.registry import (
     Role,
     activation_name,
-    activation_of,
+    keeps_codes,
     keras_class,
+    operator_of,
     role,
 )
-from tfcompress.quantization.placement.decompose import Decomposition, decompose
+from tfcompress.quantization.placement.decompose import decompose
 from tfcompress.quantization.placement.plan import (
     Plan,
     PlanEntry,
@@ -103,11 +102,12 @@ class Planner:
             return None
         found, operation = role(node.operation), node.operation
         linear = activation_name(getattr(operation, "activation", None)) == "linear"
-        if found is Role.KERNEL and linear and _is_batch_norm(follower.operation):
+        if found is None or (found is Role.KERNEL and not linear):
+            return None
+        if found is Role.KERNEL and operator_of(follower.operation).folds_into_kernel:
             return follower
-        if found in FUSES_RELU and (found is not Role.KERNEL or linear):
-            return follower if role(follower.operation) is Role.RELU else None
-        return None
+        is_relu = role(follower.operation) is Role.RELU
+        return follower if found.fuses_relu and is_relu else None
 
     # --- where the runtime rounds ------------------------------------------------------------
 
@@ -159,11 +159,7 @@ class Planner:
             graph.insert_after(value, self.quantizers[value], only=only)
 
     def _rounds(self, node: Node) -> bool:
-        if not self.is_quantized(node) or role(node.operation) in (
-            Role.MOVE,
-            Role.RESAMPLE,
-            Role.JOIN,
-        ):
+        if not self.is_quantized(node) or keeps_codes(node.operation):
             return False
         return self._fused_next(node) is None
 
@@ -185,7 +181,7 @@ class Planner:
     def source(self, value: Value) -> Value:
         """The value whose codes `value` holds, looked up through calls that only move codes."""
         while value.node is not None and self.is_quantized(value.node):
-            if role(value.node.operation) not in (Role.MOVE, Role.RESAMPLE, Role.JOIN):
+            if not keeps_codes(value.node.operation):
                 break
             value = value.node.inputs[0]
         return value
@@ -221,7 +217,7 @@ class Planner:
     def _fixed_range(self, node: Node | None) -> tuple[float, float] | None:
         if node is None or not self.is_quantized(node) or role(node.operation) is not Role.FIXED:
             return None
-        return FIXED_RANGES[activation_of(node.operation)]
+        return operator_of(node.operation).fixed_range
 
     def _make_quantizer(self, value: Value, fixed) -> FakeQuantize:
         scheme = self._activation_scheme(value)
@@ -312,7 +308,3 @@ def _check_not_quantized(model: keras.Model, graph: Graph) -> None:
                 f"holds the quantizer {operation.name!r}. Quantize the model it came from, or take "
                 "its weights into a plain model with tfcompress.strip(model)."
             )
-
-
-def _is_batch_norm(operation: Any) -> bool:
-    return keras_class(operation) is layers.BatchNormalization

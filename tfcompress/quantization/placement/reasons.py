@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
-from tfcompress.model.graph import Node, Value
+from tfcompress.model.graph import Node
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.operators.roles import (
+from tfcompress.quantization.operators.registry import (
     Role,
     activation_of,
-    is_op,
+    operator_of,
     role,
     unsupported_options,
 )
@@ -35,11 +35,8 @@ def float_reason(node: Node, is_configured: bool) -> str | None:
         return unsupported_options(operation) or _unknown_reason(operation)
     if not all(v.is_float for v in (*node.inputs, *node.outputs)):
         return "it does not take and give floating point tensors"
-    if found is Role.ARITHMETIC and _array_operand(node):
-        return "one of its operands is a constant array"
-    if found is Role.JOIN and _constant_operand(node):
-        return "one of its operands is a constant, which no range is known for"
-    return None
+    call_reason = operator_of(operation).call_reason
+    return None if call_reason is None else call_reason(node)
 
 
 def _unknown_reason(operation: Any) -> str:
@@ -50,19 +47,3 @@ def _unknown_reason(operation: Any) -> str:
     if activation is not None:
         return f"LiteRT has no int8 form of {activation}"
     return f"LiteRT has no int8 form of {cls.__name__}"
-
-
-def _constant_operand(node: Node) -> bool:
-    """Whether a join (concatenate, maximum, minimum) takes anything but tensors of the graph."""
-    if isinstance(node.operation, keras.Layer):
-        return False
-    operands = node.args[0] if is_op(node.operation, "Concatenate") else node.args[:2]
-    return not all(isinstance(a, Value) for a in keras.tree.flatten(operands))
-
-
-def _array_operand(node: Node) -> bool:
-    """Whether a constant operand is an array rather than a number."""
-    if isinstance(node.operation, keras.Layer):
-        return False
-    constants = [a for a in node.args if not isinstance(a, Value)]
-    return any(getattr(c, "size", 1) != 1 and not isinstance(c, (int, float)) for c in constants)

@@ -11,7 +11,7 @@ import keras
 from keras import tree
 
 from tfcompress.model.graph import producer
-from tfcompress.quantization.operators.roles import Role, keeps_codes, role
+from tfcompress.quantization.operators.registry import Role, keeps_codes, role
 
 
 def upstream_quantizer(tensor: keras.KerasTensor) -> Any | None:

@@ -22,9 +22,8 @@ from tfcompress.pruning.structure.tracer import Axes, Role, Tracer, describe
     *("Sin", "Cos", "Clip", "Cast", "Identity", "StopGradient", "Where", "Copy", "Reciprocal"),
     *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Silu", "Sigmoid", "Tanh"),
     *("HardSigmoid", "HardSilu", "HardTanh", "Softplus", "Softsign", "Mish", "LogSigmoid"),
-    # Of keras.applications, and of our own quantized models.
-    *("CustomScaleLayer", "StochasticDepth", "FakeQuantize", "AddConstant", "MultiplyConstant"),
-    *("NegativePart", "BorderCorrection"),
+    # Of keras.applications.
+    *("CustomScaleLayer", "StochasticDepth"),
 )
 def elementwise(t: Tracer, node) -> Axes | None:
     """Tensors that meet must lose the same channels; a constant array loses them too."""
@@ -105,7 +104,7 @@ def _mixes(t: Tracer, node, mixed) -> Axes:
     return axes
 
 
-@register_rule(layers.PReLU, "NegativeSlope")
+@register_rule(layers.PReLU)
 def prelu(t: Tracer, node) -> Axes:
     axes = t.of(node.inputs[0])
     alpha = t.variable(node.operation, "alpha")
@@ -115,7 +114,7 @@ def prelu(t: Tracer, node) -> Axes:
     return axes
 
 
-@register_rule(layers.Rescaling, "ChannelAffine")
+@register_rule(layers.Rescaling)
 def rescaling(t: Tracer, node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
     config = layer.get_config()
@@ -204,7 +203,7 @@ def unit_norm(t: Tracer, node) -> Axes:
     *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D),
     *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D, layers.Resizing),
-    *("MaxPool", "AveragePool", "Resize", "ZeroPaddedAverage"),
+    *("MaxPool", "AveragePool", "Resize"),
 )
 def spatial(t: Tracer, node) -> Axes:
     """Works along positions, on each channel by itself."""

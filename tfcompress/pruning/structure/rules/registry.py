@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tfcompress.pruning.structure.tracer import Axes, Tracer, operation_class
+from tfcompress.model.channels import channels_like
+from tfcompress.pruning.structure.tracer import Axes, Tracer
 
 #: `rule(tracer, node)` returns the axes of the output (a tuple with one entry per axis), a list of
 #: them for several outputs, or `None` where this call cannot be followed.
@@ -27,9 +28,12 @@ def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
         return tracer.of(x)
     ```
 
+    A layer that treats channels as one of Keras' does needs no rule: it declares
+    `channels_like = keras.layers.Identity` (see `tfcompress.model.channels`).
+
     Args:
         *kinds: Classes, matched exactly (a subclass may do anything with its weights); or names
-            of Keras' and our own classes that cannot be imported here: `keras.ops` operations, say.
+            of Keras' classes that are not public: `keras.ops` operations, say.
     """
 
     def register(rule: Rule) -> Rule:
@@ -42,9 +46,8 @@ def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
 
 def find_rule(operation: Any) -> Rule | None:
     """The rule of an operation; `None` where there is none."""
-    cls = operation_class(operation)
+    cls = channels_like(operation)
     if cls in _RULES:
         return _RULES[cls]
     # A class of the user's own may have the name of one of Keras.
-    is_known = cls.__module__.split(".")[0] in ("keras", "tfcompress")
-    return _RULES.get(cls.__name__) if is_known else None
+    return _RULES.get(cls.__name__) if cls.__module__.split(".")[0] == "keras" else None

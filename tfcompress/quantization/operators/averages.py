@@ -1,4 +1,4 @@
-"""Small layers that a decomposed operation is made of, each of them one op in LiteRT."""
+"""Means over positions: average pooling."""
 
 from __future__ import annotations
 
@@ -7,111 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
-from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_quantize
-from tfcompress.quantization.operators.roles import Role
-
-
-class _WithConstant(keras.layers.Layer):
-    quantization_role = Role.ARITHMETIC
-
-    def __init__(self, value: float, **kwargs):
-        super().__init__(**kwargs)
-        self.value = float(value)
-        self.supports_masking = True
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "value": self.value}
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
-class AddConstant(_WithConstant):
-    """x + value."""
-
-    def stripped(self) -> list[keras.Layer]:
-        return [keras.layers.Rescaling(1.0, self.value, name=self.name)]
-
-    def call(self, inputs):
-        return inputs + self.value
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
-class MultiplyConstant(_WithConstant):
-    """x · value."""
-
-    def stripped(self) -> list[keras.Layer]:
-        return [keras.layers.Rescaling(self.value, name=self.name)]
-
-    def call(self, inputs):
-        return inputs * self.value
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
-class NegativePart(keras.layers.Layer):
-    """factor · max(−x, 0), the part of a value below zero; factor is positive."""
-
-    quantization_role = Role.ELEMENTWISE
-
-    def __init__(self, factor: float = 1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.factor = float(factor)
-        self.supports_masking = True
-
-    def stripped(self) -> list[keras.Layer]:
-        return [
-            keras.layers.Rescaling(-self.factor, name=f"{self.name}_sign"),
-            keras.layers.ReLU(name=self.name),
-        ]
-
-    def call(self, inputs):
-        return keras.ops.relu(inputs * -self.factor)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "factor": self.factor}
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
-class NegativeSlope(keras.layers.PReLU):
-    """−α · n, where n is the negative part of a PReLU's input and α its trained slope.
-
-    One slope per channel is exact in int8 (it is the scale of a 1×1 depthwise kernel); a slope
-    per position is rounded with one scale.
-    """
-
-    quantization_role = Role.AFFINE
-
-    def add_weight(self, *args, **kwargs):
-        # Read in float32 under any policy, as the runtime will have it.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
-
-    def stripped(self) -> list[keras.Layer]:
-        # PReLU(−n) = α · (−n), for −n is never positive.
-        return [
-            keras.layers.Rescaling(-1.0, name=f"{self.name}_sign"),
-            keras.layers.PReLU.from_config(self.get_config()),
-        ]
-
-    @property
-    def per_channel(self) -> bool:
-        return all(size == 1 for size in self.alpha.shape[:-1])
-
-    def slope(self) -> tf.Tensor:
-        """α as the runtime multiplies by it, of the shape of the variable."""
-        alpha = tf.convert_to_tensor(self.alpha)
-        if self.per_channel:
-            return alpha
-        largest = tf.reduce_max(tf.abs(tf.stop_gradient(alpha)))
-        scale, _ = affine_parameters(-largest, largest, symmetric=True)
-        return fake_quantize(alpha, tf.cast(scale, alpha.dtype), narrow_range=True)
-
-    def call(self, inputs):
-        return tf.cast(-self.slope() * tf.cast(inputs, tf.float32), self.compute_dtype)
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators import forms
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -123,7 +25,7 @@ class ZeroPaddedAverage(keras.layers.Layer):
         strides: Likewise.
     """
 
-    quantization_role = Role.AVERAGE
+    channels_like = keras.layers.AveragePooling2D
 
     def __init__(self, pool_size, strides, **kwargs):
         super().__init__(**kwargs)
@@ -162,7 +64,7 @@ class BorderCorrection(keras.layers.Layer):
         strides: As for the pooling.
     """
 
-    quantization_role = Role.ARITHMETIC
+    channels_like = keras.layers.Identity
 
     def __init__(self, image_size, pool_size, strides, **kwargs):
         super().__init__(**kwargs)
@@ -213,3 +115,70 @@ def is_uniform_pool(image_size, pool_size, strides, padding: str) -> bool:
         (-(-size // stride) - 1) * stride + window <= size
         for size, window, stride in zip(image_size, pool_size, strides, strict=True)
     )
+
+
+def _pooling(node: Node) -> tuple[tuple, tuple, tuple]:
+    """`(image size, window, strides)`, those of a sequence as (1, steps)."""
+    layer, shape = node.operation, node.inputs[0].shape
+    window, strides = tuple(layer.pool_size), tuple(layer.strides)
+    if len(window) == 1:
+        return (1, shape[1]), (1, *window), (1, *strides)
+    return tuple(shape[1:3]), window, strides
+
+
+def _average_pool(b: Builder, node: Node) -> Value | None:
+    """At the border of a "same"-padded image Keras divides by fewer cells: a second step."""
+    image, window, strides = _pooling(node)
+    if is_uniform_pool(image, window, strides, node.operation.padding):
+        return None
+    mean = b.call(lambda n: ZeroPaddedAverage(window, strides, name=n), "zeros", node.inputs[0])
+    return b.call(
+        lambda n: BorderCorrection(image, window, strides, name=n),
+        "",
+        mean,
+        variant="x".join(map(str, image)),
+    )
+
+
+def _lower_average(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    layer = call.operation
+    if not call.reads_codes:
+        return None
+    pool, strides = tuple(layer.pool_size), tuple(layer.strides)
+    # What pads with zeros has no `padding` of its own.
+    padding = getattr(layer, "padding", "same")
+    if len(x.shape) == 4:
+        return _constant_average(x, pool, strides, padding)
+    image = tf.expand_dims(x, 1)
+    # A sequence's window has one number, unless the layer has written it as an image's.
+    pool, strides = (1, pool[-1]), (1, strides[-1])
+    return tf.squeeze(_constant_average(image, pool, strides, padding), 1)
+
+
+def _constant_average(x: tf.Tensor, pool, strides, padding: str) -> tf.Tensor:
+    """Average pooling as a constant depthwise convolution; padding counts as zeros."""
+    channels = x.shape[-1]
+    kernel = np.full((*pool, channels, 1), 1.0 / (pool[0] * pool[1]), np.float32)
+    return tf.nn.depthwise_conv2d(x, tf.constant(kernel), [1, *strides, 1], padding.upper())
+
+
+def _lower_correction(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    if not call.reads_codes:
+        return None
+    factors = call.operation.factors()
+    return forms.multiply_constant(x, factors if len(x.shape) == 4 else factors[:, 0])
+
+
+register(
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    spec=OperatorSpec(role=Role.AVERAGE, decompose=_average_pool, lower=_lower_average),
+)
+register(
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    keras.ops.mean,
+    spec=OperatorSpec(role=Role.AVERAGE),
+)
+register(ZeroPaddedAverage, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_average))
+register(BorderCorrection, spec=OperatorSpec(role=Role.ARITHMETIC, lower=_lower_correction))

@@ -1,13 +1,40 @@
-"""The TensorFlow form of operations that run badly on LiteRT as Keras writes them.
+"""What a lowering form gets to know of a call, and the forms that several families share.
 
-Each keeps the function and the points of rounding, leaves no float tensor and is taken whole by
+A form is the TensorFlow ops of an operation that runs badly on LiteRT as Keras writes it. Each
+keeps the function and the points of rounding, leaves no float tensor and is taken whole by
 XNNPACK. All tensors are channels-last float32 with batch 1.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredCall:
+    """One call that is being lowered.
+
+    Attributes:
+        operation: The layer or `keras.ops` operation.
+        call_index: Which call of a shared layer.
+        reads_codes: Whether its first input holds the codes of a quantizer.
+        output_ranges: Ranges of the quantizers that read its output; `None` where something else
+            reads it.
+        constants: What the entry's `constants` gave.
+        round_as_input: Rounds a tensor to the codes of the first input.
+    """
+
+    operation: Any
+    call_index: int
+    reads_codes: bool
+    output_ranges: tuple[tuple[float, float], ...] | None
+    constants: tuple[np.ndarray, ...]
+    round_as_input: Callable[[tf.Tensor], tf.Tensor]
 
 
 def channel_affine(x: tf.Tensor, factor: np.ndarray, offset: np.ndarray | None, relu=None):
@@ -31,18 +58,6 @@ def channel_affine(x: tf.Tensor, factor: np.ndarray, offset: np.ndarray | None, 
     return tf.reshape(y, shape) if shape.rank != 4 else y
 
 
-def identity_relu(x: tf.Tensor, relu: str):
-    """A ReLU that no other operator precedes: fused into an identity 1×1 depthwise convolution."""
-    return channel_affine(x, np.float32(1.0), None, relu)
-
-
-def average_pool(x: tf.Tensor, pool: tuple[int, int], strides: tuple[int, int], padding: str):
-    """Average pooling as a constant depthwise convolution; padding counts as zeros."""
-    channels = x.shape[-1]
-    kernel = np.full((*pool, channels, 1), 1.0 / (pool[0] * pool[1]), np.float32)
-    return tf.nn.depthwise_conv2d(x, tf.constant(kernel), [1, *strides, 1], padding.upper())
-
-
 def multiply_constant(x: tf.Tensor, values: np.ndarray):
     """x · values, where the values are on an int8 grid of one scale that reaches to 127."""
     # The fake-quant tells the converter that scale.
@@ -50,20 +65,6 @@ def multiply_constant(x: tf.Tensor, values: np.ndarray):
     return x * tf.quantization.fake_quant_with_min_max_args(
         tf.constant(values), -bound, bound, num_bits=8, narrow_range=True
     )
-
-
-def subsample(x: tf.Tensor, strides: tuple[int, int]):
-    """MaxPooling2D(1, strides) as an identity 1×1 depthwise convolution with strides.
-
-    The kernel only has strides that are equal; XNNPACK has no pooling window of one cell.
-    """
-    kernel = tf.constant(np.ones((1, 1, x.shape[-1], 1), np.float32))
-    return tf.nn.depthwise_conv2d(x, kernel, [1, *strides, 1], "VALID")
-
-
-def repeat_pixels(x: tf.Tensor, size: int):
-    """Nearest upsampling by one factor: copies on the channels, then DEPTH_TO_SPACE."""
-    return tf.nn.depth_to_space(tf.concat([x] * size**2, axis=-1), size)
 
 
 def _image_shape(shape: tf.TensorShape) -> list[int]:

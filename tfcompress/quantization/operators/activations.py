@@ -1,0 +1,169 @@
+"""Functions of each value: ReLU, sigmoid, tanh, softmax, silu, hard_silu, leaky ReLU, gelu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import activations, layers, ops
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators import forms
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.constants import plus, times
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.registry import (
+    OperatorSpec,
+    Role,
+    activation_of,
+    register,
+)
+
+# --- layers that apply a function ---------------------------------------------------------------
+
+
+def _relu_function(layer: layers.ReLU):
+    if layer.threshold or (layer.negative_slope and layer.max_value is not None):
+        return None
+    if layer.negative_slope:
+        return activations.leaky_relu
+    return activations.relu6 if layer.max_value == 6 else activations.relu
+
+
+register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activation))
+register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
+register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
+register(layers.Softmax, spec=OperatorSpec(function=lambda layer: activations.softmax))
+register(layers.ELU, spec=OperatorSpec(function=lambda layer: activations.elu))
+
+# --- one op in LiteRT ---------------------------------------------------------------------------
+
+
+def _lower_relu(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    name = activation_of(call.operation)
+    if not _ends_at_ceiling(call):
+        return None
+    if call.reads_codes:
+        # No operator before it to fuse into: an identity 1×1 depthwise convolution.
+        return forms.channel_affine(x, np.float32(1.0), None, name)
+    # Fused into the operation before it.
+    return tf.nn.relu(x) if name == "relu" else None
+
+
+def _ends_at_ceiling(call: LoweredCall) -> bool:
+    """Whether a ReLU's ceiling is none, 6, or cut off by the range that it is rounded to."""
+    ceiling = getattr(call.operation, "max_value", None)
+    if ceiling is None or ceiling == 6:
+        return True
+    ranges = call.output_ranges
+    return ranges is not None and all(high <= ceiling * (1 + 1e-6) for _, high in ranges)
+
+
+register(activations.linear, spec=OperatorSpec(role=Role.MOVE, activation="linear"))
+for _name in ("relu", "relu6"):
+    register(
+        getattr(activations, _name),
+        getattr(ops, _name),
+        spec=OperatorSpec(role=Role.RELU, activation=_name, lower=_lower_relu),
+    )
+for _name, _range in {
+    "sigmoid": (0.0, 255 / 256),
+    "softmax": (0.0, 255 / 256),
+    "tanh": (-1.0, 127 / 128),
+}.items():
+    register(
+        getattr(activations, _name),
+        getattr(ops, _name),
+        spec=OperatorSpec(role=Role.FIXED, activation=_name, fixed_range=_range),
+    )
+register(activations.gelu, ops.gelu, spec=OperatorSpec(role=Role.ELEMENTWISE, activation="gelu"))
+
+# --- several ops --------------------------------------------------------------------------------
+
+
+def _silu(b: Builder, node: Node) -> Value:
+    x = node.inputs[0]
+    gate = b.call(lambda n: layers.Activation("sigmoid", name=n), "sigmoid", x)
+    return b.call(lambda n: layers.Multiply(name=n), "", x, gate)
+
+
+def _shifted_relu6(b: Builder, x: Value) -> Value:
+    shifted = b.call(plus(3.0), "shift", x)
+    return b.call(lambda n: layers.ReLU(6.0, name=n), "relu6", shifted)
+
+
+def _hard_sigmoid(b: Builder, node: Node) -> Value:
+    return b.call(times(1 / 6), "", _shifted_relu6(b, node.inputs[0]))
+
+
+def _hard_silu(b: Builder, node: Node) -> Value:
+    """(x / 6) · relu6(x + 3): the converter would fuse x · relu6(x + 3) / 6 into HARD_SWISH."""
+    gate = _shifted_relu6(b, node.inputs[0])
+    sixth = b.call(times(1 / 6), "sixth", node.inputs[0])
+    return b.call(lambda n: layers.Multiply(name=n), "", sixth, gate)
+
+
+for _name, _rule in {
+    "silu": _silu,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_silu": _hard_silu,
+}.items():
+    register(
+        getattr(activations, _name),
+        getattr(ops, _name),
+        spec=OperatorSpec(activation=_name, decompose=_rule),
+    )
+
+# --- leaky ReLU ---------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class NegativePart(keras.layers.Layer):
+    """factor · max(−x, 0), the part of a value below zero; factor is positive."""
+
+    channels_like = keras.layers.Identity
+
+    def __init__(self, factor: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = float(factor)
+        self.supports_masking = True
+
+    def stripped(self) -> list[keras.Layer]:
+        return [
+            keras.layers.Rescaling(-self.factor, name=f"{self.name}_sign"),
+            keras.layers.ReLU(name=self.name),
+        ]
+
+    def call(self, inputs):
+        return keras.ops.relu(inputs * -self.factor)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
+
+
+def lower_negative_part(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    factor = np.float32(-call.operation.factor)
+    return forms.channel_affine(x, factor, None, "relu") if call.reads_codes else None
+
+
+def _leaky_relu(b: Builder, node: Node) -> Value | None:
+    """x + (1 − slope) · max(−x, 0): XNNPACK's LEAKY_RELU multiplies with few bits."""
+    # The slope of the bare function is Keras' default.
+    x, slope = node.inputs[0], float(getattr(node.operation, "negative_slope", 0.2))
+    if not 0 < slope < 1:
+        return None
+    negative = b.call(lambda n: NegativePart(1 - slope, name=n), "negative", x)
+    return b.call(lambda n: layers.Add(name=n), "", x, negative)
+
+
+register(NegativePart, spec=OperatorSpec(role=Role.ELEMENTWISE, lower=lower_negative_part))
+register(
+    activations.leaky_relu,
+    ops.leaky_relu,
+    spec=OperatorSpec(role=Role.ELEMENTWISE, activation="leaky_relu", decompose=_leaky_relu),
+)

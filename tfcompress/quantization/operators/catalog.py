@@ -1,0 +1,16 @@
+"""Imports every family of operators, so that the registry is complete.
+
+A new family of operators is one file and its line here.
+"""
+
+from tfcompress.quantization.operators import (  # noqa: F401
+    activations,
+    arithmetic,
+    averages,
+    channel_affine,
+    constants,
+    joins,
+    kernels,
+    moves,
+    prelu,
+)

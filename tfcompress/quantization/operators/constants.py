@@ -1,0 +1,75 @@
+"""A tensor and a number: sums, products and quotients, each one op in LiteRT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+
+
+class _WithConstant(keras.layers.Layer):
+    channels_like = keras.layers.Identity
+
+    def __init__(self, value: float, **kwargs):
+        super().__init__(**kwargs)
+        self.value = float(value)
+        self.supports_masking = True
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class AddConstant(_WithConstant):
+    """x + value."""
+
+    def stripped(self) -> list[keras.Layer]:
+        return [keras.layers.Rescaling(1.0, self.value, name=self.name)]
+
+    def call(self, inputs):
+        return inputs + self.value
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MultiplyConstant(_WithConstant):
+    """x · value."""
+
+    def stripped(self) -> list[keras.Layer]:
+        return [keras.layers.Rescaling(self.value, name=self.name)]
+
+    def call(self, inputs):
+        return inputs * self.value
+
+
+def plus(value: float) -> Callable[[str], AddConstant]:
+    """Makes, for a builder, the part that adds a number."""
+    return lambda name: AddConstant(value, name=name)
+
+
+def times(value: float) -> Callable[[str], MultiplyConstant]:
+    """Makes, for a builder, the part that multiplies by a number."""
+    return lambda name: MultiplyConstant(value, name=name)
+
+
+def scalar_argument(node: Node) -> float | None:
+    """The number of `f(tensor, number)`; `None` for anything else."""
+    is_first = node.args and isinstance(node.args[0], Value)
+    if len(node.args) == 2 and is_first and isinstance(node.args[1], (int, float)):
+        return float(node.args[1])
+    return None
+
+
+def _divide(b, node: Node) -> Value | None:
+    number = scalar_argument(node)
+    return b.call(times(1.0 / number), "", node.inputs[0]) if number else None
+
+
+register(AddConstant, MultiplyConstant, spec=OperatorSpec(role=Role.ARITHMETIC))
+register(keras.ops.divide, keras.ops.true_divide, spec=OperatorSpec(decompose=_divide))

@@ -1,0 +1,224 @@
+"""The registry of operators: what LiteRT's int8 runtime does at each, one entry per operator.
+
+LiteRT requantizes where an operator computes new values and nowhere else, so a quantizer is placed
+exactly there. An entry (`OperatorSpec`) says all that the rest of the library needs to know of an
+operator: its role, how it is decomposed, which layer takes its place in training, which form it
+takes in the file, why it stays in float. The entries are in the files of this package, one file
+per family, next to the layers and forms that they name; `catalog` imports all of them.
+
+An operator is looked up by its layer class, by its `keras.ops` operation, or by the activation
+function that it applies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcompress.model.graph import Node, Value
+
+if TYPE_CHECKING:
+    from tfcompress.quantization.operators.builder import Builder
+    from tfcompress.quantization.operators.forms import LoweredCall
+
+
+class Role(enum.Enum):
+    """What the int8 runtime does at an operator.
+
+    Attributes:
+        KERNEL: Convolution or dense: int32 sum, bias, fused activation, then one rounding.
+        AFFINE: A multiplier and an offset per channel; runs as a 1×1 depthwise convolution.
+        ARITHMETIC: Element by element on two tensors, or on a tensor and a scalar.
+        AVERAGE: Mean over positions.
+        RELU: Fuses into a kernel, affine or arithmetic operator before it, else rounds itself.
+        ELEMENTWISE: A function of each value, from codes to codes.
+        FIXED: The same, with the output range that LiteRT prescribes.
+        MOVE: Only moves codes: no rounding.
+        RESAMPLE: Interpolates and rounds on the codes of its input.
+        JOIN: Its inputs and its output share one range.
+    """
+
+    KERNEL = "kernel"
+    AFFINE = "affine"
+    ARITHMETIC = "arithmetic"
+    AVERAGE = "average"
+    RELU = "relu"
+    ELEMENTWISE = "elementwise"
+    FIXED = "fixed"
+    MOVE = "move"
+    RESAMPLE = "resample"
+    JOIN = "join"
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether the output holds the codes of the (first) input's quantizer."""
+        return self in (Role.MOVE, Role.RESAMPLE, Role.JOIN)
+
+    @property
+    def fuses_relu(self) -> bool:
+        """Whether a following ReLU or ReLU6 shares the operator's one rounding."""
+        return self in (Role.KERNEL, Role.AFFINE, Role.ARITHMETIC)
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorSpec:
+    """What the int8 runtime does at one operator. Every field may be left out.
+
+    Attributes:
+        role: The role, or a function of the operation that returns it. Without a role the
+            operator stays in float, unless it is decomposed.
+        activation: Keras' name of the function that is applied to each value.
+        function: For a layer that applies an activation function: returns that function of the
+            layer, whose entry then describes the call. `None` where the layer's options make it
+            another function.
+        fixed_range: Output range that LiteRT prescribes.
+        fused_activations: For a layer with an `activation` argument: names of the functions that
+            run inside the operator. Any other becomes an operation of its own behind it.
+        folds_into_kernel: Whether it folds into a kernel operator just before it.
+        decompose: `decompose(builder, node)` replaces one call by several operators with one
+            rounding each and returns the result; `None` leaves the call whole.
+        quantized: Makes the (unbuilt) layer that takes the place of the given one in training.
+        constants: `constants(operation, call_index)`: the arrays that the form needs, read before
+            a graph is traced.
+        lower: `lower(call, x)`: the TensorFlow form of a call on its first argument, `None` for
+            what Keras computes.
+        float_reason: Why it stays in float, or a function of the operation that returns the
+            reason, `None` for none.
+        call_reason: Why one call stays in float, by its node; `None` for no reason.
+    """
+
+    role: Role | Callable[[Any], Role | None] | None = None
+    activation: str | None = None
+    function: Callable[[Any], Callable | None] | None = None
+    fixed_range: tuple[float, float] | None = None
+    fused_activations: tuple[str, ...] | None = None
+    folds_into_kernel: bool = False
+    decompose: Callable[[Builder, Node], Value | list[Value] | None] | None = None
+    quantized: Callable[[keras.Layer], keras.Layer] | None = None
+    constants: Callable[[Any, int], tuple[np.ndarray, ...]] | None = None
+    lower: Callable[[LoweredCall, tf.Tensor], tf.Tensor | None] | None = None
+    float_reason: str | Callable[[Any], str | None] | None = None
+    call_reason: Callable[[Node], str | None] | None = None
+
+
+#: The entry of what nobody registered.
+UNKNOWN = OperatorSpec()
+
+# Layer classes, and functions; `keras.ops` operations by the name of their class.
+_BY_TYPE: dict[Any, OperatorSpec] = {}
+_BY_OPERATION: dict[str, OperatorSpec] = {}
+
+
+def register(*kinds: type | Callable, spec: OperatorSpec) -> None:
+    """Enters operators.
+
+    Args:
+        *kinds: Layer classes, functions of `keras.ops`, activation functions. A subclass of a
+            registered class may compute anything, so it is not covered.
+        spec: What they are.
+    """
+    for kind in kinds:
+        if is_keras_operation(kind):
+            _BY_OPERATION[_operation_class_name(kind)] = spec
+        else:
+            _BY_TYPE[kind] = spec
+
+
+def unregister(*kinds: type | Callable) -> None:
+    """Removes what `register` entered for layer classes and functions that are not Keras' own."""
+    for kind in kinds:
+        _BY_TYPE.pop(kind, None)
+
+
+def registered() -> dict[str, OperatorSpec]:
+    """Every entry by its public name: `"layers.Dense"`, `"ops.Add"`, `"activations.tanh"`."""
+    names = {_public_name(kind): spec for kind, spec in _BY_TYPE.items()}
+    return {**names, **{f"ops.{name}": spec for name, spec in _BY_OPERATION.items()}}
+
+
+def is_keras_operation(kind: Any) -> bool:
+    """Whether `kind` is a function of `keras.ops`."""
+    name = getattr(kind, "__name__", "")
+    return not isinstance(kind, type) and getattr(keras.ops, name, None) is kind
+
+
+def operator_of(operation: Any) -> OperatorSpec:
+    """The entry of a layer or `keras.ops` operation; `UNKNOWN` where there is none."""
+    if not isinstance(operation, keras.Layer):
+        return _BY_OPERATION.get(type(operation).__name__, UNKNOWN)
+    spec = _BY_TYPE.get(type(operation)) or _BY_TYPE.get(keras_class(operation), UNKNOWN)
+    if spec.function is None:
+        return spec
+    return function_spec(spec.function(operation))
+
+
+def function_spec(function: Callable | None) -> OperatorSpec:
+    """The entry of an activation function; `UNKNOWN` where there is none."""
+    try:
+        return _BY_TYPE.get(function, UNKNOWN)
+    except TypeError:
+        # An object that cannot be hashed is not registered.
+        return UNKNOWN
+
+
+def role(operation: Any) -> Role | None:
+    """The role of a (decomposed) operation; `None` where LiteRT's int8 runtime has none."""
+    if unsupported_options(operation) is not None:
+        return None
+    found = operator_of(operation).role
+    return found if found is None or isinstance(found, Role) else found(operation)
+
+
+def keeps_codes(operation: Any) -> bool:
+    """Whether the output holds the codes of the (first) input's quantizer."""
+    found = role(operation)
+    return found is not None and found.keeps_codes
+
+
+def unsupported_options(operation: Any) -> str | None:
+    """Why an operation stays in float by itself or by its options; `None` for no such reason."""
+    is_layer = isinstance(operation, keras.Layer)
+    if is_layer and getattr(operation, "data_format", "channels_last") == "channels_first":
+        return "LiteRT's kernels are channels-last"
+    reason = operator_of(operation).float_reason
+    return reason if reason is None or isinstance(reason, str) else reason(operation)
+
+
+def activation_name(function: Any) -> str | None:
+    """Keras' name of an activation function; `None` for a function of the user's own."""
+    if function is None:
+        return "linear"
+    name = getattr(function, "__name__", None)
+    return name if name and getattr(keras.activations, name, None) is function else None
+
+
+def activation_of(operation: Any) -> str | None:
+    """The function that an operation applies to each value, by Keras' name; `None`: no such."""
+    entry = _BY_TYPE.get(keras_class(operation), UNKNOWN)
+    if entry.function is not None:
+        function = entry.function(operation)
+        return None if function is None else activation_name(function)
+    return operator_of(operation).activation
+
+
+def keras_class(operation: Any) -> type:
+    """The class whose `call` an operation runs; a user's own subclass is a class of its own."""
+    return getattr(operation, "keras_class", type(operation))
+
+
+def _operation_class_name(function: Callable) -> str:
+    # The classes of keras.ops are not public; each is named after its function.
+    return "".join(word.capitalize() for word in function.__name__.split("_"))
+
+
+def _public_name(kind: Any) -> str:
+    for module in ("layers", "activations"):
+        if getattr(getattr(keras, module), kind.__name__, None) is kind:
+            return f"{module}.{kind.__name__}"
+    return kind.__name__
