@@ -67,7 +67,9 @@ def samples(cls, shape, count=4):
 
 
 def test_every_class_of_the_kernel_table_is_tried():
-    assert set(CASES) == set(COMPRESSED) == {*KERNELS, layers.EinsumDense}
+    known = {cls for cls in COMPRESSED if cls.__module__.startswith("keras.")}
+    assert set(CASES) == known
+    assert set(COMPRESSED) == {*KERNELS, layers.EinsumDense}
 
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)

@@ -20,6 +20,9 @@ from tfcompress.model.transforms import TransformedWeights, WeightTransform
 
 _PACKAGE = "tfcompress"
 
+#: Layer class → its generated compressed subclass.
+COMPRESSED: dict[type, type] = {}
+
 
 class Compressed:
     """Mixin that marks a generated class; `transformed` holds the chains of its variables."""
@@ -42,7 +45,14 @@ def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
     return {v.name: v for v in owner.weights if v.name in names and "transformed" not in v.path}
 
 
-def _generate(cls: type) -> type:
+def generate(cls: type, package: str = _PACKAGE) -> type:
+    """Makes, registers and enters the compressed subclass of a layer class.
+
+    Args:
+        cls: The layer class, which `kernel_specs` knows.
+        package: Under which it is registered for saving.
+    """
+
     def __init__(self, *args, transforms=None, **kwargs):
         cls.__init__(self, *args, **kwargs)
         restore = keras.saving.deserialize_keras_object
@@ -94,14 +104,13 @@ def _generate(cls: type) -> type:
         "call": call,
         "__call__": __call__,
         "get_config": get_config,
-        "__module__": __name__,
+        "__module__": __name__ if package == _PACKAGE else cls.__module__,
         "keras_class": cls,
         "__doc__": f"`{cls.__name__}` that reads its kernels through weight transforms.",
     }
-    name = f"Compressed{cls.__name__}"
-    generated = type(name, (Compressed, cls), members)
-    globals()[name] = generated
-    return keras.saving.register_keras_serializable(_PACKAGE)(generated)
+    generated = type(f"Compressed{cls.__name__}", (Compressed, cls), members)
+    COMPRESSED[cls] = keras.saving.register_keras_serializable(package)(generated)
+    return generated
 
 
 def _scales(layer: keras.Layer) -> bool:
@@ -135,8 +144,8 @@ def _apply_updates(layer: keras.Layer, scope: keras.StatelessScope, skip: list) 
         layer.add_loss(loss)
 
 
-#: Layer class → its generated compressed subclass.
-COMPRESSED: dict[type, type] = {cls: _generate(cls) for cls in (*KERNELS, layers.EinsumDense)}
+for _cls in (*KERNELS, layers.EinsumDense):
+    globals()[f"Compressed{_cls.__name__}"] = generate(_cls)
 
 
 def is_compressed(layer: Any) -> bool:

@@ -164,6 +164,13 @@ class Graph:
         """Every call of `operation`; more than one means that the layer is shared."""
         return [node for node in self.nodes if node.operation is operation]
 
+    def calls_by_operation(self) -> dict[Any, list[Node]]:
+        """Every operation, in the order of its first call, and its calls."""
+        found: dict[Any, list[Node]] = {}
+        for node in self.nodes:
+            found.setdefault(node.operation, []).append(node)
+        return found
+
     def operations(self) -> Iterator[Any]:
         """Every operation once, in the order of its first call."""
         return iter({id(node.operation): node.operation for node in self.nodes}.values())

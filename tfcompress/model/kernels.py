@@ -16,7 +16,7 @@ from keras import layers
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
-    """Where the axes of one kind of kernel are.
+    """Where the axes of one kind of kernel are; by default those of a matrix (inputs, outputs).
 
     Attributes:
         name: Name of the variable (`variable.name`), such as `"kernel"`.
@@ -27,8 +27,8 @@ class KernelSpec:
     """
 
     name: str
-    output_axes: tuple[int, ...]
-    input_axes: tuple[int, ...]
+    output_axes: tuple[int, ...] = (-1,)
+    input_axes: tuple[int, ...] = (-2,)
 
 
 _DENSE = (KernelSpec("kernel", (-1,), (-2,)),)

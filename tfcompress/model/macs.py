@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.calls import watch_calls
-from tfcompress.model.kernels import iterate_layers
+from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.paths import layer_paths
 
 
@@ -82,8 +82,8 @@ def uncounted_layers(model: keras.Model) -> list[str]:
 
 def _counter(layer: keras.Layer) -> Callable[..., int] | None:
     for cls in type(layer).__mro__:
-        if cls in _COUNTERS:
-            return _COUNTERS[cls]
+        if cls in COUNTERS:
+            return COUNTERS[cls]
     return None
 
 
@@ -97,6 +97,11 @@ def _positions(layer: keras.Layer, shape: tuple[int, ...]) -> int:
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         return math.prod(shape[2:])
     return math.prod(shape[1:-1])
+
+
+def count_positions(layer, inputs, output) -> int:
+    """The products of a layer that multiplies every kernel once at every output position."""
+    return math.prod(output[1:-1]) * sum(math.prod(k.variable.shape) for k in layer_kernels(layer))
 
 
 def _dense(layer, inputs, output):
@@ -173,7 +178,11 @@ def _dot(layer, inputs, output):
     return math.prod(output[1:]) * inputs[0][axes]
 
 
-_COUNTERS: dict[type, Callable[..., int]] = {
+#: Counts of one call: `(layer, shapes of the inputs, shape of the output)` → products, batch 1.
+MacCounter = Callable[[keras.Layer, list[tuple[int, ...]], tuple[int, ...]], int]
+
+#: Layer class → how its products are counted; 0 for one that has none.
+COUNTERS: dict[type, MacCounter] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum,
     layers.Conv1D: _convolution,

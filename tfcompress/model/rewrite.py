@@ -82,12 +82,13 @@ def rename_duplicates(graph: Graph) -> dict[Any, str]:
         Operation, as the graph now has it → its original name, where that has changed.
     """
     by_name: dict[str, list] = {value.spec.name: [None] for value in graph.flat_inputs}
-    for operation in sorted(graph.operations(), key=lambda op: len(graph.calls(op)[0].path)):
+    calls = graph.calls_by_operation()
+    for operation in sorted(calls, key=lambda op: len(calls[op][0].path)):
         by_name.setdefault(operation.name, []).append(operation)
     taken, copies = set(by_name), {}
     for name, operations in by_name.items():
         for operation in operations[1:]:
-            path = graph.calls(operation)[0].path
+            path = calls[operation][0].path
             stem = unique = "_".join((*path, name))
             count = 0
             while unique in taken:

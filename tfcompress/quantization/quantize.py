@@ -120,8 +120,7 @@ def fit_weight_ranges(model: keras.Model) -> None:
 def _replacements(planner: Planner, preserve_sparsity: bool):
     """What takes each operation's place, and the masks that are set once variables exist."""
     replacements, masks = dict(planner.decomposition.replaced), []
-    for operation in planner.graph.operations():
-        nodes = planner.graph.calls(operation)
+    for operation, nodes in planner.graph.calls_by_operation().items():
         if not any(planner.is_quantized(n) for n in nodes):
             continue
         layer = replacements.get(operation, operation)
@@ -162,8 +161,7 @@ def _keep_mask(layer: keras.Layer, kernel: np.ndarray | None) -> np.ndarray | No
 
 def _number_calls(planner: Planner, replacements: dict) -> None:
     """Tells the calls of a shared layer apart, so that each finds its own input's scale."""
-    for operation in planner.graph.operations():
-        nodes = planner.graph.calls(operation)
+    for operation, nodes in planner.graph.calls_by_operation().items():
         if operation in replacements and len(nodes) > 1:
             for i, node in enumerate(nodes):
                 node.kwargs = {**node.kwargs, "call_index": i}

@@ -108,7 +108,9 @@ class _Lowering:
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
         for node in graph.nodes:
             call_index = node.kwargs.get("call_index", 0)
-            if is_compressed(node.operation):
+            if is_compressed(node.operation) and role(node.operation) is not Role.KERNEL:
+                self._constants[node] = _effective_variables(node.operation, call_index)
+            elif is_compressed(node.operation):
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
                 self.kernels.extend([baked] if baked is not None else [])
@@ -181,6 +183,10 @@ class _Lowering:
 
     def _kernel(self, node: Node, args: tuple, kwargs: dict):
         layer: Compressed = node.operation
+        if role(layer) is not Role.KERNEL:
+            mapping = [(v, tf.constant(x)) for v, x in self._constants[node]]
+            with keras.StatelessScope(mapping):
+                return _run(layer, args, kwargs)
         kernel, bias = self._constants[node]
         variables = compressed_variables(layer)
         mapping = [(variables["kernel"], tf.constant(kernel))]
@@ -189,6 +195,14 @@ class _Lowering:
         with keras.StatelessScope(mapping):
             y = _run(layer, args, kwargs)
         return y if bias is None or layer.use_bias else y + tf.constant(bias)
+
+
+def _effective_variables(layer: Compressed, call_index: int) -> list:
+    """`(variable, value)` of a compressed layer in float, as its transforms make them."""
+    effective = layer.effective_weights(call_index)
+    transformed = {id(v): effective.get(v.name) for v in compressed_variables(layer).values()}
+    values = [(v, transformed.get(id(v))) for v in layer.variables]
+    return [(v, v.numpy() if value is None else np.asarray(value)) for v, value in values]
 
 
 def _code_sources(graph: Graph) -> dict[Value, Node]:

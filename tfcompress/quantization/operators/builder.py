@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.compressed import Compressed, compress, compressed_class, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 
 
@@ -18,10 +19,12 @@ class Decomposition:
     Attributes:
         parts: Name of the original → names of its parts.
         replaced: Original → the layer of the same weights and name that takes its place.
+        refused: Original → why it was left whole, and so in float.
     """
 
     parts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     replaced: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    refused: dict[Any, str] = dataclasses.field(default_factory=dict)
     _owners: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def record(self, name: str, part: str) -> None:
@@ -34,13 +37,23 @@ class Decomposition:
 
 
 class Builder:
-    """Inserts the parts of one original before its node; a shared original shares its parts."""
+    """Inserts the parts of one original before its node; a shared original shares its parts.
+
+    Attributes:
+        graph: The graph that is edited.
+        result: What was done so far.
+        node: The call that is being taken apart.
+    """
 
     def __init__(self, graph: Graph, result: Decomposition):
         self.graph, self.result = graph, result
-        # (id of the original, suffix, variant) → part.
-        self._made: dict[tuple[int, str, str], Any] = {}
+        self.node: Node | None = None
+        # (original, suffix, variant) → part.
+        self._made: dict[tuple[Any, str, str], Any] = {}
+        # (original, index of a traced operation) → its description → part.
+        self._traced: dict[tuple[Any, int], dict[tuple, Any]] = {}
         self._inserted: list[Node] = []
+        self._taken = {operation.name for operation in graph.operations()}
 
     def apply(self, rule: Callable[[Builder, Node], Any], node: Node) -> list[Node] | None:
         """Replaces `node` by what `rule` makes of it.
@@ -52,8 +65,7 @@ class Builder:
         results = rule(self, node)
         if results is None:
             return None
-        results = results if isinstance(results, list) else [results]
-        self.graph.replace(node, results)
+        self.graph.replace(node, results if isinstance(results, list) else [results])
         return self._inserted
 
     def call(
@@ -71,32 +83,107 @@ class Builder:
             suffix: What its name adds to that of the original.
             *inputs: What it is called on.
             variant: What it depends on beside the original, where calls of a shared one differ.
-            weights: Name of a variable of the part → the original's variable that it takes over.
+            weights: Name of a variable of the part → the original's variable that it takes over,
+                with the transforms (masks, codebooks) that are applied to that.
         """
+        origin = self.node.operation
+
+        def make_with_weights(name):
+            part = with_transforms(make(name), weights, origin)
+            part.build(inputs[0].shape)
+            carry_over(part, weights, origin)
+            return part
+
+        part = self.part(make_with_weights if weights else make, suffix, variant)
         argument = inputs[0] if len(inputs) == 1 else list(inputs)
         spec = inputs[0].spec if len(inputs) == 1 else [v.spec for v in inputs]
-        part = self.part(make, suffix, variant)
-        if weights and not part.built:
-            part.build(inputs[0].shape)
-            for variable in part.variables:
-                if variable.name in weights:
-                    variable.assign(weights[variable.name])
         return self.insert(part, (argument,), {}, [part.compute_output_spec(spec)])[0]
 
     def part(self, make: Callable[[str], Any], suffix: str, variant: str = "") -> Any:
         """The part of this suffix: made at the first call of the original, then shared."""
         origin = self.node.operation
-        key = (id(origin), suffix, variant)
+        key = (origin, suffix, variant)
         if key not in self._made:
-            name = f"{origin.name}_{suffix}" if suffix else origin.name
-            if any(k[:2] == key[:2] for k in self._made):
-                name = f"{name}_{variant}"
-            self._made[key] = make(name)
+            is_variant = any(k[:2] == key[:2] for k in self._made)
+            self._made[key] = make(self.name(suffix, variant if is_variant else ""))
             self.result.record(origin.name, self._made[key].name)
         return self._made[key]
+
+    def shared(self, index: int, operation: Any) -> Any | None:
+        """The part that another call of the original has for its traced operation of this index."""
+        known = self._traced.get((self.node.operation, index), {})
+        return known.get(_description(operation))
+
+    def share(self, index: int, operation: Any, part: Any) -> None:
+        """Keeps the part for a traced operation, for other calls of the original."""
+        known = self._traced.setdefault((self.node.operation, index), {})
+        known[_description(operation)] = part
+        self.result.record(self.node.name, part.name)
+
+    def name(self, suffix: str, variant: str = "") -> str:
+        """The name of a new part: that of the original with `suffix`, unlike every other name."""
+        origin = self.node.operation.name
+        name = unique = "_".join(word for word in (origin, suffix, variant) if word)
+        count = 0
+        while unique in self._taken and unique != origin:
+            count += 1
+            unique = f"{name}_{count}"
+        self._taken.add(unique)
+        return unique
 
     def insert(self, operation: Any, args: tuple, kwargs: dict[str, Any], specs) -> list[Value]:
         """Calls `operation` before the original; `specs` are those of its outputs, flat."""
         node = self.graph.insert_before(self.node, operation, args, kwargs, specs)
         self._inserted.append(node)
         return node.outputs
+
+
+def _description(operation: Any) -> tuple:
+    return type(operation), repr({**operation.get_config(), "name": ""})
+
+
+def with_transforms(
+    part: keras.Layer, weights: Mapping[str, keras.Variable], origin: keras.Layer
+) -> keras.Layer:
+    """`part`, or its compressed class where `origin` transforms a variable that it takes over."""
+    chains = {}
+    for name, variable in weights.items():
+        chain = _chain(origin, variable)
+        if chain:
+            chains[name] = chain
+    return compress(part, chains) if chains else part
+
+
+def carry_over(
+    part: keras.Layer, weights: Mapping[str, keras.Variable], origin: keras.Layer
+) -> None:
+    """Assigns the variables that a built part takes over, and the states of their transforms."""
+    own = {v.name: v for v in part.variables if "transformed" not in v.path.split("/")}
+    for name, variable in weights.items():
+        own[name].assign(variable)
+        if is_compressed(part):
+            chain = part.transformed.chains.get(name, [])
+            for source, target in zip(_chain(origin, variable), chain, strict=True):
+                for old, new in zip(source.variables, target.variables, strict=True):
+                    new.assign(old)
+
+
+def untaken_transforms(origin: keras.Layer, weights: list[keras.Variable]) -> list[str]:
+    """Names of the transformed variables of `origin` that are not among `weights`."""
+    if not is_compressed(origin):
+        return []
+    taken = {v.name for v in weights}
+    return [
+        name for name, chain in origin.transformed.chains.items() if chain and name not in taken
+    ]
+
+
+def can_take_over(part: keras.Layer, weights: Mapping[str, keras.Variable], origin: Any) -> bool:
+    """Whether `part` can hold the transforms of the variables that it takes over."""
+    return compressed_class(part) is not None or not any(
+        _chain(origin, variable) for variable in weights.values()
+    )
+
+
+def _chain(origin: keras.Layer | Compressed, variable: keras.Variable) -> list:
+    return origin.transformed.chains.get(variable.name, []) if is_compressed(origin) else []

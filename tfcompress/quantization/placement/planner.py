@@ -54,8 +54,8 @@ class Planner:
         self.config = config
         self.model = model
         self.originals = [
-            (op, "/".join((*self._path(op), renamed.get(op, op.name))))
-            for op in self.graph.operations()
+            (op, "/".join((*calls[0].path, renamed.get(op, op.name))))
+            for op, calls in self.graph.calls_by_operation().items()
         ]
         config.check(self.originals)
         self.schemes: dict[Any, Scheme | None] = {
@@ -66,12 +66,11 @@ class Planner:
             self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
         )
         self._inherit_schemes()
+        self._calls = self.graph.calls_by_operation()
+        self._reasons: dict[Node, str | None] = {}
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
         self._place_quantizers()
-
-    def _path(self, operation) -> tuple[str, ...]:
-        return self.graph.calls(operation)[0].path
 
     def _inherit_schemes(self) -> None:
         """A part gets the scheme of its original."""
@@ -90,7 +89,11 @@ class Planner:
 
     def float_reason(self, node: Node) -> str | None:
         """Why a call stays in float; `None` where it runs in int8."""
-        return float_reason(node, is_configured=self.schemes.get(node.operation) is not None)
+        if node not in self._reasons:
+            is_configured = self.schemes.get(node.operation) is not None
+            refused = self.decomposition.refused.get(node.operation)
+            self._reasons[node] = refused or float_reason(node, is_configured)
+        return self._reasons[node]
 
     def is_quantized(self, node: Node) -> bool:
         return self.float_reason(node) is None
@@ -227,7 +230,7 @@ class Planner:
         name = f"{value.name}_quantizer"
         if value.node is not None:
             # One per tensor: of every call of a shared layer, of every output of a call.
-            tensors = [v for n in self.graph.calls(value.node.operation) for v in n.outputs]
+            tensors = [v for n in self._calls[value.node.operation] for v in n.outputs]
             index = next(i for i, v in enumerate(tensors) if v is value)
             name = f"{name}_{index}" if index else name
         return FakeQuantize(scheme, fixed_range=fixed, source=origin, name=name)
@@ -262,16 +265,20 @@ class Planner:
     def plan(self) -> Plan:
         """The plan, one entry per operation of the given model."""
         entries = []
-        replaced = {id(k): v for k, v in self.decomposition.replaced.items()}
+        nodes_of: dict[Any, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node.operation in self.origin:
+                nodes_of.setdefault(self.origin[node.operation], []).append(node)
+        present = {op.name for op in self._calls}
         for operation, path in self.originals:
-            names = tuple(self.decomposition.parts.get(operation.name, (operation.name,)))
-            nodes = [n for n in self.graph.nodes if self.origin.get(n.operation) is operation]
-            reasons = [r for r in map(self.float_reason, nodes) if r is not None]
-            own = replaced.get(id(operation), operation)
-            entries.append(self._entry(operation, path, own, names, nodes, reasons))
+            parts = self.decomposition.parts.get(operation.name, (operation.name,))
+            # What was taken apart further is no part of the model.
+            names = tuple(name for name in parts if name in present)
+            entries.append(self._entry(operation, path, names, nodes_of.get(operation, [])))
         return Plan(self.model.name, tuple(entries))
 
-    def _entry(self, operation, path, own, names, nodes, reasons) -> PlanEntry:
+    def _entry(self, operation, path, names, nodes: list[Node]) -> PlanEntry:
+        reasons = [r for r in map(self.float_reason, nodes) if r is not None]
         scheme = self.schemes[operation]
         weights, limits = "", ()
         has_kernel = any(role(n.operation) is Role.KERNEL for n in nodes)
