@@ -23,7 +23,9 @@ from tfcompress.distillation import (
     TFLiteTeacher,
 )
 from tfcompress.model.inventory import inventory
+from tfcompress.model.kernels import KernelSpec
 from tfcompress.model.macs import count_macs
+from tfcompress.model.registration import register_kernel
 from tfcompress.model.strip import strip
 from tfcompress.pruning import (
     SET,
@@ -57,6 +59,7 @@ from tfcompress.quantization import (
     plan,
     quantize,
     reestimate_batch_norm,
+    register_operator,
 )
 from tfcompress.sharing import (
     ClusteringReport,
@@ -83,7 +86,13 @@ if TYPE_CHECKING:
     from tfcompress.export.runtime.runner import Runner
     from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
     from tfcompress.model.comparison import Comparison, compare_models
-    from tfcompress.pruning.structure import ChannelPruner, Dependencies, ShrinkReport, shrink
+    from tfcompress.pruning.structure import (
+        ChannelPruner,
+        Dependencies,
+        ShrinkReport,
+        register_rule,
+        shrink,
+    )
 
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
@@ -93,7 +102,9 @@ _LAZY_NAMES = {
     "tfcompress.export.runtime.runner": ("Runner",),
     "tfcompress.factorization": ("FactorizationPlan", "factorize", "plan_factorization"),
     "tfcompress.model.comparison": ("Comparison", "compare_models"),
-    "tfcompress.pruning.structure": ("ChannelPruner", "Dependencies", "ShrinkReport", "shrink"),
+    "tfcompress.pruning.structure": (
+        *("ChannelPruner", "Dependencies", "ShrinkReport", "register_rule", "shrink"),
+    ),
 }
 _MODULE_OF = {name: module for module, names in _LAZY_NAMES.items() for name in names}
 
@@ -115,6 +126,7 @@ __all__ = [
     "ExportReport",
     "FactorizationPlan",
     "FeatureDistillation",
+    "KernelSpec",
     "LeastSquares",
     "LogitsDistillation",
     "MeanStd",
@@ -162,6 +174,9 @@ __all__ = [
     "reestimate_batch_norm",
     "refresh_assignments",
     "register_criterion",
+    "register_kernel",
+    "register_operator",
+    "register_rule",
     "share_weights",
     "shared_converter",
     "shrink",

@@ -10,6 +10,8 @@ class Scale(keras.layers.Layer):
 
 `Identity` means element by element, `PReLU` a variable `alpha` per channel, `Rescaling` constants
 per channel in the configuration, `AveragePooling2D` along positions and on each channel by itself.
+An activation function of your own is given the same attribute:
+`my_activation.channels_like = keras.layers.Identity`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from tfcompress.quantization.observers import (
     Observer,
     Percentile,
 )
+from tfcompress.quantization.operators.custom import register_operator
 from tfcompress.quantization.placement.plan import Plan, PlanEntry
 from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -35,4 +36,5 @@ __all__ = [
     "plan",
     "quantize",
     "reestimate_batch_norm",
+    "register_operator",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.model.graph import Value
-from tfcompress.pruning.structure.rules.kernels import ELEMENTWISE, channel_axis, with_axis
+from tfcompress.pruning.structure.rules.kernels import channel_axis, is_elementwise, with_axis
 from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.tracer import Axes, Role, Tracer, describe
 
@@ -84,7 +84,7 @@ def _is_array(argument) -> bool:
 @register_rule(layers.Activation)
 def activation(t: Tracer, node) -> Axes | None:
     function = node.operation.activation
-    if function in ELEMENTWISE:
+    if is_elementwise(function):
         return elementwise(t, node)
     if function is layers.Activation("softmax").activation:
         return _mixes(t, node, (-1,))

@@ -18,6 +18,11 @@ _BY_VALUE = (
 ELEMENTWISE = tuple(getattr(activations, n) for n in _BY_VALUE.split() if hasattr(activations, n))
 
 
+def is_elementwise(function) -> bool:
+    """Whether a function acts on each value by itself: one of Keras', or one that declares so."""
+    return function in ELEMENTWISE or getattr(function, "channels_like", None) is layers.Identity
+
+
 def channel_axis(layer: layers.Layer, rank: int) -> int:
     """Index of the channel axis of a layer with a `data_format`."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
@@ -39,7 +44,7 @@ def _made(t: Tracer, layer: layers.Layer, count: int, key: str = "") -> np.ndarr
 def _pin_mixed(t: Tracer, layer: layers.Layer, labels: Labels) -> None:
     """Pins what an activation of the layer mixes."""
     activation = getattr(layer, "activation", None)
-    if activation is not None and activation not in ELEMENTWISE:
+    if activation is not None and not is_elementwise(activation):
         name = getattr(activation, "__name__", type(activation).__name__)
         t.pin(labels, f"goes through the activation {name!r} of {layer.name!r}")
 
