@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from tfcompress.model.declared import returns_input
 from tfcompress.model.graph import producer
 
 _SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)
@@ -35,7 +36,6 @@ _TRANSPARENT = (
     "GaussianDropout",
     "GaussianNoise",
     "ActivityRegularization",
-    "FakeQuantize",
     "Cast",
     "StopGradient",
 )
@@ -112,8 +112,12 @@ def origins(tensor: keras.KerasTensor) -> list[Any]:
         return []
     operation, args, kwargs = made_by
     inputs = _symbolic(args, kwargs)
-    through = type(operation).__name__ in _TRANSPARENT and len(inputs) == 1
+    through = _is_transparent(operation) and len(inputs) == 1
     return [operation, *(origins(inputs[0]) if through else [])]
+
+
+def _is_transparent(operation: Any) -> bool:
+    return type(operation).__name__ in _TRANSPARENT or returns_input(operation)
 
 
 def _symbolic(*arguments: Any) -> list[keras.KerasTensor]:
@@ -130,7 +134,7 @@ def _of_function(activation: Any) -> str | None:
 
 
 def _looked_through(operation: Any, inputs: list[Any], output: Any) -> str | None:
-    keeps_any = isinstance(operation, _MEANS) or type(operation).__name__ in _TRANSPARENT
+    keeps_any = isinstance(operation, _MEANS) or _is_transparent(operation)
     if isinstance(operation, _ROWS):
         keeps_any = inputs[0].shape[-1] == output.shape[-1]
     if not keeps_any and not isinstance(operation, _MIXED):

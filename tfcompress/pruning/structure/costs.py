@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.model.declared import returns_input
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.macs import count_macs
 from tfcompress.model.paths import layer_paths
@@ -94,8 +95,7 @@ def parameter_cost(dependencies: Dependencies) -> WeightCost:
     model = dependencies.model
     states = set()
     for layer in iterate_layers(model):
-        is_state = isinstance(layer, TransformedWeights) or type(layer).__name__ == "FakeQuantize"
-        if is_state:
+        if isinstance(layer, TransformedWeights) or returns_input(layer):
             states.update(id(v) for v in layer.weights)
     weights = [(v, float(_size(v))) for v in model.weights if id(v) not in states]
     return WeightCost(dependencies.groups, weights)

@@ -47,6 +47,7 @@ class FakeQuantize(keras.layers.Layer):
     """
 
     channels_like = keras.layers.Identity
+    returns_input = True
 
     def __init__(
         self,

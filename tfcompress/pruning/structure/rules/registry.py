@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tfcompress.model.channels import channels_like
+from tfcompress.model.declared import channels_like
 from tfcompress.pruning.structure.tracer import Axes, Tracer
 
 #: `rule(tracer, node)` returns the axes of the output (a tuple with one entry per axis), a list of
@@ -29,7 +29,7 @@ def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
     ```
 
     A layer that treats channels as one of Keras' does needs no rule: it declares
-    `channels_like = keras.layers.Identity` (see `tfcompress.model.channels`).
+    `channels_like = keras.layers.Identity` (see `tfcompress.model.declared`).
 
     Args:
         *kinds: Classes, matched exactly (a subclass may do anything with its weights); or names
