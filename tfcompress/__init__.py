@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfcompress import callbacks
 from tfcompress.distillation import (
     AttentionTransfer,
+    DistillationLoss,
     Distiller,
     FeatureDistillation,
     LogitsDistillation,
@@ -27,6 +28,7 @@ from tfcompress.model.kernels import KernelSpec
 from tfcompress.model.macs import count_macs
 from tfcompress.model.registration import register_kernel
 from tfcompress.model.strip import strip
+from tfcompress.model.transforms import WeightTransform
 from tfcompress.pruning import (
     SET,
     Block,
@@ -121,6 +123,7 @@ __all__ = [
     "ConversionError",
     "CosineSchedule",
     "Dependencies",
+    "DistillationLoss",
     "Distiller",
     "DynamicNetworkSurgery",
     "ExportReport",
@@ -156,6 +159,7 @@ __all__ = [
     "TeacherEnsemble",
     "Unstructured",
     "WeightScheme",
+    "WeightTransform",
     "__version__",
     "callbacks",
     "cluster",
