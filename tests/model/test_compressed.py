@@ -20,12 +20,12 @@ from tfcompress.model.transforms import KeepMask, WeightTransform
 
 @keras.saving.register_keras_serializable(package="tests")
 class Double(WeightTransform):
-    """Twice the weight; notes the dtype that it was handed."""
+    """Twice the weight; keeps the dtype that it was handed."""
 
     order = 5
 
-    def apply(self, value, notes):
-        notes["dtype"] = value.dtype
+    def apply(self, value, call):
+        self.seen_dtype = value.dtype
         return value * 2.0
 
 
@@ -33,7 +33,7 @@ class Double(WeightTransform):
 class AddOne(WeightTransform):
     order = 15
 
-    def apply(self, value, notes):
+    def apply(self, value, call):
         return value + 1.0
 
 
@@ -272,7 +272,7 @@ class Shift(WeightTransform):
     def build(self, shape):
         self.by = self.add_weight(name="by", shape=(), initializer="zeros")
 
-    def apply(self, value, notes):
+    def apply(self, value, call):
         return value + self.by
 
 

@@ -1,5 +1,7 @@
 """The chain between a latent variable and the layer that reads it."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -12,20 +14,24 @@ from tfcompress.model.transforms import (
     FAKE_QUANT,
     KEEP_MASK,
     KeepMask,
+    RoundedKernel,
+    WeightCall,
     WeightTransform,
 )
 
 
 @keras.saving.register_keras_serializable(package="chain")
-class Note(WeightTransform):
-    """Writes down in which order it ran."""
+class Recorded(WeightTransform):
+    """Records in which order it ran, and for which call."""
+
+    runs: ClassVar[list] = []
 
     def __init__(self, label, order, **kwargs):
         super().__init__(**kwargs)
         self.label, self.order = label, order
 
-    def apply(self, value, notes):
-        notes.setdefault("seen", []).append(self.label)
+    def apply(self, value, call):
+        self.runs.append((self.label, call))
         return value
 
     def get_config(self):
@@ -39,14 +45,16 @@ def test_places_in_the_chain():
 
 def test_kernels_run_before_the_bias_and_each_chain_in_its_order():
     chains = {
-        "bias": [Note("bias", 0)],
-        "kernel": [Note("c", 20), Note("a", 0), Note("b", 10)],
+        "bias": [Recorded("bias", 0)],
+        "kernel": [Recorded("c", 20), Recorded("a", 0), Recorded("b", 10)],
     }
     layer = compress(layers.Dense(2), chains)
     layer.build((None, 3))
-    _, notes = layer.transformed(call_index=3, training=True)
-    assert notes["seen"] == ["a", "b", "c", "bias"]
-    assert (notes["call_index"], notes["training"]) == (3, True)
+    Recorded.runs.clear()
+    _, rounded = layer.transformed(call_index=3, training=True)
+    assert rounded is None
+    assert [label for label, _ in Recorded.runs] == ["a", "b", "c", "bias"]
+    assert {call for _, call in Recorded.runs} == {WeightCall(3, training=True)}
     again = type(layer).from_config(layer.get_config())
     assert [t.label for t in again.transforms["kernel"]] == ["a", "b", "c"]
 
@@ -77,4 +85,26 @@ def test_transforms_are_float32_under_any_policy():
 
 def test_the_base_class_does_nothing_by_itself():
     with pytest.raises(NotImplementedError):
-        WeightTransform().apply(tf.zeros(1), {})
+        WeightTransform().apply(tf.zeros(1), WeightCall())
+
+
+@keras.saving.register_keras_serializable(package="chain")
+class Doubled(WeightTransform):
+    """Twice the kernel, and what it tells of its codes."""
+
+    order = FAKE_QUANT
+
+    def apply(self, value, call):
+        if call.kernel is not None:
+            return value + call.kernel.scale
+        one = tf.constant(1.0)
+        return RoundedKernel(2.0 * value, tf.constant([3.0, 4.0]), one, one)
+
+
+def test_the_bias_is_told_of_the_kernels_codes():
+    layer = compress(layers.Dense(2), {"bias": [Doubled()], "kernel": [Doubled()]})
+    layer.build((None, 3))
+    values, rounded = layer.transformed()
+    np.testing.assert_array_equal(values["kernel"], 2 * layer.kernel.numpy())
+    np.testing.assert_array_equal(values["bias"], [3, 4])
+    np.testing.assert_array_equal(rounded.scale, [3, 4])

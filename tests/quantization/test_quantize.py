@@ -37,8 +37,8 @@ def test_the_given_model_is_untouched_and_the_copy_close(small_model, images):
     # One scale per output channel, for depthwise and dense too.
     for name, channels in (("conv", 4), ("depthwise", 4), ("logits", 3)):
         layer = quantized.get_layer(name)
-        _, notes = layer.transformed(training=False)
-        assert len(np.unique(notes["kernel_scale"])) == channels
+        _, rounded = layer.transformed(training=False)
+        assert len(np.unique(rounded.scale)) == channels
 
 
 def feeds(images):

@@ -71,8 +71,8 @@ def test_the_file_holds_nothing_that_is_not_used(exported):
 def test_batch_norm_scales_the_scales_alone(exported):
     report, codes, model = exported
     layer = model.get_layer("conv1")
-    values, notes = layer.transformed(training=False)
-    scale = np.unique(np.asarray(notes["kernel_scale"]))
+    values, rounded = layer.transformed(training=False)
+    scale = np.unique(np.asarray(rounded.scale))
     assert scale.size == 1
     expected = np.moveaxis(np.round(np.asarray(values["kernel"]) / scale), -1, 0)
     signs = np.sign(model.get_layer("norm").gamma.numpy()).reshape(-1, 1, 1, 1)

@@ -23,11 +23,11 @@ from tfcompress.distillation.validation import (
 from tfcompress.distillation.weights import gate
 from tfcompress.model.graph import is_functional, output_structure
 from tfcompress.model.kernels import compressible_kernels
-from tfcompress.model.training import TracedOnce, make_training_variables
+from tfcompress.model.training import PrebuiltTrainingVariables, make_training_variables
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class Distiller(TracedOnce, keras.Model):
+class Distiller(PrebuiltTrainingVariables, keras.Model):
     """Trains a student on its own loss and on what a teacher says.
 
     `total = student_loss_weight · (the compiled loss) + Σ wᵢ · (distillation loss i)`
@@ -158,7 +158,7 @@ class Distiller(TracedOnce, keras.Model):
         self._pairing.try_to_bind(split_inputs(input_shape)[0])
 
     def make_training_variables(self, data: Any) -> None:
-        """See `TracedOnce`. What is not bound yet may still learn something of its own."""
+        """As `PrebuiltTrainingVariables`. What is not bound yet may still learn on its own."""
         if self._pairing.bound and is_functional(self.student):
             make_training_variables(self, output_structure(self.student), data)
 

@@ -16,6 +16,7 @@ import keras
 from keras import layers
 
 from tfcompress.model.kernels import KERNELS, kernel_specs
+from tfcompress.model.linking import Linked
 from tfcompress.model.transforms import TransformedWeights, WeightTransform
 
 _PACKAGE = "tfcompress"
@@ -24,7 +25,7 @@ _PACKAGE = "tfcompress"
 COMPRESSED: dict[type, type] = {}
 
 
-class Compressed:
+class Compressed(Linked):
     """Mixin that marks a generated class; `transformed` holds the chains of its variables."""
 
     transformed: TransformedWeights
@@ -36,6 +37,12 @@ class Compressed:
     def effective_weights(self, call_index: int = 0) -> dict[str, Any]:
         """What a forward pass in inference reads: `{variable name: float32 tensor}`."""
         return self.transformed(call_index=call_index, training=False)[0]
+
+    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
+        self.transformed.link(self, inputs, call_index)
+
+    def link_rounding(self, quantizer: Any, call_index: int) -> None:
+        self.transformed.link_rounding(quantizer, call_index)
 
 
 def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
@@ -73,24 +80,18 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
 
     @functools.wraps(cls.call)
     def call(self, *args, call_index=0, **kwargs):
-        values, notes = self.transformed(call_index=call_index, in_codes=_scales(self))
+        values, rounded = self.transformed(call_index=call_index, in_codes=_scales(self))
+        integer_sum = None if rounded is None else rounded.integer_sum
         variables = compressed_variables(self)
         mapping = [(variables[name], value) for name, value in values.items()]
-        if "before" in notes:
-            args = (notes["before"](args[0]), *args[1:])
+        if integer_sum is not None:
+            args = (integer_sum.to_codes(args[0]), *args[1:])
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             outputs = cls.call(self, *args, **kwargs)
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
-        return notes["after"](outputs) if "after" in notes else outputs
+        return outputs if integer_sum is None else integer_sum.from_sums(outputs)
 
     call.__signature__ = with_call_index(cls.call)
-
-    @functools.wraps(cls.__call__)
-    def __call__(self, *args, **kwargs):
-        outputs = cls.__call__(self, *args, **kwargs)
-        if args and isinstance(args[0], keras.KerasTensor):
-            self.transformed.link(self, args[0], kwargs.get("call_index", 0))
-        return outputs
 
     def get_config(self):
         save = keras.saving.serialize_keras_object
@@ -102,7 +103,6 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
         "__init__": __init__,
         "build": build,
         "call": call,
-        "__call__": __call__,
         "get_config": get_config,
         "__module__": __name__ if package == _PACKAGE else cls.__module__,
         "keras_class": cls,

@@ -10,6 +10,20 @@ import keras
 from tfcompress.model.graph import Graph
 
 
+class HasMetadata:
+    """Mixin for model classes that know something beside their graph and weights."""
+
+    def copy_metadata_from(self, model: HasMetadata) -> None:
+        """Takes over what `model`, of which this model is an edited copy, knows."""
+        raise NotImplementedError
+
+
+def copy_metadata(source: keras.Model, target: keras.Model) -> None:
+    """Copies what `source` knows beside its graph, where `target` is a model that can hold it."""
+    if isinstance(source, HasMetadata) and isinstance(target, HasMetadata):
+        target.copy_metadata_from(source)
+
+
 def fresh(operation: Any) -> Any:
     """Returns an unbuilt copy of a layer or operation: same configuration, no weights, no calls.
 
@@ -129,9 +143,7 @@ def rebuild_like(
     # A Sequential is made of layers, not of inputs and outputs.
     model_class = keras.Model if isinstance(model, keras.Sequential) else type(model)
     copy = rebuild(graph, replacements, model_class=model_class)
-    for attribute in ("plan", "float_layers", "calibration_inputs"):
-        if hasattr(model, attribute):
-            setattr(copy, attribute, getattr(model, attribute))
+    copy_metadata(model, copy)
     return copy
 
 

@@ -11,8 +11,8 @@ from keras import tree
 from tfcompress.model.graph import is_functional, output_structure
 
 
-class TracedOnce:
-    """Mixin for models whose train step takes long to trace.
+class PrebuiltTrainingVariables:
+    """Mixin for models whose train step takes long to trace: it is traced once.
 
     Keras makes the variables of optimizer and metrics within the first trace of the train step,
     and TensorFlow traces a function again that has made variables. Here they are there before.

@@ -1,20 +1,76 @@
-"""Weight transforms: what stands between the latent float variable and the layer that reads it.
+"""Weight transforms: from the latent float variable to the weights that a layer computes with.
 
 The latent variable trains; a forward pass reads it through the chain keep-mask → cluster →
 fake-quant. The order is a property of the transforms (`order`), not of who called which technique
-first, and gradients go straight through. A technique brings its own subclass; this room knows
+first, and gradients go straight through. A technique brings its own subclass; this module knows
 only the chain.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-#: Places in the chain. Rounding what belongs to a kernel (its bias) comes after the kernel.
+#: Orders in the chain. Rounding what belongs to a kernel (its bias) comes after the kernel.
 KEEP_MASK, CLUSTER, FAKE_QUANT = 0, 10, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightCall:
+    """The call of a layer that its weights are transformed for.
+
+    Attributes:
+        call_index: Which call of a shared layer.
+        in_codes: Whether the layer can compute in integer codes (see `IntegerSum`).
+        training: Whether it is a call in training; `None` counts as inference.
+        kernel: What the kernel's transforms tell of its codes, for those of the bias. `None` in
+            training, and where the kernel is not rounded.
+    """
+
+    call_index: int = 0
+    in_codes: bool = False
+    training: bool | None = None
+    kernel: RoundedKernel | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedKernel:
+    """A kernel on its grid, in inference: what a transform returns to tell of its codes.
+
+    Attributes:
+        value: The transformed kernel: its values, or its codes where `integer_sum` is set.
+        scale: Scale of the codes per output channel, of shape (channels,).
+        input_scale: Scale of what the layer reads; 0 where that is not known.
+        bias_step: Value of one unit of the int32 sum, input_scale · scale.
+        is_folded: Whether the runtime folds a batch norm into kernel and bias.
+        integer_sum: How the layer computes in codes; `None` where it computes in values.
+    """
+
+    value: tf.Tensor
+    scale: tf.Tensor
+    input_scale: tf.Tensor
+    bias_step: tf.Tensor
+    is_folded: bool = False
+    integer_sum: IntegerSum | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerSum:
+    """How a layer computes in integer codes instead of values.
+
+    Attributes:
+        to_codes: The layer's input → what its `call` gets.
+        from_sums: What its `call` gives → the layer's output.
+        step: Value of one unit of the sum per output channel.
+    """
+
+    to_codes: Callable[[tf.Tensor], tf.Tensor]
+    from_sums: Callable[[tf.Tensor], tf.Tensor]
+    step: tf.Tensor
 
 
 class WeightTransform(keras.Layer):
@@ -41,7 +97,10 @@ class WeightTransform(keras.Layer):
             self.built = True
 
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
-        """Called whenever the layer is called on a symbolic tensor: look upstream if need be."""
+        """Called whenever the layer is called on a symbolic tensor (see `Linked`)."""
+
+    def link_rounding(self, quantizer: Any, call_index: int) -> None:
+        """Called by the quantizer that rounds the layer's output in that call."""
 
     def axes_of(self, state: keras.Variable, shape: tuple[int, ...]) -> dict[int, int]:
         """Which axis of a state runs along which axis of the variable: for whoever cuts channels.
@@ -57,14 +116,12 @@ class WeightTransform(keras.Layer):
             return {}
         return {axis: axis for axis, size in enumerate(state.shape) if size == shape[axis]}
 
-    def apply(self, value: tf.Tensor, notes: dict[str, Any]) -> tf.Tensor:
-        """Returns the transformed float32 value.
+    def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor | RoundedKernel:
+        """Returns the transformed float32 value, or a kernel with its codes.
 
         Args:
             value: The value so far, float32, of the variable's shape.
-            notes: Notes for the transforms that follow in this one call of the layer; it starts
-                with `"training"` (bool or None), `"call_index"` (which call of a shared layer)
-                and `"in_codes"` (see `TransformedWeights.call`).
+            call: The call of the layer.
         """
         raise NotImplementedError
 
@@ -91,12 +148,12 @@ class KeepMask(WeightTransform):
             name="mask", shape=shape, initializer="ones", trainable=False, autocast=False
         )
 
-    def apply(self, value, notes):
+    def apply(self, value, call):
         return value * self.mask.value
 
 
 class TransformedWeights(keras.Layer):
-    """The chains of one layer. Calling it gives `({variable name: transformed tensor}, notes)`.
+    """The chains of one layer. Calling it gives the transformed tensors by variable name.
 
     It is a float32 layer of its own because under mixed precision a variable read in the layer's
     `call` is already rounded to 16 bit.
@@ -120,29 +177,37 @@ class TransformedWeights(keras.Layer):
             for transform in chain:
                 transform.link(layer, inputs, call_index)
 
+    def link_rounding(self, quantizer: Any, call_index: int) -> None:
+        for chain in self.chains.values():
+            for transform in chain:
+                transform.link_rounding(quantizer, call_index)
+
     def call(self, call_index: int = 0, in_codes: bool = False, training: bool | None = None):
         """Runs every chain, kernels before what depends on them.
 
         Args:
             call_index: Which call of a shared layer.
             in_codes: Whether the layer can compute in integer codes: a transform may then give
-                codes instead of values, with notes `"before"` (what to do with the layer's input)
-                and `"after"` (with its output).
+                codes instead of values (see `IntegerSum`).
             training: Filled in by Keras.
 
         Returns:
-            `(values, notes)`: the transformed float32 tensor of every variable by name, and what
-            the transforms noted for each other (see `WeightTransform.apply`).
+            `(values, rounded)`: the transformed float32 tensor of every variable by name, and the
+            `RoundedKernel` of the kernel; `None` in training, and where no kernel is rounded.
         """
-        notes = {"call_index": call_index, "in_codes": in_codes, "training": training}
+        call = WeightCall(call_index, in_codes, training)
         values = {}
         for name in sorted(self.chains, key=_first_order):
             # A kernel of 16 bits too: grids, masks and centroids are of float32.
             value = tf.cast(self._read(name).value, tf.float32)
             for transform in self.chains[name]:
-                value = transform.apply(value, notes)
+                result = transform.apply(value, call)
+                if isinstance(result, RoundedKernel):
+                    call = dataclasses.replace(call, kernel=result)
+                    result = result.value
+                value = result
             values[name] = value
-        return values, notes
+        return values, call.kernel
 
     def of_type(self, cls: type) -> dict[str, WeightTransform]:
         """Returns `{variable name: transform}` of the transforms that are a `cls`."""

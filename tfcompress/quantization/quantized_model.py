@@ -5,12 +5,13 @@ from __future__ import annotations
 import keras
 
 from tfcompress.model.graph import producer
-from tfcompress.model.training import TracedOnce
+from tfcompress.model.rewrite import HasMetadata
+from tfcompress.model.training import PrebuiltTrainingVariables
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class QuantizedModel(TracedOnce, keras.Model):
+class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
     """A functional model with quantizers in its graph.
 
     Keras names outputs, for losses and metrics by name, after the operation that gives them. That
@@ -41,6 +42,12 @@ class QuantizedModel(TracedOnce, keras.Model):
     def get_config(self):
         own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
         return {**super().get_config(), **own}
+
+    def copy_metadata_from(self, model):
+        if isinstance(model, QuantizedModel):
+            self.plan = model.plan
+            self.float_layers = model.float_layers
+            self.calibration_inputs = model.calibration_inputs
 
     @property
     def plan(self):

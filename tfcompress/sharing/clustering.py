@@ -20,7 +20,7 @@ from tfcompress.model.kernels import (
 from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rebuild_like, rename_duplicates
-from tfcompress.model.transforms import KeepMask
+from tfcompress.model.transforms import KeepMask, WeightCall
 from tfcompress.sharing.codebook import Cluster, check_clusters, check_scope
 from tfcompress.sharing.kmeans import check_init, fit_centroids
 
@@ -239,10 +239,9 @@ def clustered_kernels(model: keras.Model) -> list[tuple[Kernel, Cluster]]:
 
 def latent_value(kernel: Kernel, transform: Cluster) -> np.ndarray:
     """What the clustering of a kernel gets to see: the latent kernel behind what stands before."""
-    notes = {"call_index": 0, "in_codes": False, "training": False}
     value = tf.cast(kernel.variable.value, tf.float32)
     for link in kernel.layer.transformed.chains[kernel.spec.name]:
         if link is transform:
             break
-        value = link.apply(value, notes)
+        value = link.apply(value, WeightCall(training=False))
     return np.asarray(value)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import producer
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.model.transforms import CLUSTER, WeightTransform
@@ -138,7 +139,7 @@ class Cluster(WeightTransform):
         outputs = [axis for axis, size in enumerate(self._group_shape) if size > 1]
         return {0: outputs[0]} if len(outputs) == 1 else {}
 
-    def apply(self, value, notes):
+    def apply(self, value, call):
         # Under a pure 16-bit policy the latent kernel is no float32 either.
         value = tf.cast(value, tf.float32)
         codebook = self._codebook_for(value)
@@ -269,6 +270,6 @@ def _upstream(tensor: keras.KerasTensor) -> list[Cluster]:
         tensors = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
         stack.extend(t for t in tensors if id(t) not in seen)
         seen.update(id(t) for t in tensors)
-        if hasattr(operation, "transformed"):
+        if is_compressed(operation):
             found.extend(operation.transformed.of_type(Cluster).values())
     return found

@@ -68,7 +68,7 @@ def test_an_estimator_of_the_whole_distribution_stays_after_its_first_range():
     before = quantizer.range
     quantizer(batch(-9.0, 9.0), training=True)
     assert quantizer.range == before
-    assert not quantizer.moves
+    assert not quantizer.has_moving_range
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, -7.0, 1e-12])

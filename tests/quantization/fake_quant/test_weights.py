@@ -57,12 +57,12 @@ def build(name, scheme):
 )
 def test_kernels_lie_on_the_grid_of_their_channel(name, scheme):
     layer, _ = build(name, scheme)
-    values, notes = layer.transformed(training=False)
+    values, rounded = layer.transformed(training=False)
     kernel, latent = np.asarray(values["kernel"], np.float64), layer.kernel.numpy()
     spec = kernel_specs(layer)[0]
     axes = [a % kernel.ndim for a in spec.output_axes]
-    moved = np.moveaxis(kernel, axes, range(len(axes))).reshape(len(notes["kernel_scale"]), -1)
-    scales = np.asarray(notes["kernel_scale"], np.float64)[:, None]
+    moved = np.moveaxis(kernel, axes, range(len(axes))).reshape(len(rounded.scale), -1)
+    scales = np.asarray(rounded.scale, np.float64)[:, None]
     codes = moved / scales
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-3)
     qmin, qmax = code_range(scheme.num_bits, scheme.narrow_range)
@@ -89,9 +89,9 @@ def test_channels_of_zeros():
     for per_channel in (True, False):
         layer, _ = build("dense", WeightScheme(per_channel=per_channel))
         layer.kernel.assign(layer.kernel * np.float32([1, 0, 1, 0, 1]))
-        values, notes = layer.transformed(training=False)
+        values, rounded = layer.transformed(training=False)
         assert not np.asarray(values["kernel"])[:, [1, 3]].any()
-        assert np.all(np.asarray(notes["kernel_scale"]) > 0)
+        assert np.all(np.asarray(rounded.scale) > 0)
     layer.kernel.assign(np.zeros((4, 5)))
     assert not np.asarray(layer.effective_weights()["kernel"]).any()
 
@@ -110,8 +110,8 @@ def test_a_bias_is_rounded_to_the_grid_of_the_sum_in_inference_alone():
     model = keras.Model(inputs, layers.Dense(3, name="d", bias_initializer="uniform")(inputs))
     x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     layer = tfc.quantize(model, calibration_data=x).get_layer("d")
-    values, notes = layer.transformed(training=False)
-    codes = np.asarray(values["bias"], np.float64) / np.asarray(notes["bias_step"], np.float64)
+    values, rounded = layer.transformed(training=False)
+    codes = np.asarray(values["bias"], np.float64) / np.asarray(rounded.bias_step, np.float64)
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-3)
     assert np.abs(np.asarray(values["bias"]) - layer.bias).max() > 0
     training, _ = layer.transformed(training=True)

@@ -123,8 +123,8 @@ def test_the_folded_bias_lies_on_the_int32_grid():
     assert bn.is_folded()
     fold = bn.fold()
     factor, addend = (np.asarray(v, np.float64) for v in (fold.factor, fold.addend))
-    _, notes = conv.transformed(training=False)
-    step = np.asarray(notes["bias_step"], np.float64) * np.abs(factor)
+    _, rounded = conv.transformed(training=False)
+    step = np.asarray(rounded.bias_step, np.float64) * np.abs(factor)
     bias = np.asarray(conv.bias, np.float64) * factor + addend
     np.testing.assert_allclose(bias / step, np.round(bias / step), atol=0.01)
     assert np.abs(bias / step).max() > 100

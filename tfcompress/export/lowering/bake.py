@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.compressed import Compressed
-from tfcompress.model.transforms import FAKE_QUANT
+from tfcompress.model.transforms import FAKE_QUANT, WeightCall
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 
 
@@ -46,17 +46,17 @@ def bake(
         `(kernel, bias, baked)`: float32 arrays on their grids (`bias` may be `None`), and the
         integer codes and scales, `None` for a layer whose weights are not quantized.
     """
-    values, notes = layer.transformed(call_index=call_index, training=False)
+    values, rounded = layer.transformed(call_index=call_index, training=False)
     kernel = np.asarray(values["kernel"])
     own_bias = np.asarray(layer.bias) if layer.use_bias else None
     bias = np.asarray(values["bias"]) if "bias" in values else own_bias
     transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
-    if transform is None:
+    if transform is None or rounded is None:
         return kernel, bias, None
     shape = transform.channel_shape
-    scale = np.asarray(notes["kernel_scale"], np.float32)
+    scale = np.asarray(rounded.scale, np.float32)
     codes = np.round(kernel / scale.reshape(shape))
-    folded = transform.folded(call_index)
+    folded = transform.folded_batch_norm(call_index)
     if folded is not None:
         batch_norm, batch_norm_call = folded
         fold = batch_norm.fold(batch_norm_call)
@@ -76,14 +76,14 @@ def bake(
         bias,
         0.0 if quantizer is None else float(quantizer.scale.numpy()),
         transform.scheme.num_bits,
-        _zeros_before_rounding(layer, notes),
+        _zeros_before_rounding(layer, call_index),
     )
     return kernel, bias, baked
 
 
-def _zeros_before_rounding(layer: Compressed, notes: dict) -> int:
+def _zeros_before_rounding(layer: Compressed, call_index: int) -> int:
     value = tf.convert_to_tensor(layer.kernel.value)
     for transform in layer.transforms["kernel"]:
         if transform.order < FAKE_QUANT:
-            value = transform.apply(value, dict(notes))
+            value = transform.apply(value, WeightCall(call_index, training=False))
     return int(np.sum(np.asarray(value) == 0))

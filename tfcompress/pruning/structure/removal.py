@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress.model.graph import Graph
-from tfcompress.model.rewrite import fresh, rename_duplicates
+from tfcompress.model.rewrite import HasMetadata, copy_metadata, fresh, rename_duplicates
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.tracer import Kept
 
@@ -66,15 +66,13 @@ def remove(
         twin.operation = copies[operation]
         if node in tracer.edits:
             twin.args, twin.kwargs = tracer.edits[node](twin.args, twin.kwargs, kept)
-    smaller = graph.to_model(type(model) if _holds_attributes(model) else keras.Model)
+    smaller = graph.to_model(type(model) if isinstance(model, HasMetadata) else keras.Model)
     axes = variable_axes(dependencies)
     for operation, copy in copies.items():
         if isinstance(operation, keras.Layer):
             _carry_over(operation, copy, axes, kept, additions)
             copy.trainable = operation.trainable
-    for attribute in ("plan", "float_layers", "calibration_inputs"):
-        if hasattr(model, attribute):
-            setattr(smaller, attribute, getattr(model, attribute))
+    copy_metadata(model, smaller)
     return smaller
 
 
@@ -120,11 +118,6 @@ def _copy(operation: Any, changes: dict[str, Any]) -> Any:
 def _starts_from_array(initializer: Any) -> bool:
     config = initializer.get("config") if isinstance(initializer, dict) else None
     return isinstance(config, dict) and isinstance(config.get("value"), (list, dict))
-
-
-def _holds_attributes(model: keras.Model) -> bool:
-    """Whether the class of the model carries more than a graph (a quantized one does)."""
-    return hasattr(model, "calibration_inputs")
 
 
 def _carry_over(source, target, axes, kept: Kept, additions: Additions) -> None:

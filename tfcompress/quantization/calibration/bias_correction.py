@@ -34,12 +34,12 @@ def correct_biases(model: keras.Model, batches: list) -> list[str]:
         if not is_compressed(layer) or len(graph.calls(layer)) > 1:
             continue
         transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
-        if transform is None or not (layer.use_bias or transform.folded()):
+        if transform is None or not (layer.use_bias or transform.folded_batch_norm()):
             continue
         # Layer by layer, so that each sees the inputs that the corrected ones before it give.
         error = _mean_error(model, node, batches)
-        if transform.folded():
-            batch_norm, _ = transform.folded()
+        if transform.folded_batch_norm():
+            batch_norm, _ = transform.folded_batch_norm()
             batch_norm.moving_mean.assign(batch_norm.moving_mean.numpy() + error)
         else:
             layer.bias.assign(layer.bias.numpy() - error.reshape(layer.bias.shape))

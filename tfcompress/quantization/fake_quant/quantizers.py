@@ -21,9 +21,10 @@ from tfcompress.quantization.fake_quant.affine import (
     fake_quantize_tensor,
     range_parameters,
 )
-from tfcompress.quantization.fake_quant.traced import traced_once
+from tfcompress.quantization.fake_quant.shared_trace import shared_trace
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.observers import MinMax, MovingAverage
-from tfcompress.quantization.placement.upstream import upstream_sums
+from tfcompress.quantization.placement.upstream import link_rounding
 from tfcompress.quantization.schemes import (
     ActivationScheme,
     scheme_config,
@@ -32,7 +33,7 @@ from tfcompress.quantization.schemes import (
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class FakeQuantize(keras.layers.Layer):
+class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     """Rounds a tensor to the codes that LiteRT will store for it.
 
     Its range comes from calibration or from the first training batch, then moves as the
@@ -99,7 +100,7 @@ class FakeQuantize(keras.layers.Layer):
     # --- the range ---------------------------------------------------------------------------
 
     @property
-    def moves(self) -> bool:
+    def has_moving_range(self) -> bool:
         """Whether training moves the range once it is known."""
         return self.fixed_range is None and self.scheme.observer.every_batch
 
@@ -132,7 +133,6 @@ class FakeQuantize(keras.layers.Layer):
         return (qmin - zero_point) * scale, (qmax - zero_point) * scale
 
     def active_scale(self) -> tf.Tensor:
-        """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""
         if self._observe is not None:
             return tf.zeros(())
         return self.scale.value * self.enabled.value
@@ -154,28 +154,10 @@ class FakeQuantize(keras.layers.Layer):
 
     # --- the tensor --------------------------------------------------------------------------
 
-    def __call__(self, inputs, *args, **kwargs):
-        outputs = super().__call__(inputs, *args, **kwargs)
-        if isinstance(inputs, keras.KerasTensor):
-            for links, call_index in upstream_sums(inputs):
-                links.set(call_index, self)
-        return outputs
-
-    def round_sum(self, total: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Rounds an int32 sum to this tensor's grid just as the runtime does, without clipping.
-
-        round(total · (step / scale)) · scale, where the runtime too multiplies in float32 by the
-        float32 ratio and rounds to even. Rounding the real value total · step instead would fall on
-        the other side of a half once in some ten thousand values, and deep networks amplify that.
-
-        Args:
-            total: Whole numbers, float32 of any shape.
-            step: Value of one unit of the sum, per channel or a scalar, float32.
-        """
-        return self.round_by(lambda scale: tf.round(total * (step / scale)), total * step)
+    def link(self, inputs, call_index):
+        link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
-        """`codes(scale)` · scale where this tensor is rounded to nearest, else `otherwise`."""
         if self.scheme.rounding != "nearest":
             return otherwise
         scale = self.active_scale()
@@ -222,7 +204,7 @@ class FakeQuantize(keras.layers.Layer):
         }
 
 
-@traced_once
+@shared_trace
 def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
     """Whether the range moves, and its statistics after the batch `x`."""
     moving = frozen < 0.5
@@ -235,7 +217,7 @@ def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
     return moving, tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)
 
 
-@traced_once
+@shared_trace
 def _moved_parameters(moving, statistics, scale, zero_point, *, scheme: ActivationScheme):
     """Scale and zero point by the statistics, or as they were where the range does not move."""
     known = moving & (statistics[2] > 0)
@@ -244,7 +226,7 @@ def _moved_parameters(moving, statistics, scale, zero_point, *, scheme: Activati
     return tf.where(known, found[0], scale), tf.where(known, found[1], zero_point)
 
 
-@traced_once
+@shared_trace
 def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, training, **grid):
     """`x` rounded to its codes and back; `x` itself where `active` is 0.
 

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.kernels import kernel_specs
-from tfcompress.model.transforms import FAKE_QUANT, WeightTransform
+from tfcompress.model.linking import Links
+from tfcompress.model.transforms import FAKE_QUANT, IntegerSum, RoundedKernel, WeightTransform
 from tfcompress.quantization.fake_quant.affine import (
     code_range,
     fake_quantize,
@@ -18,7 +19,7 @@ from tfcompress.quantization.fake_quant.affine import (
     round_to_grid,
 )
 from tfcompress.quantization.observers import MinMax
-from tfcompress.quantization.placement.upstream import Links, upstream_quantizer
+from tfcompress.quantization.placement.upstream import upstream_quantizer
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
 
 
@@ -41,7 +42,7 @@ class FakeQuantizeWeights(WeightTransform):
         self._folded = Links()
         self._inputs = Links()
         # Call index → the quantizer that rounds the layer's sum, past a fused ReLU.
-        self.sum_quantizers = Links()
+        self._sum_quantizers = Links()
 
     @property
     def follows(self) -> bool:
@@ -79,16 +80,19 @@ class FakeQuantizeWeights(WeightTransform):
     def link(self, layer, inputs, call_index):
         self._inputs.set(call_index, upstream_quantizer(inputs))
 
+    def link_rounding(self, quantizer, call_index):
+        self._sum_quantizers.set(call_index, quantizer)
+
     def input_quantizer(self, call_index: int = 0):
         """The quantizer of what the layer reads in that call; `None` where it reads float."""
         return self._inputs.get(call_index)
 
-    def folded(self, call_index: int = 0) -> tuple[Any, int] | None:
+    def folded_batch_norm(self, call_index: int = 0) -> tuple[Any, int] | None:
         """`(batch norm, its call)` that the runtime folds into the kernel in that call."""
         return self._folded.get(call_index)
 
-    def fold(self, call_index: int, batch_norm: Any, batch_norm_call: int) -> None:
-        """Tells that a call of `batch_norm` follows the layer in its call `call_index`."""
+    def set_folded(self, call_index: int, batch_norm: Any, batch_norm_call: int) -> None:
+        """Called by the batch norm that the runtime folds into the kernel in that call."""
         self._folded.set(call_index, (batch_norm, batch_norm_call))
 
     def fit_range(self, kernel: np.ndarray) -> None:
@@ -116,48 +120,55 @@ class FakeQuantizeWeights(WeightTransform):
 
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
-        folded = self.folded(call_index)
+        folded = self.folded_batch_norm(call_index)
         if folded is None or self.scheme.per_channel or self._one_scale:
             return None
         factor = tf.reshape(tf.stop_gradient(folded[0].factor()), self.channel_shape)
         # A channel that batch norm switches off has nothing to round.
         return tf.where(factor == 0, 1.0, factor)
 
-    def apply(self, value, notes):
-        factor = self.fold_factor(notes["call_index"])
+    def apply(self, value, call):
+        factor = self.fold_factor(call.call_index)
         folded = value if factor is None else value * factor
-        rounded, scale = self._rounded(folded, bool(notes["training"]))
+        rounded, scale = self._rounded(folded, bool(call.training))
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
-        notes["folded"] = self.folded(notes["call_index"])
-        if notes["training"]:
+        if call.training:
             return rounded
-        quantizer = self.input_quantizer(notes["call_index"])
+        quantizer = self.input_quantizer(call.call_index)
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-        if notes["in_codes"] and quantizer is not None:
+        integer_sum = None
+        if call.in_codes and quantizer is not None:
             # Sums of whole numbers are exact in float32 up to 2²⁴, as they are in int32, whatever
             # order they are added in. Rounded values would differ in the last bits.
-            rounded = self._to_codes(rounded, scale, input_scale, notes)
-        notes["kernel_scale"] = tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
-        notes["input_scale"] = input_scale
-        notes["bias_step"] = input_scale * notes["kernel_scale"]
-        return rounded
+            integer_sum = self._integer_sum(scale, input_scale, call.call_index)
+            rounded = tf.round(rounded / scale)
+        channel_scale = self._per_channel(scale)
+        return RoundedKernel(
+            rounded,
+            channel_scale,
+            input_scale,
+            input_scale * channel_scale,
+            self.folded_batch_norm(call.call_index) is not None,
+            integer_sum,
+        )
 
-    def _to_codes(self, rounded, scale, input_scale, notes):
-        """The kernel's codes, with what turns the layer's input to codes and its output back."""
+    def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
+
+    def _integer_sum(self, scale, input_scale, call_index: int) -> IntegerSum:
+        """What turns the layer's input to codes, and its sums of codes back to values."""
         known = input_scale > 0
         step = tf.where(known, input_scale, 1.0)
 
-        def before(inputs):
+        def to_codes(inputs):
             codes = inputs / step
             return tf.where(known, tf.round(codes), codes)
 
-        back = step * tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
-        quantizer = self.sum_quantizers.get(notes["call_index"])
-        after = tf.multiply if quantizer is None else quantizer.round_sum
-        notes["before"], notes["after"] = before, lambda sums: after(sums, back)
-        notes["output_step"] = back
-        return tf.round(rounded / scale)
+        sum_step = step * self._per_channel(scale)
+        quantizer = self._sum_quantizers.get(call_index)
+        to_values = tf.multiply if quantizer is None else quantizer.round_sum
+        return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": scheme_config(self.scheme)}
@@ -207,12 +218,13 @@ class RoundBias(WeightTransform):
 
     order = FAKE_QUANT
 
-    def apply(self, value, notes):
-        if notes["training"] or "bias_step" not in notes:
+    def apply(self, value, call):
+        kernel = call.kernel
+        if kernel is None:
             return value
-        if notes.get("folded") is None:
-            value = round_to_grid(value, tf.reshape(notes["bias_step"], tf.shape(value)))
-        if "output_step" in notes:
-            value = value / tf.reshape(notes["output_step"], tf.shape(value))
-            value = value if notes.get("folded") is not None else tf.round(value)
+        if not kernel.is_folded:
+            value = round_to_grid(value, tf.reshape(kernel.bias_step, tf.shape(value)))
+        if kernel.integer_sum is not None:
+            value = value / tf.reshape(kernel.integer_sum.step, tf.shape(value))
+            value = value if kernel.is_folded else tf.round(value)
         return value

@@ -12,16 +12,18 @@ import tensorflow as tf
 from keras import layers, tree
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import times
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
-from tfcompress.quantization.placement.upstream import Links, upstream_quantizer
+from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 #: Bits of the larger multiplier of a sum.
 _MULTIPLIER_BITS = 20
 
 
-class _Arithmetic:
+class _Arithmetic(Linked):
     """Mixin: an operation on two tensors whose codes are known.
 
     Where they are not (a tensor in float, no range yet, 16-bit computation) the layer computes as
@@ -37,33 +39,32 @@ class _Arithmetic:
         # Call index → the quantizers of both inputs, or `None` each.
         self._operands = Links()
 
-    def __call__(self, inputs, *args, **kwargs):
-        outputs = super().__call__(inputs, *args, **kwargs)
-        tensors = tree.flatten(inputs)
-        if all(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
-            quantizers = tuple(upstream_quantizer(tensor) for tensor in tensors)
-            self._operands.set(kwargs.get("call_index", 0), quantizers)
-        return outputs
+    def link(self, inputs, call_index: int) -> None:
+        quantizers = tuple(upstream_quantizer(tensor) for tensor in tree.flatten(inputs))
+        self._operands.set(call_index, quantizers)
+
+    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
+        self.sum_quantizers.set(call_index, quantizer)
 
     def call(self, inputs, training=None, call_index=0):
         outputs = super().call(inputs)
-        rounds = self.sum_quantizers.get(call_index)
+        quantizer = self.sum_quantizers.get(call_index)
         operands = self._operands.get(call_index) or (None,)
-        if training or rounds is None or None in operands or self.compute_dtype != "float32":
+        if training or quantizer is None or None in operands or self.compute_dtype != "float32":
             return outputs
         scales = [operand.active_scale() for operand in operands]
         # Where a scale is 0 there are no codes, and nothing of this is used.
         known = tf.reduce_all([scale > 0 for scale in scales])
         scales = [tf.where(known, scale, 1.0) for scale in scales]
         codes = [tf.round(x / scale) for x, scale in zip(inputs, scales, strict=True)]
-        exact = self._rounded(rounds, codes, scales, outputs)
+        exact = self._rounded(quantizer, codes, scales, outputs)
         # Its gradient is that of the real sum, for layers that are frozen in training.
         return outputs + tf.stop_gradient(tf.where(known, exact, outputs) - outputs)
 
     def compute_output_spec(self, inputs, training=None, call_index=0):
         return super().compute_output_spec(inputs)
 
-    def _rounded(self, rounds, codes, scales, outputs) -> tf.Tensor:
+    def _rounded(self, quantizer, codes, scales, outputs) -> tf.Tensor:
         raise NotImplementedError
 
     def stripped(self) -> list[keras.Layer]:
@@ -76,8 +77,8 @@ class QuantizedAdd(_Arithmetic, layers.Add):
 
     keras_class = layers.Add
 
-    def _rounded(self, rounds, codes, scales, outputs):
-        return rounds.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
+    def _rounded(self, quantizer, codes, scales, outputs):
+        return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -86,9 +87,9 @@ class QuantizedSubtract(_Arithmetic, layers.Subtract):
 
     keras_class = layers.Subtract
 
-    def _rounded(self, rounds, codes, scales, outputs):
+    def _rounded(self, quantizer, codes, scales, outputs):
         codes = [codes[0], -codes[1]]
-        return rounds.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
+        return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -97,8 +98,8 @@ class QuantizedMultiply(_Arithmetic, layers.Multiply):
 
     keras_class = layers.Multiply
 
-    def _rounded(self, rounds, codes, scales, outputs):
-        return rounds.round_sum(codes[0] * codes[1], scales[0] * scales[1])
+    def _rounded(self, quantizer, codes, scales, outputs):
+        return quantizer.round_sum(codes[0] * codes[1], scales[0] * scales[1])
 
 
 def runtime_sum(codes: list[tf.Tensor], scales: list[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:

@@ -14,26 +14,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.affine import code_range, round_to_grid
-from tfcompress.quantization.fake_quant.traced import traced_once
+from tfcompress.quantization.fake_quant.shared_trace import shared_trace
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
-from tfcompress.quantization.placement.upstream import Links, upstream_kernel, upstream_quantizer
+from tfcompress.quantization.placement.upstream import upstream_kernel, upstream_quantizer
 
 
-class FoldedAffine:
+class FoldedAffine(Linked):
     """Mixin: y = x · factor + offset per channel, the offset rounded as an int32 bias."""
 
     # Call index → (compressed layer, its call index), or the quantizer of the input, or None.
-    _links: Links
+    _sources: Links
     # Call index → the quantizer that rounds the layer's output, past a fused ReLU.
     sum_quantizers: Links
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._links = Links()
+        self._sources = Links()
         self.sum_quantizers = Links()
 
     def factor(self) -> tf.Tensor:
@@ -44,56 +46,53 @@ class FoldedAffine:
         """The addend per channel (or a scalar), float32."""
         raise NotImplementedError
 
-    def __call__(self, inputs, *args, **kwargs):
-        outputs = super().__call__(inputs, *args, **kwargs)
-        if isinstance(inputs, keras.KerasTensor):
-            self._link(inputs, kwargs.get("call_index", 0))
-        return outputs
-
-    def _link(self, inputs: keras.KerasTensor, call_index: int) -> None:
+    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
         kernel = upstream_kernel(inputs)
         if kernel is not None:
             layer, kernel_call = kernel
             for transform in layer.transformed.of_type(FakeQuantizeWeights).values():
-                transform.fold(kernel_call, self, call_index)
-        self._links.set(call_index, kernel or upstream_quantizer(inputs))
+                transform.set_folded(kernel_call, self, call_index)
+        self._sources.set(call_index, kernel or upstream_quantizer(inputs))
+
+    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
+        self.sum_quantizers.set(call_index, quantizer)
 
     def is_folded(self, call_index: int = 0) -> bool:
         """Whether the runtime folds this call into the kernel before it."""
-        return isinstance(self._links.get(call_index), tuple)
+        return isinstance(self._sources.get(call_index), tuple)
 
     def fold(self, call_index: int = 0) -> Fold:
         """What the runtime computes with in that call."""
         factor, offset = self.factor(), self.offset()
-        link = self._links.get(call_index)
-        if link is None:
+        source = self._sources.get(call_index)
+        if source is None:
             return Fold(factor, offset)
-        if not isinstance(link, tuple):
+        if not isinstance(source, tuple):
             # A 1×1 depthwise kernel with one weight per channel: its code is the largest one.
             kernel_scale = tf.abs(factor) * np.float32(1 / code_range(8)[1])
-            input_step = link.active_scale()
+            input_step = source.active_scale()
             step = input_step * kernel_scale
             return Fold(factor, round_to_grid(offset, step), input_step, step, code_range(8)[1])
-        layer, kernel_call = link
-        values, notes = layer.transformed(call_index=kernel_call, training=False)
+        layer, kernel_call = source
+        values, rounded = layer.transformed(call_index=kernel_call, training=False)
         # Not `layer.bias`, which this layer's policy would give in 16 bits.
         bias = values["bias"] if layer.use_bias else 0.0
-        if "bias_step" not in notes:
+        if rounded is None:
             return Fold(factor, offset)
         # The products are taken in the runtime's order; without the operation between them
         # TensorFlow's graph optimizer would take them in another.
-        step = notes["input_scale"] * tf.abs(notes["kernel_scale"] * factor)
+        step = rounded.input_scale * tf.abs(rounded.scale * factor)
         offset = round_to_grid(offset + bias * factor, step)
-        return Fold(factor, offset - bias * factor, notes["bias_step"], step, 1, bias)
+        return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias)
 
     def infer(self, inputs, call_index: int):
         """The layer's output in inference."""
         fold = self.fold(call_index)
         x = tf.cast(inputs, tf.float32)
         outputs = x * fold.factor + fold.addend
-        rounds = self.sum_quantizers.get(call_index)
-        if rounds is not None and fold.step is not None and self.compute_dtype == "float32":
-            exact = rounds.round_sum(fold.sums(x), fold.step)
+        quantizer = self.sum_quantizers.get(call_index)
+        if quantizer is not None and fold.step is not None and self.compute_dtype == "float32":
+            exact = quantizer.round_sum(fold.sums(x), fold.step)
             # No step: no range is known yet, or batch norm switches the channel off.
             exact = tf.where(fold.step > 0, exact, outputs)
             # Its gradient is that of the real value: a frozen layer passes gradients on.
@@ -201,7 +200,7 @@ def _normalize(x, gamma, beta, mean, variance, frozen, *, epsilon):
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
 
 
-@traced_once
+@shared_trace
 def _normalize_fused(x, gamma, beta, mean, variance, frozen, *, epsilon):
     """The same for images, by TensorFlow's fused op and its gradient.
 

@@ -1,4 +1,4 @@
-"""Functions that are traced once for all layers that call them.
+"""Functions with one trace that all layers share.
 
 A large quantized model calls the same few dozen operations at every tensor. Traced in place they,
 their branches and the gradients of their branches took most of the time to the first step; as
@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def shared_trace(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `function(*tensors, **options)`, which must neither make nor assign variables.
 
     There is a trace for each combination of ranks, dtypes and options. In it no size is known, so
