@@ -20,6 +20,8 @@ OnCall = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 _LOCAL = threading.local()
 _LOCK = threading.Lock()
 _WATCHED: dict[int, int] = {}
+#: Operation, by id, → the `call` that its instance had of its own, `None` for that of its class.
+_REPLACED: dict[int, Any] = {}
 
 
 @contextlib.contextmanager
@@ -75,7 +77,7 @@ def _start(operation: Any) -> None:
                     on_call(operation, args, kwargs, outputs)
             return outputs
 
-        watched_call.replaced = operation.__dict__.get("call")
+        _REPLACED[id(operation)] = operation.__dict__.get("call")
         # Straight into the instance's dict: nothing here is for Keras to track.
         operation.__dict__["call"] = watched_call
 
@@ -86,6 +88,7 @@ def _stop(operation: Any) -> None:
         if _WATCHED[id(operation)]:
             return
         del _WATCHED[id(operation)]
-        replaced = operation.__dict__.pop("call").replaced
+        del operation.__dict__["call"]
+        replaced = _REPLACED.pop(id(operation))
         if replaced is not None:
             operation.__dict__["call"] = replaced

@@ -109,8 +109,14 @@ def _find(rows: Inventory, name: str) -> LayerRow | None:
     return next((row for row in rows.rows if row.name == name), None)
 
 
-def _pairs(before, after, gzip_before, gzip_after, distinct: bool = True) -> list[str]:
-    def of(row, field):
+def _pairs(
+    before: LayerRow | None,
+    after: LayerRow | None,
+    gzip_before: int | None,
+    gzip_after: int | None,
+    distinct: bool = True,
+) -> list[str]:
+    def of(row: LayerRow | None, field: str) -> int | None:
         return None if row is None else getattr(row, field)
 
     fields = ["parameters", "nonzeros", "distinct"]
@@ -118,7 +124,7 @@ def _pairs(before, after, gzip_before, gzip_after, distinct: bool = True) -> lis
     if not distinct:
         pairs[2] = (None, None)
     raw = [None if row is None else 4 * row.parameters for row in (before, after)]
-    pairs += [tuple(raw), (gzip_before, gzip_after), (of(before, "macs"), of(after, "macs"))]
+    pairs += [(raw[0], raw[1]), (gzip_before, gzip_after), (of(before, "macs"), of(after, "macs"))]
     return [_arrow(*pair) for pair in pairs]
 
 

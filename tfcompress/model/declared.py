@@ -26,7 +26,9 @@ from typing import Any
 def channels_like(operation: Any) -> type:
     """The class whose treatment of channels an operation shares; by default the one it runs."""
     declared = getattr(operation, "channels_like", None)
-    return declared or getattr(operation, "keras_class", type(operation))
+    if declared is not None:
+        return declared
+    return getattr(operation, "keras_class", type(operation))
 
 
 def returns_input(operation: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -90,7 +90,7 @@ class Node:
     def replace_input(self, old: Value, new: Value) -> None:
         """Reads `new` wherever this call read `old`."""
 
-        def swap(leaf):
+        def swap(leaf: Any) -> Any:
             return new if leaf is old else leaf
 
         self._args, self._kwargs = tree.map_structure(swap, (self._args, self._kwargs))
@@ -120,7 +120,9 @@ class Graph:
         output_names: Names of the flat outputs, by which losses and metrics find them.
     """
 
-    def __init__(self, inputs, outputs, nodes: list[Node], name: str, output_names: list[str]):
+    def __init__(
+        self, inputs: Any, outputs: Any, nodes: list[Node], name: str, output_names: list[str]
+    ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.nodes = nodes
@@ -160,7 +162,7 @@ class Graph:
         nodes = self.consumers(value)
         return nodes[0] if len(nodes) == 1 and not self.is_output(value) else None
 
-    def calls(self, operation) -> list[Node]:
+    def calls(self, operation: Any) -> list[Node]:
         """Every call of `operation`; more than one means that the layer is shared."""
         return [node for node in self.nodes if node.operation is operation]
 
@@ -175,7 +177,9 @@ class Graph:
         """Every operation once, in the order of its first call."""
         return iter({id(node.operation): node.operation for node in self.nodes}.values())
 
-    def insert_after(self, value: Value, operation, *, only: list[Node] | None = None) -> Value:
+    def insert_after(
+        self, value: Value, operation: Any, *, only: list[Node] | None = None
+    ) -> Value:
         """Calls `operation` on `value`; whatever read `value` (or only `only`) reads the result."""
         readers = self.consumers(value) if only is None else only
         node = Node(operation, (value,), {}, value.node.path if value.node else ())
@@ -188,7 +192,14 @@ class Graph:
             self._replace_outputs({value: node.output})
         return node.output
 
-    def insert_before(self, before: Node, operation, args: tuple, kwargs: dict, specs) -> Node:
+    def insert_before(
+        self,
+        before: Node,
+        operation: Any,
+        args: tuple,
+        kwargs: dict,
+        specs: Iterable[keras.KerasTensor],
+    ) -> Node:
         """Calls `operation(*args, **kwargs)` just before the call `before`; `specs` of outputs."""
         node = Node(operation, args, kwargs, before.path)
         node.outputs = [Value(spec, node, i) for i, spec in enumerate(specs)]
@@ -225,7 +236,7 @@ class Graph:
         """
         known = dict(feed)
 
-        def fill(leaf):
+        def fill(leaf: Any) -> Any:
             return known[leaf] if isinstance(leaf, Value) else leaf
 
         for node in self.nodes:
@@ -239,7 +250,7 @@ class Graph:
         self,
         model_class: type = keras.Model,
         call: Callable[[Node, tuple, dict], Any] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> keras.Model:
         """Calls every operation on fresh symbolic inputs and returns the model of the outputs.
 
@@ -326,7 +337,9 @@ def _calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict, list]]:
                 yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
 
 
-def _read(model, values: dict[int, Value], nodes: list[Node], path: tuple[str, ...]) -> None:
+def _read(
+    model: keras.Model, values: dict[int, Value], nodes: list[Node], path: tuple[str, ...]
+) -> None:
     """Appends the calls of `model` to `nodes`; `values` maps its symbolic tensors, by id."""
     for operation, args, kwargs, outputs in _calls(model):
         args, kwargs = tree.map_structure(lambda x: values.get(id(x), x), (args, kwargs))
@@ -340,7 +353,7 @@ def _read(model, values: dict[int, Value], nodes: list[Node], path: tuple[str, .
         values.update({id(t): v for t, v in zip(outputs, node.outputs, strict=True)})
 
 
-def _first_positional(operation, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _first_positional(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The same call with its first argument positional: `layer(inputs=x)` as `layer(x)`."""
     if args:
         return args, kwargs
@@ -350,7 +363,14 @@ def _first_positional(operation, args: tuple, kwargs: dict) -> tuple[tuple, dict
     return (kwargs[first],), {k: v for k, v in kwargs.items() if k != first}
 
 
-def _inline(model, args, outputs, values, nodes, path) -> None:
+def _inline(
+    model: keras.Model,
+    args: tuple,
+    outputs: list[keras.KerasTensor],
+    values: dict[int, Value],
+    nodes: list[Node],
+    path: tuple[str, ...],
+) -> None:
     arguments = args[0]
     inner = _functional(model)
     inner_inputs = inner.input

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import keras
 import tensorflow as tf
@@ -14,6 +14,21 @@ from keras import layers
 from tfcompress.model.calls import watch_calls
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.paths import layer_paths
+
+Shapes = list[tuple[int, ...]]
+
+#: Counts of one call: `(layer, shapes of the inputs, shape of the output)` → products, batch 1.
+MacCounter = Callable[[keras.Layer, Shapes, tuple[int, ...]], int]
+
+
+@overload
+def count_macs(model: keras.Model, by_layer: Literal[False] = ..., *, inputs: Any = ...) -> int: ...
+
+
+@overload
+def count_macs(
+    model: keras.Model, by_layer: Literal[True], *, inputs: Any = ...
+) -> dict[str, int]: ...
 
 
 def count_macs(
@@ -46,16 +61,18 @@ def count_macs(
     """
     counts: dict[int, int] = {}
     paths = layer_paths(model)
-    watched = [layer for layer in iterate_layers(model) if _counter(layer) is not None]
+    counters = {id(layer): _counter(layer) for layer in iterate_layers(model)}
+    watched = [layer for layer in iterate_layers(model) if counters[id(layer)] is not None]
 
-    def add(layer, args, kwargs, outputs):
+    def add(layer: keras.Layer, args: tuple, kwargs: dict[str, Any], outputs: Any) -> None:
         # In the order of the signature, however they were passed.
         bound = inspect.signature(type(layer).call).bind(layer, *args, **kwargs)
         given = list(bound.arguments.values())[1:]
         shapes = [_shape(layer, t) for t in keras.tree.flatten(given) if _is_tensor(t)]
         shape = _shape(layer, keras.tree.flatten(outputs)[0])
-        counted = _counter(layer)(layer, shapes, shape)
-        counts[id(layer)] = counts.get(id(layer), 0) + counted
+        counter = counters[id(layer)]
+        assert counter is not None  # `watched` has no other layers
+        counts[id(layer)] = counts.get(id(layer), 0) + counter(layer, shapes, shape)
 
     specs = _input_specs(model, inputs)
     trace = tf.function(lambda x: model(x, training=False), autograph=False)
@@ -99,37 +116,37 @@ def _positions(layer: keras.Layer, shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:-1])
 
 
-def count_positions(layer, inputs, output) -> int:
+def count_positions(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     """The products of a layer that multiplies every kernel once at every output position."""
     return math.prod(output[1:-1]) * sum(math.prod(k.variable.shape) for k in layer_kernels(layer))
 
 
-def _dense(layer, inputs, output):
+def _dense(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     # Every output position multiplies the whole kernel.
     return math.prod(output[1:-1]) * _kernel_size(layer)
 
 
-def _convolution(layer, inputs, output):
+def _convolution(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     return _positions(layer, output) * _kernel_size(layer)
 
 
-def _transposed(layer, inputs, output):
+def _transposed(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     # Every input position is spread over the whole kernel.
     return _positions(layer, inputs[0]) * _kernel_size(layer)
 
 
-def _separable(layer, inputs, output):
+def _separable(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     sizes = _kernel_size(layer, "depthwise_kernel"), _kernel_size(layer, "pointwise_kernel")
     return _positions(layer, output) * sum(sizes)
 
 
-def _recurrent(layer, inputs, output):
+def _recurrent(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     cells = getattr(layer.cell, "cells", [layer.cell])
     kernels = [v for c in cells for v in c.weights if v.name in ("kernel", "recurrent_kernel")]
     return inputs[0][1] * sum(math.prod(v.shape) for v in kernels)
 
 
-def _convolutional_recurrent(layer, inputs, output):
+def _convolutional_recurrent(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     # Of every step the output, with or without the axis of steps.
     shape = output if not layer.return_sequences else (output[0], *output[2:])
     positions = _positions(layer, shape)
@@ -137,7 +154,7 @@ def _convolutional_recurrent(layer, inputs, output):
     return inputs[0][1] * positions * kernels
 
 
-def _einsum(layer, inputs, output):
+def _einsum(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     left, result = layer.equation.replace(" ", "").split("->")
     operands = left.split(",")
     sizes: dict[str, int] = {}
@@ -155,7 +172,7 @@ def _einsum(layer, inputs, output):
     return math.prod(sizes.values())
 
 
-def _attention(layer, inputs, output):
+def _attention(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     # The projections are layers of their own, and counted there.
     query, value = inputs[0], inputs[1]
     heads = getattr(layer, "num_heads", None) or layer.num_query_heads
@@ -165,7 +182,7 @@ def _attention(layer, inputs, output):
     return products * heads * (key_dim + value_dim)
 
 
-def _dot_attention(layer, inputs, output):
+def _dot_attention(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     # Scores of queries and keys, then the values by them; additive scores take as many products.
     query, value = inputs[0], inputs[1]
     # What comes third may be a mask.
@@ -173,13 +190,10 @@ def _dot_attention(layer, inputs, output):
     return query[1] * value[1] * (key[-1] + value[-1])
 
 
-def _dot(layer, inputs, output):
+def _dot(layer: keras.Layer, inputs: Shapes, output: tuple[int, ...]) -> int:
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
     return math.prod(output[1:]) * inputs[0][axes]
 
-
-#: Counts of one call: `(layer, shapes of the inputs, shape of the output)` → products, batch 1.
-MacCounter = Callable[[keras.Layer, list[tuple[int, ...]], tuple[int, ...]], int]
 
 #: Layer class → how its products are counted; 0 for one that has none.
 COUNTERS: dict[type, MacCounter] = {

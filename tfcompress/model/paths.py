@@ -53,6 +53,7 @@ def layer_paths(model: keras.Layer) -> dict[int, str]:
 def _paths(model: keras.Layer) -> dict[int, tuple[str, ...]]:
     """`id(layer)` → the names on the way to it; a shared layer has its first one."""
     paths: dict[int, tuple[str, ...]] = {id(model): (model.name,)}
+    stack: list[tuple[keras.Layer, tuple[str, ...]]]
     stack = [(layer, ()) for layer in reversed(_sublayers(model))]
     while stack:
         layer, outer = stack.pop()

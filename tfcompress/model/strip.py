@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfcompress.model.compressed import is_compressed
-from tfcompress.model.graph import Graph
+from tfcompress.model.graph import Graph, Node
 from tfcompress.model.rewrite import copy_variables, fresh, rename_duplicates
 
 
@@ -45,7 +45,7 @@ def strip(model: keras.Model) -> keras.Model:
     for node in graph.nodes:
         node.kwargs.pop("call_index", None)
 
-    def call(node, args, kwargs):
+    def call(node: Node, args: tuple, kwargs: dict[str, Any]) -> Any:
         chain = plain[node.operation]
         result = args[0] if not chain else chain[0](*args, **kwargs)
         for layer in chain[1:]:

@@ -29,9 +29,10 @@ def render_table(
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False)
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None, markup=False)
     console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
 class _Number(str):

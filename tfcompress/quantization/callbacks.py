@@ -46,7 +46,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         self.freeze_ranges_step = freeze_ranges_step
         self.freeze_batch_norm_step = freeze_batch_norm_step
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         found = list(iterate_layers(model))
         self._quantizers = [layer for layer in found if isinstance(layer, FakeQuantize)]
@@ -58,10 +58,10 @@ class QuantizationSchedule(keras.callbacks.Callback):
             )
         self._last: tuple | None = None
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))
 
     def update(self, step: int) -> None:

@@ -31,7 +31,7 @@ class QuantizationConfig:
     by_type: Mapping[Any, Scheme | str | None] = dataclasses.field(default_factory=dict)
     by_name: Mapping[str, Scheme | str | None] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         resolve(self.default)
         for field in ("by_type", "by_name"):
             mapping = getattr(self, field)

@@ -58,9 +58,9 @@ def _mean_error(model: keras.Model, node: Node, batches: list) -> np.ndarray:
     kernel = layer_kernels(layer)[0].variable.numpy()
     linear.set_weights([np.asarray(layer.effective_weights()["kernel"]) - kernel])
     reader = keras.Model(model.inputs, layer.input)
-    total, count = 0.0, 0
+    total, count = np.zeros(()), 0
     for batch in batches:
         error = np.asarray(linear(reader(tree.flatten(batch), training=False)))
         total = total + error.sum(tuple(range(error.ndim - 1)), dtype=np.float64)
         count += int(np.prod(error.shape[:-1]))
-    return (total / count).astype(np.float32)
+    return np.asarray(total / count, np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -60,7 +63,7 @@ def equalize(model: keras.Model, *, passes: int = 3) -> keras.Model:
     return copy
 
 
-def _pairs(graph: Graph):
+def _pairs(graph: Graph) -> Iterator[tuple[keras.Layer, keras.Layer | None, keras.Layer]]:
     """Yields `(layer, its batch norm or None, next layer)` that nothing else reads between."""
     for node in graph.nodes:
         if not _is_kernel(graph, node):
@@ -93,7 +96,7 @@ def _is_kernel(graph: Graph, node: Node) -> bool:
     return known and not grouped and not multiplied and len(graph.calls(operation)) == 1
 
 
-def _has_codebook(operation) -> bool:
+def _has_codebook(operation: Any) -> bool:
     """Whether what the layer computes with is not its kernel alone, which could be scaled."""
     chains = operation.transforms.values() if is_compressed(operation) else ()
     return any(transform.order > KEEP_MASK for chain in chains for transform in chain)
@@ -113,7 +116,7 @@ def _lets_through(node: Node) -> bool:
     return is_plain and activation_of(operation) in _HOMOGENEOUS
 
 
-def _kernel(layer) -> tuple[keras.Variable, tuple[int, ...], tuple[int, ...]]:
+def _kernel(layer: keras.Layer) -> tuple[keras.Variable, tuple[int, ...], tuple[int, ...]]:
     """`(variable, axes of the output channels, axes of the input channels)`."""
     kernel = layer_kernels(layer)[0]
     rank = len(kernel.variable.shape)
@@ -122,12 +125,12 @@ def _kernel(layer) -> tuple[keras.Variable, tuple[int, ...], tuple[int, ...]]:
     return kernel.variable, outputs, inputs
 
 
-def _channels(layer) -> int:
+def _channels(layer: keras.Layer) -> int:
     variable, axes, _ = _kernel(layer)
     return int(np.prod([variable.shape[a] for a in axes]))
 
 
-def _input_channels(layer) -> int:
+def _input_channels(layer: keras.Layer) -> int:
     variable, _, axes = _kernel(layer)
     return int(np.prod([variable.shape[a] for a in axes]))
 
@@ -142,7 +145,7 @@ def _scaled(kernel: np.ndarray, axes: tuple[int, ...], factor: np.ndarray) -> np
     return kernel * factor.reshape(shape)
 
 
-def _equalize_pair(first, batch_norm, second) -> None:
+def _equalize_pair(first: keras.Layer, batch_norm: keras.Layer | None, second: keras.Layer) -> None:
     kernel, outputs, _ = _kernel(first)
     next_kernel, _, inputs = _kernel(second)
     ranges = _ranges(kernel.numpy(), outputs)

@@ -79,7 +79,7 @@ def first_samples(batches: list, most: int | None = None) -> list[np.ndarray]:
     return [np.concatenate(arrays)[:most] for arrays in zip(*flat, strict=True)]
 
 
-def _ignore(values) -> None:
+def _ignore(values: tf.Tensor) -> None:
     pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,7 +25,7 @@ from tfcompress.quantization.operators.registry import (
 # --- layers that apply a function ---------------------------------------------------------------
 
 
-def _relu_function(layer: layers.ReLU):
+def _relu_function(layer: layers.ReLU) -> Callable | None:
     if layer.threshold or (layer.negative_slope and layer.max_value is not None):
         return None
     if layer.negative_slope:
@@ -125,7 +126,7 @@ class NegativePart(keras.layers.Layer):
 
     channels_like = keras.layers.Identity
 
-    def __init__(self, factor: float = 1.0, **kwargs):
+    def __init__(self, factor: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.factor = float(factor)
         self.supports_masking = True
@@ -136,10 +137,10 @@ class NegativePart(keras.layers.Layer):
             keras.layers.ReLU(name=self.name),
         ]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return keras.ops.relu(inputs * -self.factor)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,14 +28,14 @@ class ZeroPaddedAverage(keras.layers.Layer):
 
     channels_like = keras.layers.AveragePooling2D
 
-    def __init__(self, pool_size, strides, **kwargs):
+    def __init__(self, pool_size: Sequence[int], strides: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pool_size, self.strides = tuple(pool_size), tuple(strides)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return zero_padded_average(inputs, self.pool_size, self.strides)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         *sizes, channels = input_shape[1:]
         strides = self.strides[-len(sizes) :]
         sizes = [None if n is None else -(-n // s) for n, s in zip(sizes, strides, strict=True)]
@@ -43,8 +44,8 @@ class ZeroPaddedAverage(keras.layers.Layer):
     def stripped(self) -> list[keras.Layer]:
         # The correction that follows is dropped, so together they are what they came from.
         if len(self.input.shape) == 3:
-            pool, strides = self.pool_size[1], self.strides[1]
-            return [keras.layers.AveragePooling1D(pool, strides, "same", name=self.name)]
+            steps, stride = self.pool_size[1], self.strides[1]
+            return [keras.layers.AveragePooling1D(steps, stride, "same", name=self.name)]
         pool, strides = self.pool_size, self.strides
         return [keras.layers.AveragePooling2D(pool, strides, "same", name=self.name)]
 
@@ -66,7 +67,13 @@ class BorderCorrection(keras.layers.Layer):
 
     channels_like = keras.layers.Identity
 
-    def __init__(self, image_size, pool_size, strides, **kwargs):
+    def __init__(
+        self,
+        image_size: Sequence[int],
+        pool_size: Sequence[int],
+        strides: Sequence[int],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
         self.pool_size, self.strides = tuple(pool_size), tuple(strides)
@@ -78,15 +85,15 @@ class BorderCorrection(keras.layers.Layer):
             inside = zero_padded_average(ones, self.pool_size, self.strides).numpy()
         factors = 1.0 / inside
         step = factors.max() / 127
-        return np.float32(np.round(factors / step) * step)
+        return (np.round(factors / step) * step).astype(np.float32)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         factors = tf.constant(self.factors())
         if len(inputs.shape) == 3:
             factors = tf.squeeze(factors, 1)
         return inputs * tf.cast(factors, inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def stripped(self) -> list[keras.Layer]:
@@ -97,7 +104,9 @@ class BorderCorrection(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def zero_padded_average(x: tf.Tensor, pool_size, strides) -> tf.Tensor:
+def zero_padded_average(
+    x: tf.Tensor, pool_size: Sequence[int], strides: Sequence[int]
+) -> tf.Tensor:
     """Mean over windows of a "same"-padded image or sequence, padding counted as zeros."""
     image = tf.expand_dims(x, 1) if len(x.shape) == 3 else x
     paddings = [[0, 0]]
@@ -109,7 +118,9 @@ def zero_padded_average(x: tf.Tensor, pool_size, strides) -> tf.Tensor:
     return tf.squeeze(y, 1) if len(x.shape) == 3 else y
 
 
-def is_uniform_pool(image_size, pool_size, strides, padding: str) -> bool:
+def is_uniform_pool(
+    image_size: Sequence[int], pool_size: Sequence[int], strides: Sequence[int], padding: str
+) -> bool:
     """Whether every window lies wholly inside the image, so that all divide by the same count."""
     return padding == "valid" or all(
         (-(-size // stride) - 1) * stride + window <= size
@@ -155,7 +166,9 @@ def _lower_average(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return tf.squeeze(_constant_average(image, pool, strides, padding), 1)
 
 
-def _constant_average(x: tf.Tensor, pool, strides, padding: str) -> tf.Tensor:
+def _constant_average(
+    x: tf.Tensor, pool: Sequence[int], strides: Sequence[int], padding: str
+) -> tf.Tensor:
     """Average pooling as a constant depthwise convolution; padding counts as zeros."""
     channels = x.shape[-1]
     kernel = np.full((*pool, channels, 1), 1.0 / (pool[0] * pool[1]), np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -45,9 +45,10 @@ class Builder:
         node: The call that is being taken apart.
     """
 
+    node: Node
+
     def __init__(self, graph: Graph, result: Decomposition):
         self.graph, self.result = graph, result
-        self.node: Node | None = None
         # (original, suffix, variant) → part.
         self._made: dict[tuple[Any, str, str], Any] = {}
         # (original, index of a traced operation) → its description → part.
@@ -88,13 +89,15 @@ class Builder:
         """
         origin = self.node.operation
 
-        def make_with_weights(name):
-            part = with_transforms(make(name), weights, origin)
+        taken = weights or {}
+
+        def make_with_weights(name: str) -> keras.Layer:
+            part = with_transforms(make(name), taken, origin)
             part.build(inputs[0].shape)
-            carry_over(part, weights, origin)
+            carry_over(part, taken, origin)
             return part
 
-        part = self.part(make_with_weights if weights else make, suffix, variant)
+        part = self.part(make_with_weights if taken else make, suffix, variant)
         argument = inputs[0] if len(inputs) == 1 else list(inputs)
         spec = inputs[0].spec if len(inputs) == 1 else [v.spec for v in inputs]
         return self.insert(part, (argument,), {}, [part.compute_output_spec(spec)])[0]
@@ -131,7 +134,13 @@ class Builder:
         self._taken.add(unique)
         return unique
 
-    def insert(self, operation: Any, args: tuple, kwargs: dict[str, Any], specs) -> list[Value]:
+    def insert(
+        self,
+        operation: Any,
+        args: tuple,
+        kwargs: dict[str, Any],
+        specs: Iterable[keras.KerasTensor],
+    ) -> list[Value]:
         """Calls `operation` before the original; `specs` are those of its outputs, flat."""
         node = self.graph.insert_before(self.node, operation, args, kwargs, specs)
         self._inserted.append(node)

@@ -6,20 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 
 
 class _WithConstant(keras.layers.Layer):
     channels_like = keras.layers.Identity
 
-    def __init__(self, value: float, **kwargs):
+    def __init__(self, value: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.value = float(value)
         self.supports_masking = True
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -33,7 +35,7 @@ class AddConstant(_WithConstant):
     def stripped(self) -> list[keras.Layer]:
         return [keras.layers.Rescaling(1.0, self.value, name=self.name)]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs + self.value
 
 
@@ -44,7 +46,7 @@ class MultiplyConstant(_WithConstant):
     def stripped(self) -> list[keras.Layer]:
         return [keras.layers.Rescaling(self.value, name=self.name)]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs * self.value
 
 
@@ -66,7 +68,7 @@ def scalar_argument(node: Node) -> float | None:
     return None
 
 
-def _divide(b, node: Node) -> Value | None:
+def _divide(b: Builder, node: Node) -> Value | None:
     number = scalar_argument(node)
     return b.call(times(1.0 / number), "", node.inputs[0]) if number else None
 

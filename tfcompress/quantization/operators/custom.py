@@ -86,7 +86,14 @@ def register_operator(
     return kind
 
 
-def _spec(kind, is_layer, decompose, weights, role, float_reason) -> OperatorSpec:
+def _spec(
+    kind: Any,
+    is_layer: bool,
+    decompose: Callable | None,
+    weights: Mapping[str, str] | None,
+    role: str | None,
+    float_reason: str | None,
+) -> OperatorSpec:
     if role is not None:
         return OperatorSpec(role=Role(role))
     if float_reason is not None:

@@ -37,7 +37,12 @@ class LoweredCall:
     round_as_input: Callable[[tf.Tensor], tf.Tensor]
 
 
-def channel_affine(x: tf.Tensor, factor: np.ndarray, offset: np.ndarray | None, relu=None):
+def channel_affine(
+    x: tf.Tensor,
+    factor: np.ndarray | np.floating,
+    offset: np.ndarray | None,
+    relu: str | None = None,
+) -> tf.Tensor:
     """x · factor + offset per channel as a 1×1 depthwise convolution with bias.
 
     Args:
@@ -58,7 +63,7 @@ def channel_affine(x: tf.Tensor, factor: np.ndarray, offset: np.ndarray | None, 
     return tf.reshape(y, shape) if shape.rank != 4 else y
 
 
-def multiply_constant(x: tf.Tensor, values: np.ndarray):
+def multiply_constant(x: tf.Tensor, values: np.ndarray) -> tf.Tensor:
     """x · values, where the values are on an int8 grid of one scale that reaches to 127."""
     # The fake-quant tells the converter that scale.
     bound = float(np.abs(values).max())

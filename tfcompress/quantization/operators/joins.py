@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -12,7 +14,7 @@ from tfcompress.quantization.operators.constants import scalar_argument
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 
 
-def _constant_operand(operands) -> str | None:
+def _constant_operand(operands: Any) -> str | None:
     """Reason for a join of anything but tensors of the graph."""
     if all(isinstance(operand, Value) for operand in keras.tree.flatten(operands)):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 from keras import layers
 
 from tfcompress.model.graph import Node, Value
@@ -26,7 +27,7 @@ def _separable(b: Builder, node: Node) -> Value:
     pointwise_class = layers.Conv1D if one_d else layers.Conv2D
     config = layer.get_config()
 
-    def depthwise(name):
+    def depthwise(name: str) -> keras.Layer:
         keys = ("kernel_size", "strides", "padding", "data_format", "dilation_rate")
         return depthwise_class(
             depth_multiplier=layer.depth_multiplier,
@@ -39,7 +40,7 @@ def _separable(b: Builder, node: Node) -> Value:
             **{key: config[key] for key in keys},
         )
 
-    def pointwise(name):
+    def pointwise(name: str) -> keras.Layer:
         return pointwise_class(
             layer.filters,
             1,

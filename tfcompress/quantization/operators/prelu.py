@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,7 +28,7 @@ class NegativeSlope(keras.layers.PReLU):
 
     channels_like = keras.layers.PReLU
 
-    def add_weight(self, *args, **kwargs):
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         # Read in float32 under any policy, as the runtime will have it.
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
@@ -50,7 +52,7 @@ class NegativeSlope(keras.layers.PReLU):
         scale, _ = affine_parameters(-largest, largest, symmetric=True)
         return fake_quantize(alpha, tf.cast(scale, alpha.dtype), narrow_range=True)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.cast(-self.slope() * tf.cast(inputs, tf.float32), self.compute_dtype)
 
 

@@ -218,7 +218,8 @@ def _operation_class_name(function: Callable) -> str:
 
 
 def _public_name(kind: Any) -> str:
+    name = kind.__name__
     for module in ("layers", "activations"):
-        if getattr(getattr(keras, module), kind.__name__, None) is kind:
-            return f"{module}.{kind.__name__}"
-    return kind.__name__
+        if getattr(getattr(keras, module), name, None) is kind:
+            return f"{module}.{name}"
+    return name

@@ -66,7 +66,7 @@ def traced(
 def call_of(cls: type[keras.Layer]) -> Callable:
     """The `call` of a layer class as a function to trace."""
 
-    def function(layer, *args, **kwargs):
+    def function(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         return cls.call(layer, *args, **kwargs)
 
     return function
@@ -104,7 +104,7 @@ def _trace(function: Callable, node: Node) -> Graph:
     return graph
 
 
-def _subject(operation: Any, args, kwargs) -> tuple:
+def _subject(operation: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
     """What a decomposition gets before the arguments: for a layer of a class of its own, a layer.
 
     A layer that holds others is copied, for calling those would leave traces in the original.

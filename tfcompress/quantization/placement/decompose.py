@@ -62,4 +62,6 @@ def _split_activation(builder: Builder, node: Node) -> list[Node]:
         lambda name: layers.Activation(layer.activation, name=name, dtype=layer.dtype_policy),
         "activation",
     )
-    return [builder.graph.insert_after(node.output, activation).node]
+    inserted = builder.graph.insert_after(node.output, activation).node
+    assert inserted is not None
+    return [inserted]
