@@ -74,6 +74,7 @@ def test_the_report(exported):
     assert report.agreement == min(p.equal for p in parity.values()) >= 0.98
     # Without verify_data the calibration data kept by `quantize` is run.
     assert parity["logits"].samples == 200
+    assert report.verified_on == {"serving_default": "calibration data"}
     text = str(report)
     for word in ("XNNPACK takes every op", "No float tensor", "embedding", "depthwise", "gzip"):
         assert word in text
@@ -239,11 +240,55 @@ def test_too_little_agreement_is_refused_and_an_older_file_stays(quantized, tmp_
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("model.tflite", b"older")]
 
 
-class Offset(keras.Model):
-    """Predicts what its file will not compute."""
+def test_without_data_the_file_is_verified_on_synthetic_inputs(quantized, tmp_path):
+    quantized.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    report = tfc.export_tflite(loaded, tmp_path / "a.tflite", verify_samples=40, min_agreement=0.95)
+    assert report.verified_on == {"serving_default": "synthetic inputs"}
+    assert {p.samples for p in report.parity["serving_default"]} == {40}
+    assert "on synthetic inputs" in str(report)
+    # They reach the ends of the ranges, so many codes occur.
+    assert all(p.distinct > 20 for p in report.parity["serving_default"])
+    none = tfc.export_tflite(loaded, tmp_path / "a.tflite", verify_samples=0)
+    assert (none.parity, none.agreement, none.verified_on) == ({}, None, {"serving_default": ""})
+    assert "was not compared with the Keras model" in str(none)
+    with pytest.raises(ValueError, match="to measure the agreement that min_agreement asks for"):
+        tfc.export_tflite(loaded, tmp_path / "a.tflite", verify_samples=0, min_agreement=0.5)
+    with pytest.raises(ValueError, match="verify_samples of 0 or more"):
+        tfc.export_tflite(loaded, tmp_path / "a.tflite", verify_samples=-1)
 
-    def predict(self, *args, **kwargs):
-        return {k: v + 10.0 for k, v in super().predict(*args, **kwargs).items()}
+
+def test_verify_samples_limits_given_data(quantized, tmp_path, data):
+    report = tfc.export_tflite(quantized, tmp_path / "a.tflite", verify_data=data, verify_samples=7)
+    assert report.verified_on == {"serving_default": "verify_data"}
+    assert {p.samples for p in report.parity["serving_default"]} == {7}
+
+
+def test_a_low_agreement_without_a_limit_warns(quantized, tmp_path, data):
+    model = _with_an_offset(quantized)
+    with pytest.warns(UserWarning, match=r"only \d+\.\d\d% of the .*verify_data") as found:
+        report = tfc.export_tflite(model, tmp_path / "a.tflite", verify_data=data)
+    assert report.agreement < 0.9
+    assert found[0].filename == __file__
+    # Whoever gives a limit has read the number.
+    tfc.export_tflite(model, tmp_path / "a.tflite", verify_data=data, min_agreement=0.0)
+
+
+def test_a_file_that_crashes_the_runtime_is_refused(quantized, converter, tmp_path, monkeypatch):
+    def crash(self, data, name):
+        raise tfc.ConversionError(f"LiteRT crashed on {name}")
+
+    monkeypatch.setattr(type(converter), "check_loads", crash)
+    with pytest.raises(tfc.ConversionError, match="LiteRT crashed on serving_default"):
+        tfc.export_tflite(quantized, tmp_path / "a.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Offset(keras.Model):
+    """Computes what its file does not."""
+
+    def __call__(self, *args, **kwargs):
+        return {k: v + 10.0 for k, v in super().__call__(*args, **kwargs).items()}
 
 
 def _with_an_offset(model):
@@ -275,7 +320,9 @@ def test_float_layers_are_accepted_if_the_configuration_asked_and_else_named(tmp
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for i, candidate in enumerate((quantized, loaded)):
-        report = tfc.export_tflite(candidate, tmp_path / f"{i}.tflite", verify_data=x)
+        path = tmp_path / f"{i}.tflite"
+        # A float output has steps of its span, which int8 inside the file does not keep.
+        report = tfc.export_tflite(candidate, path, verify_data=x, min_agreement=0.5)
         assert set(report.float_tensors.values()) >= {"first"}
         # The runtime's own softmax is in int8 even so, and the output is dequantized.
         assert report.parity["serving_default"][0].within_one == 1.0

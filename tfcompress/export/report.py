@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tfcompress.export.runtime.parity import Parity
+from tfcompress.export.runtime.parity import Parity, lowest_agreement
 from tfcompress.model.tables import render_table
+
+#: Source of samples that are drawn from the ranges of the input quantizers.
+SYNTHETIC = "synthetic inputs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What `export_tflite` found. Printable; `to_dict` gives its figures.
+    """What `export_tflite` found. `print` shows it as tables; `to_dict` gives its figures.
 
     Attributes:
         path: The file.
@@ -52,12 +55,15 @@ class ExportReport:
             were like the others (see `dense_gzip_size`): what pruning saved. Else `None`.
         ops: Op name → how many.
         float_tensors: Float tensor left in the file → the Keras layer it comes from.
-        flex_ops: Ops that LiteRT alone cannot run.
-        num_partitions: Pieces that XNNPACK runs.
+        flex_ops: TensorFlow ops, which LiteRT alone cannot run.
+        num_partitions: Partitions of the graph that XNNPACK runs.
         fully_delegated: Whether XNNPACK takes every op.
         ops_outside: Ops that XNNPACK leaves to the interpreter.
         layers: Every kernel.
-        parity: Signature → agreement with the Keras model, per output; empty without data.
+        parity: Signature → agreement with the Keras model, per output; empty where nothing was
+            compared.
+        verified_on: Signature → the inputs that it was compared on: `"verify_data"`,
+            `"calibration data"`, `"synthetic inputs"`, or `""` for none.
         patched: Layers whose codes or scales were written into the file after conversion.
         unverified: Layers whose kernel was not found in the file.
         sparse_layers: Layers whose zeros `sparse_encoding` left out of the file.
@@ -78,6 +84,7 @@ class ExportReport:
     ops_outside: tuple[str, ...]
     layers: tuple[LayerReport, ...]
     parity: dict[str, tuple[Parity, ...]]
+    verified_on: dict[str, str]
     patched: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
     dense_num_bytes: int | None = None
@@ -88,9 +95,8 @@ class ExportReport:
 
     @property
     def agreement(self) -> float | None:
-        """Smallest share of equal output steps over all outputs; `None` without data."""
-        shares = [p.equal for outputs in self.parity.values() for p in outputs]
-        return min(shares) if shares else None
+        """Smallest share of equal output steps over all outputs; `None` where none is compared."""
+        return lowest_agreement(self.parity)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -118,7 +124,7 @@ class ExportReport:
         return render_table("Size in bytes", ("", "raw", "gzip"), rows)
 
     def _constants(self) -> str:
-        """What several signatures share; of one there is nothing to say."""
+        """How many bytes several signatures share; empty for one signature."""
         if len(self.signature_num_bytes) < 2:
             return ""
         summed = sum(self.signature_num_bytes.values())
@@ -152,22 +158,28 @@ class ExportReport:
         return "\n".join(lines) + "\n\n"
 
     def _parity(self) -> str:
-        if not self.parity:
-            return "Not compared with the Keras model: no verify_data or calibration data.\n\n"
         rows = []
         for key, outputs in self.parity.items():
             for p in outputs:
                 top1 = "" if p.top1 is None else f"{p.top1:.2%}"
                 shares = (f"{p.equal:.2%}", f"{p.within_one:.2%}", f"{p.largest:g}")
                 rows.append((key, p.output, *shares, top1, p.distinct, p.samples))
-        columns = (
-            "signature",
-            "output",
-            "equal",
-            "±1 step",
-            "largest",
-            "top-1",
-            "codes",
-            "samples",
-        )
-        return render_table("Agreement with the Keras model, in output steps", columns, rows)
+        columns = ("signature", "output", "equal", "±1 step", "largest", "top-1", "codes")
+        title = "Agreement with the Keras model, in output steps"
+        table = render_table(title, (*columns, "samples"), rows) if rows else ""
+        return table + self._unverified_signatures()
+
+    def _unverified_signatures(self) -> str:
+        lines = []
+        for key, source in self.verified_on.items():
+            if source == SYNTHETIC:
+                lines.append(
+                    f"{key!r} was compared on synthetic inputs, drawn from the ranges of its "
+                    "inputs. Pass verify_data to compare on real ones."
+                )
+            elif not source:
+                lines.append(
+                    f"{key!r} was not compared with the Keras model: no samples, and no known "
+                    "ranges to draw inputs from. Pass verify_data."
+                )
+        return "".join(f"{line}\n" for line in lines) + "\n" * bool(lines)

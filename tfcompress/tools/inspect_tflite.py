@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
-from tfcompress.export.flatbuffer.tables import render_summary
 from tfcompress.export.runtime.delegation import Delegation, delegation
 from tfcompress.tools.command import run_command
 
@@ -41,7 +40,7 @@ def describe(path: str, as_json: bool = False) -> str:
         return json.dumps(content, indent=2)
     width = shutil.get_terminal_size((120, 24)).columns
     verdict = f"not loadable: {refusal}" if found is None else _verdict(found)
-    return f"{path}\n{render_summary(summary, width)}XNNPACK: {verdict}"
+    return f"{path}\n{summary.render(width)}XNNPACK: {verdict}"
 
 
 def _verdict(found: Delegation) -> str:

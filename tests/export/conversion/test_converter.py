@@ -51,9 +51,9 @@ def fake_worker(tmp_path, monkeypatch, body):
     ("body", "message"),
     [
         (
-            "print('the last words', file=sys.stderr, flush=True)\n"
+            "print('the end of the log', file=sys.stderr, flush=True)\n"
             "os.kill(os.getpid(), signal.SIGSEGV)",
-            rf"crashed on 'main' \(signal {int(signal.SIGSEGV)}\).*the last words",
+            rf"crashed on 'main' \(signal {int(signal.SIGSEGV)}\).*the end of the log",
         ),
         ("sys.exit(7)", r"crashed on 'main' \(exit code 7\)"),
     ],
@@ -69,6 +69,36 @@ def test_a_crash_is_reported_and_the_next_conversion_gets_a_new_worker(
                 converter.convert({"main": lowered()}, quantized=False)
         assert converter._process is None
         assert converter.convert({"main": lowered()}, quantized=False)[4:8] == b"TFL3"
+
+
+def test_a_file_that_crashes_litert_is_an_error_and_not_a_crash(tmp_path, monkeypatch):
+    """LiteRT aborts the process on some files; here a worker does so on every file it loads."""
+    body = (
+        "import json\n"
+        "job = json.loads(line)\n"
+        "assert open(job['load'], 'rb').read() == b'a file'\n"
+        "print('Fatal: tensor arena', file=sys.stderr, flush=True)\n"
+        "os.abort()"
+    )
+    with Converter() as converter:
+        with monkeypatch.context() as patch:
+            fake_worker(tmp_path, patch, body)
+            with pytest.raises(
+                ConversionError,
+                match=rf"LiteRT crashed .*signal {int(signal.SIGABRT)}\).*Fatal: tensor arena",
+            ):
+                converter.check_loads(b"a file", "main")
+        assert converter._process is None
+
+
+def test_a_sound_file_loads_and_an_exception_is_left_to_the_caller():
+    with Converter() as converter:
+        data = converter.convert({"main": lowered()}, quantized=False)
+        process = converter._process
+        converter.check_loads(data, "main")
+        converter.check_loads(b"no flatbuffer", "main")
+        assert converter._process is process
+        assert process.poll() is None
 
 
 def test_a_worker_that_died_between_two_jobs_is_reported():

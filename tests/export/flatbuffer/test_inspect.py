@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfcompress.export.files import gzip_size
-from tfcompress.export.flatbuffer.inspect import delegation, inspect_tflite
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.unpack import unpack
-from tfcompress.export.runtime.delegation import ops_outside
+from tfcompress.export.runtime.delegation import delegation, ops_outside
 
 CONV_NET = {"FULLY_CONNECTED": 2, "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "RESHAPE": 1}
 
@@ -180,7 +180,7 @@ import sys, types
 for name in ("tfcompress", "tfcompress.export"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [name.replace(".", "/")]
-import tfcompress.export.bundle.metadata
+import tfcompress.export.bundle.files
 import tfcompress.export.flatbuffer.inspect
 import tfcompress.export.runtime.latency
 print([name for name in ("tensorflow", "keras", "rich") if name in sys.modules])

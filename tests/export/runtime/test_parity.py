@@ -10,8 +10,9 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.export.lowering import lower as lower_module
+from tfcompress.export.runtime import parity as parity_module
 from tfcompress.export.runtime.codes import TensorInfo
-from tfcompress.export.runtime.parity import _compare
+from tfcompress.export.runtime.parity import _compare, _run_model
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 INFO = TensorInfo("y", 0, (1, 3), np.dtype(np.int8), 0.5, 10)
@@ -42,6 +43,25 @@ def test_a_float_output_has_steps_of_its_span():
     assert (parity.equal, parity.largest) == (0.75, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("eager_values", "calls"), [(10**9, 1), (4 * 320, 5), (1, None)], ids=["one", "some", "traced"]
+)
+def test_outputs_do_not_depend_on_how_the_model_is_run(eager_values, calls, monkeypatch):
+    inputs = {"a": keras.Input((8,), name="a"), "b": keras.Input((8,), name="b")}
+    hidden = layers.Dense(300, activation="relu")(layers.Add()([inputs["a"], inputs["b"]]))
+    outputs = [layers.Dense(10)(hidden), layers.Dense(2)(hidden)]
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(17, 8)).astype(np.float32) for _ in range(2)]
+    expected = model.predict(dict(zip("ab", arrays, strict=True)), verbose=0)
+    monkeypatch.setattr(parity_module, "_EAGER_VALUES", eager_values)
+    found, call = [], model.call
+    monkeypatch.setattr(model, "call", lambda *a, **k: found.append(1) or call(*a, **k))
+    for wanted, got in zip(expected, _run_model(model, arrays), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert calls is None or len(found) == calls
+
+
 @pytest.fixture(scope="module")
 def trained(digits):
     keras.utils.set_random_seed(0)
@@ -53,7 +73,9 @@ def trained(digits):
 
 
 def agreement(model, tmp_path):
-    report = tfc.export_tflite(model, tmp_path / "m.tflite", allow_float=True)
+    # A limit, so that a low agreement is no warning.
+    path = tmp_path / "m.tflite"
+    report = tfc.export_tflite(model, path, allow_float=True, min_agreement=0.0)
     return report.agreement
 
 

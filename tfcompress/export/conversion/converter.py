@@ -20,11 +20,11 @@ _JOBS_PER_WORKER = 40
 
 
 class ConversionError(RuntimeError):
-    """The converter refused a model, or crashed on it."""
+    """The converter refused a model or crashed on it, or LiteRT crashed on the file."""
 
 
 class Converter:
-    """A worker process, started when first needed. Use as a context manager to end it."""
+    """A worker process, started when first needed; a context manager that ends it."""
 
     def __init__(self):
         self._process: subprocess.Popen | None = None
@@ -40,7 +40,7 @@ class Converter:
     def close(self) -> None:
         """Ends the worker; the next conversion starts another."""
         if self._process is not None:
-            # What was written to a worker that has died cannot be flushed.
+            # The pipe of a worker that has crashed cannot be flushed.
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
             self._process.stdout.close()
@@ -74,25 +74,50 @@ class Converter:
                 "float_outputs": any(s.float_outputs for s in signatures.values()),
             }
             _save(signatures, folder / "saved_model")
-            self._run(job, ", ".join(signatures))
+            name = ", ".join(signatures)
+            if self._jobs >= _JOBS_PER_WORKER:
+                self.close()
+            self._jobs += 1
+            error = self._run(job, f"The converter crashed on {name!r}")
+            if error is not None:
+                raise ConversionError(f"The converter refused {name!r}: {error}")
             return output.read_bytes()
 
-    def _run(self, job: dict, name: str) -> None:
-        if self._jobs >= _JOBS_PER_WORKER:
-            self.close()
+    def check_loads(self, data: bytes, name: str) -> None:
+        """Loads a file in LiteRT, in the worker: LiteRT aborts the process for some files.
+
+        What LiteRT refuses with an exception it refuses again where the file is loaded next, so
+        only a crash is an error here.
+
+        Args:
+            data: The `.tflite`.
+            name: What to call it in the message.
+
+        Raises:
+            ConversionError: LiteRT crashed, with the signal and the end of its log.
+        """
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            path = pathlib.Path(folder) / "model.tflite"
+            path.write_bytes(data)
+            self._run(
+                {"load": str(path)},
+                f"The file of {name!r} was converted, but LiteRT crashed when it loaded it, as it "
+                "would on a phone. Nothing was written. Export the layers one by one to find the "
+                "one concerned, and leave it in float",
+            )
+
+    def _run(self, job: dict, crash: str) -> str | None:
+        """Hands a job to the worker; returns the text of an exception that it raised."""
         if self._process is None:
             self._start()
-        self._jobs += 1
         try:
             print(json.dumps(job), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            raise ConversionError(self._crash(name))
-        answer = json.loads(line)
-        if "error" in answer:
-            raise ConversionError(f"The converter refused {name!r}: {answer['error']}")
+            raise ConversionError(self._crash(crash))
+        return json.loads(line).get("error")
 
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
@@ -104,13 +129,14 @@ class Converter:
             text=True,
         )
 
-    def _crash(self, name: str) -> str:
+    def _crash(self, message: str) -> str:
+        """Ends the crashed worker and completes the message with how it ended and its log."""
         code = self._process.wait()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
         self.close()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"The converter crashed on {name!r} ({how}). Its last words: {' '.join(lines[-3:])}"
+        return f"{message} ({how}). End of the log: {' '.join(lines[-3:]) or 'empty'}"
 
 
 _shared: list[Converter] = []

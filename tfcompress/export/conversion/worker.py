@@ -1,16 +1,17 @@
-"""The worker process: turns SavedModels into `.tflite` bytes, one job per line of standard input.
+"""The worker process: converts SavedModels and loads `.tflite` files, one job per line of input.
 
-Run as a script, it imports TensorFlow and nothing of tfcompress. A conversion can leak memory or
-bring the interpreter down; here that costs a process and not the user's training session.
+Run as a script, it imports TensorFlow and LiteRT and nothing of tfcompress. A conversion can leak
+memory, and converter and runtime can crash; here that ends a process and not the user's session.
 
-A job is a JSON object {"saved_model", "signatures", "output", "quantized", "sparse",
-"float_inputs", "float_outputs"}; the answer is one line, {"ok": true} or {"error": text}.
+A job is a JSON object. {"saved_model", "signatures", "output", "quantized", "sparse",
+"float_inputs", "float_outputs"} converts a SavedModel; {"load"} loads a `.tflite`. The answer is
+one line, {"ok": true} or {"error": text}.
 """
 
 import os
 import sys
 
-# A script's own folder comes first on the path, where `inspect.py` would hide Python's module.
+# A script's own folder comes first on the path: its modules must not hide others of their names.
 _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
 
@@ -40,17 +41,27 @@ def convert(job: dict) -> bytes:
     return converter.convert()
 
 
+def load(path: str) -> None:
+    """Loads a `.tflite` and plans its memory."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    Interpreter(model_path=path).allocate_tensors()
+
+
 def main() -> None:
-    # The converter prints; answers go out through the real standard output alone.
+    # The converter prints to standard output, so answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                data = convert(job)
-            with open(job["output"], "wb") as file:
-                file.write(data)
+            if "load" in job:
+                load(job["load"])
+            else:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    data = convert(job)
+                with open(job["output"], "wb") as file:
+                    file.write(data)
             answer = {"ok": True}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}

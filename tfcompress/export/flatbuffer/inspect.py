@@ -14,13 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.files import PathOrBytes, gzip_size, read_tflite, sha256
-from tfcompress.export.flatbuffer.summary import FileSummary as FileSummary
-from tfcompress.export.flatbuffer.summary import OpSummary as OpSummary
-from tfcompress.export.flatbuffer.summary import SignatureSummary as SignatureSummary
-from tfcompress.export.flatbuffer.summary import TensorSummary as TensorSummary
+from tfcompress.export.flatbuffer.records import OpSummary, SignatureSummary, TensorSummary
+from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.flatbuffer.unpack import unpack
-from tfcompress.export.runtime.delegation import Delegation as Delegation
-from tfcompress.export.runtime.delegation import delegation as delegation
 
 _TYPE_NAMES = {
     value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()

@@ -1,58 +1,71 @@
-"""The summary of a file as tables for a terminal."""
+"""The records of a file as tables for a terminal."""
 
 from __future__ import annotations
 
 import io
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
-if TYPE_CHECKING:
-    from tfcompress.export.flatbuffer.summary import FileSummary, SignatureSummary, TensorSummary
+from tfcompress.export.flatbuffer.records import SignatureSummary, TensorSummary
 
 
-def render_summary(summary: FileSummary, width: int = 120) -> str:
-    """Returns the tables of `summary` as plain text, `width` characters wide."""
+def render_tables(
+    heading: str,
+    signatures: Sequence[SignatureSummary],
+    op_counts: Mapping[str, int],
+    layer_bytes: Mapping[str, int],
+    num_bytes: int,
+    tensors: Sequence[TensorSummary],
+    width: int,
+) -> str:
+    """Returns a heading and tables of signatures, ops, layers and tensors as plain text.
+
+    Args:
+        heading: The first line.
+        signatures: Rows of the first table.
+        op_counts: Op name → how many.
+        layer_bytes: Layer → bytes of its constants.
+        num_bytes: Size of the file.
+        tensors: Rows of the last table.
+        width: Characters to a line.
+    """
     from rich.console import Console
     from rich.table import Table
 
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(
-        f"{summary.num_bytes:,} bytes ({summary.gzip_bytes:,} gzipped), {len(summary.ops)} ops, "
-        f"{summary.num_subgraphs} subgraph(s), {len(summary.float_tensors)} float tensors, "
-        f"Flex ops: {', '.join(summary.flex_ops) or 'none'}"
-    )
+    console.print(heading)
 
-    signatures = Table("signature", "", "name", "dtype", "shape", "scale", "zero point")
-    for row in itertools.chain.from_iterable(map(_signature_rows, summary.signatures)):
-        signatures.add_row(*row)
-    console.print(signatures)
+    table = Table("signature", "", "name", "dtype", "shape", "scale", "zero point")
+    for row in itertools.chain.from_iterable(map(_signature_rows, signatures)):
+        table.add_row(*row)
+    console.print(table)
 
     ops = Table("op", "count")
     ops.columns[1].justify = "right"
-    for name, count in summary.op_counts.items():
+    for name, count in op_counts.items():
         ops.add_row(name, str(count))
     console.print(ops)
 
     layers = Table("layer", "bytes", "of the file")
     for column in layers.columns[1:]:
         column.justify = "right"
-    for layer, count in summary.layer_bytes.items():
-        layers.add_row(layer, f"{count:,}", f"{count / summary.num_bytes:.1%}")
+    for layer, count in layer_bytes.items():
+        layers.add_row(layer, f"{count:,}", f"{count / num_bytes:.1%}")
     console.print(layers)
 
     headings = ("tensor", "dtype", "shape", "scales", "zero point", "zeros", "distinct", "bytes")
-    tensors = Table(*headings)
-    tensors.columns[0].overflow = "ellipsis"
-    tensors.columns[0].no_wrap = True
-    for column in tensors.columns[5:]:
+    table = Table(*headings)
+    table.columns[0].overflow = "ellipsis"
+    table.columns[0].no_wrap = True
+    for column in table.columns[5:]:
         column.justify = "right"
-    for tensor in summary.tensors:
-        tensors.add_row(*_tensor_row(tensor))
-    console.print(tensors)
+    for tensor in tensors:
+        table.add_row(*_tensor_row(tensor))
+    console.print(table)
     return console.file.getvalue()
 
 
-def _signature_rows(signature: SignatureSummary):
+def _signature_rows(signature: SignatureSummary) -> Iterator[tuple[str, ...]]:
     for side, tensors in (("in", signature.inputs), ("out", signature.outputs)):
         for name, tensor in tensors.items():
             quantization = (_scales(tensor), _zero_points(tensor))

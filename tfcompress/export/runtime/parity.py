@@ -1,15 +1,24 @@
-"""Parity: the file's integer outputs beside the Keras model's, in output steps."""
+"""Parity: the file's integer outputs against the Keras model's, in output steps."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import tree
 
+from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.graph import input_structure
+from tfcompress.model.graph import Graph, input_structure
+
+# Values of all tensors of an eager batch together, which stay in memory until its end: half a GB.
+_EAGER_VALUES = 128 * 2**20
+# From this many batches on a trace, which takes as long as some seven eager runs, is cheaper.
+_EAGER_BATCHES = 6
+_TRACED_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +45,17 @@ class Parity:
     samples: int
 
 
+def lowest_agreement(parity: Mapping[str, Sequence[Parity]]) -> float | None:
+    """Smallest share of equal output steps over all outputs; `None` where none was compared."""
+    shares = [p.equal for outputs in parity.values() for p in outputs]
+    return min(shares) if shares else None
+
+
 def measure_parity(
     model: keras.Model,
     runner: Runner,
     inputs: list[np.ndarray],
     output_names: list[str],
-    *,
-    batch_size: int = 32,
 ) -> list[Parity]:
     """Runs both on the same samples.
 
@@ -52,22 +65,48 @@ def measure_parity(
         inputs: One array per input of the model, in its order.
         output_names: The file's names of the model's flat outputs.
     """
-    count = len(inputs[0])
-    # All batches of one size: for a smaller last one TensorFlow would trace the model again.
-    missing = -count % min(batch_size, count)
-    padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in inputs]
-    structured = tree.pack_sequence_as(input_structure(model), padded)
-    outputs = model.predict(structured, batch_size=batch_size, verbose=0)
-    outputs = tree.map_structure(lambda y: y[:count], outputs)
+    expected = _run_model(model, inputs)
     names = [t.name for t in model.inputs]
     codes = runner.run_codes(dict(zip(names, inputs, strict=True)))
-    results = []
-    for name, expected in zip(output_names, tree.flatten(outputs), strict=True):
-        results.append(_compare(name, np.asarray(expected), codes[name], runner.outputs[name]))
-    return results
+    return [
+        _compare(name, values, codes[name], runner.outputs[name])
+        for name, values in zip(output_names, expected, strict=True)
+    ]
 
 
-def _compare(name: str, expected: np.ndarray, codes: np.ndarray, info) -> Parity:
+def _run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """The model's flat outputs, in inference.
+
+    A quantized model takes seconds to trace and optimize, several times what its run takes. So a
+    few batches run eagerly, as large as memory allows; only many are worth a trace.
+    """
+    count = len(inputs[0])
+    batch_size = max(1, _EAGER_VALUES // _values_per_sample(model))
+    structure = input_structure(model)
+    if count > _EAGER_BATCHES * batch_size:
+        # All batches of one size: for a smaller last one TensorFlow would trace the model again.
+        batch_size = min(_TRACED_BATCH, count)
+        missing = -count % batch_size
+        padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in inputs]
+        structured = tree.pack_sequence_as(structure, padded)
+        outputs = model.predict(structured, batch_size=batch_size, verbose=0)
+        return [np.asarray(y)[:count] for y in tree.flatten(outputs)]
+    batches = []
+    for i in range(0, count, batch_size):
+        batch = [keras.ops.convert_to_tensor(x[i : i + batch_size]) for x in inputs]
+        outputs = model(tree.pack_sequence_as(structure, batch), training=False)
+        batches.append([np.asarray(y) for y in tree.flatten(outputs)])
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+
+def _values_per_sample(model: keras.Model) -> int:
+    """Values of all tensors that calls of the model's operations give, for one sample."""
+    nodes = Graph.from_model(model).nodes
+    shapes = [value.shape[1:] for node in nodes for value in node.outputs]
+    return max(1, sum(math.prod(n or 1 for n in shape) for shape in shapes))
+
+
+def _compare(name: str, expected: np.ndarray, codes: np.ndarray, info: TensorInfo) -> Parity:
     if info.is_quantized:
         steps = np.round(expected.astype(np.float64) / info.scale) + info.zero_point
         limits = np.iinfo(info.dtype)

@@ -6,14 +6,14 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.bundle import golden
-from tfcompress.export.bundle.metadata import (
+from tfcompress.export.bundle.files import (
     bundle_files,
     check_golden,
     read_bundle,
-    versions,
     write_bundle,
     write_files,
 )
+from tfcompress.export.bundle.metadata import versions
 from tfcompress.export.files import sha256
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.version import __version__

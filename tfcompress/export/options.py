@@ -1,0 +1,65 @@
+"""What an export accepts, measures and adds: the options of `export_tflite`, grouped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """What the file holds.
+
+    Attributes:
+        allow_float: Whether float tensors are accepted that the configuration did not ask for.
+        float_io: Whether inputs and outputs are float.
+        sparse_encoding: Whether zero weights are left out of the file.
+        compare_float: Whether the float model is converted too, for its size.
+    """
+
+    allow_float: bool = False
+    float_io: bool = False
+    sparse_encoding: bool = False
+    compare_float: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyOptions:
+    """How the file is compared with the model.
+
+    Attributes:
+        min_agreement: Smallest share of equal output steps to accept; `None` for a warning below
+            `LOW_AGREEMENT`.
+        samples: Most samples to run; `None` for all of `verify_data`, else `DEFAULT_SAMPLES`.
+    """
+
+    #: Below this share of equal output steps an export warns, where no `min_agreement` is given.
+    LOW_AGREEMENT = 0.9
+    #: Samples of calibration data or of synthetic data that are run.
+    DEFAULT_SAMPLES = 256
+
+    min_agreement: float | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and (not isinstance(self.samples, int) or self.samples < 0):
+            raise ValueError(
+                f"Expected verify_samples of 0 or more. Received: verify_samples={self.samples!r}. "
+                "0 leaves the comparison out; None runs all of verify_data."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleOptions:
+    """What is written beside the file for an app.
+
+    Attributes:
+        golden_data: Samples for the golden pairs; `None` for synthetic ones.
+        labels: Class names.
+        preprocessing: Steps from raw data to the model's input.
+    """
+
+    golden_data: Any = None
+    labels: Sequence[str] | None = None
+    preprocessing: Sequence = ()

@@ -1,0 +1,1 @@
+"""The five steps of an export: prepare, convert, write exact values, verify, describe."""

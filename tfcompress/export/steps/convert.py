@@ -1,0 +1,63 @@
+"""Second step: lowered functions, and the file as the converter writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from tfcompress.export.conversion.converter import Converter
+from tfcompress.export.lowering.bake import BakedKernel
+from tfcompress.export.lowering.lower import Lowered, lower
+from tfcompress.export.options import FileOptions
+from tfcompress.export.steps.prepare import Signature
+from tfcompress.model.strip import strip
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What the converter wrote.
+
+    Attributes:
+        data: The file.
+        lowered: Signature key → lowered model.
+        is_quantized: Whether anything in the file is quantized.
+        float_data: The same model as a dense float file; `None` where it was not converted.
+    """
+
+    data: bytes
+    lowered: Mapping[str, Lowered]
+    is_quantized: bool
+    float_data: bytes | None
+
+    @property
+    def kernels(self) -> list[BakedKernel]:
+        """What the int8 kernels of all signatures must be in the file."""
+        return [kernel for low in self.lowered.values() for kernel in low.kernels]
+
+
+def convert(
+    signatures: Sequence[Signature], converter: Converter, options: FileOptions
+) -> Converted:
+    """Lowers and converts all signatures into one file.
+
+    Raises:
+        ValueError: An input of unknown shape, a quantizer without a range.
+        ConversionError: The converter refused the model or crashed.
+    """
+    lowered = {s.key: lower(s.model, s.output_names) for s in signatures}
+    if options.float_io:
+        lowered = {s.key: _with_float_io(lowered[s.key], s.output_names) for s in signatures}
+    is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
+    is_sparse = options.sparse_encoding and not is_quantized
+    data = converter.convert(lowered, quantized=is_quantized, sparse=is_sparse)
+    # A float file is its own float size; a sparse one is compared with a dense one.
+    float_data = None if is_quantized or is_sparse else data
+    if is_sparse or (options.compare_float and is_quantized):
+        plain = {s.key: lower(strip(s.model), s.output_names) for s in signatures}
+        float_data = converter.convert(plain, quantized=False)
+    return Converted(data, lowered, is_quantized, float_data)
+
+
+def _with_float_io(lowered: Lowered, output_names: list[str]) -> Lowered:
+    inputs = [spec.name for spec in lowered.specs]
+    return dataclasses.replace(lowered, float_inputs=inputs, float_outputs=list(output_names))

@@ -1,0 +1,96 @@
+"""Fifth step: the report, and the files beside the `.tflite`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from tfcompress.export.bundle.files import describe_files
+from tfcompress.export.files import gzip_size
+from tfcompress.export.options import BundleOptions
+from tfcompress.export.report import ExportReport
+from tfcompress.export.steps.convert import Converted
+from tfcompress.export.steps.prepare import Signature
+from tfcompress.export.steps.verify import Verified
+from tfcompress.export.steps.write_exact import Written
+
+
+def make_report(
+    path: pathlib.Path,
+    signatures: Sequence[Signature],
+    converted: Converted,
+    written: Written,
+    verified: Verified,
+) -> ExportReport:
+    """Gathers what the steps have found."""
+    summary, float_data = verified.summary, converted.float_data
+    return ExportReport(
+        path=str(path),
+        num_bytes=summary.num_bytes,
+        gzip_bytes=summary.gzip_bytes,
+        float_num_bytes=None if float_data is None else len(float_data),
+        float_gzip_bytes=None if float_data is None else gzip_size(float_data),
+        ops=summary.op_counts,
+        float_tensors=verified.float_tensors,
+        flex_ops=summary.flex_ops,
+        num_partitions=verified.delegation.num_partitions,
+        fully_delegated=verified.delegation.is_fully_accelerated,
+        ops_outside=verified.delegation.ops_outside,
+        layers=written.layers,
+        parity=verified.parity,
+        verified_on={s.key: "" if s.samples is None else s.samples.source for s in signatures},
+        patched=written.patched,
+        unverified=written.unverified,
+        dense_num_bytes=written.dense_num_bytes,
+        dense_gzip_bytes=written.dense_gzip_bytes,
+        sparse_layers=written.sparse_layers,
+        signature_num_bytes={
+            s.key: summary.constant_num_bytes(s.subgraph) for s in summary.signatures
+        },
+        constant_num_bytes=summary.constant_num_bytes(),
+    )
+
+
+def describe(
+    path: pathlib.Path,
+    signatures: Sequence[Signature],
+    verified: Verified,
+    report: ExportReport,
+    options: BundleOptions,
+) -> dict[pathlib.Path, str]:
+    """Returns the files to lie beside the `.tflite`: path → text.
+
+    Raises:
+        ValueError: Labels that fit no output, golden samples that do not fit or are missing.
+        TypeError: What JSON cannot hold.
+    """
+    figures = {k: v for k, v in report.to_dict().items() if k not in ("path", "layers")}
+    return describe_files(
+        path,
+        verified.summary,
+        verified.runners,
+        preprocessing=options.preprocessing,
+        labels=options.labels,
+        report=figures,
+        golden_data=_golden_data(options.golden_data, signatures),
+    )
+
+
+def _golden_data(given: Any, signatures: Sequence[Signature]) -> Any:
+    """Samples for the golden pairs: those given; those that were verified, where the file does
+    not tell which integers (token numbers, say) are valid; else `None` for synthetic ones."""
+    if given is not None:
+        return dict(given) if isinstance(given, Mapping) else given
+    inputs = [tensor for s in signatures for tensor in s.model.inputs]
+    if all(keras.backend.is_float_dtype(tensor.dtype) for tensor in inputs):
+        return None
+    found = {}
+    for signature in signatures:
+        if signature.samples is None:
+            return None
+        names = [tensor.name for tensor in signature.model.inputs]
+        found[signature.key] = dict(zip(names, signature.samples.arrays, strict=True))
+    return found if len(found) > 1 else next(iter(found.values()))

@@ -1,0 +1,170 @@
+"""First step: models with every range known, and the samples to verify them on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.export.checks import check_limits, missing_ranges
+from tfcompress.export.options import VerifyOptions
+from tfcompress.export.report import SYNTHETIC
+from tfcompress.export.synthetic import synthetic_inputs
+from tfcompress.model.graph import Graph, output_structure
+from tfcompress.model.rewrite import as_float32
+from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.quantize import quantize
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs on which file and model are compared.
+
+    Attributes:
+        arrays: One array per input of the model, in its order.
+        source: Where they come from.
+    """
+
+    arrays: list[np.ndarray]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A model that is ready to be lowered.
+
+    Attributes:
+        key: Key of the signature in the file.
+        model: In float32; quantized with every range known, or a float model that is wanted.
+        output_names: Names of the model's flat outputs in the file.
+        samples: Inputs to verify it on; `None` for none.
+    """
+
+    key: str
+    model: keras.Model
+    output_names: list[str]
+    samples: Samples | None
+
+
+def prepare(
+    model: keras.Model | Mapping[str, keras.Model],
+    calibration_data: Any,
+    verify_data: Any,
+    *,
+    allow_float: bool,
+    verify: VerifyOptions,
+) -> tuple[Signature, ...]:
+    """Calibrates what needs it and chooses the samples, for every signature.
+
+    Raises:
+        ValueError: No signature, data for a signature that is not there, a scheme that no file
+            can hold, or a float model without calibration data.
+    """
+    if isinstance(model, Mapping):
+        models, calibration, to_verify = model, calibration_data or {}, verify_data or {}
+    else:
+        models = {DEFAULT_SIGNATURE: model}
+        calibration = {DEFAULT_SIGNATURE: calibration_data}
+        to_verify = {DEFAULT_SIGNATURE: verify_data}
+    if not models:
+        raise ValueError("Expected at least one signature. Received: an empty dict.")
+    for name, data in (("calibration_data", calibration), ("verify_data", to_verify)):
+        if set(data) - set(models):
+            raise ValueError(
+                f"Expected `{name}` by the keys of the signatures {list(models)}. Received: "
+                f"{list(data)}."
+            )
+    signatures = []
+    for key, given in models.items():
+        ready = _ready(given, calibration.get(key), allow_float)
+        samples = _samples(ready, given, to_verify.get(key), calibration.get(key), verify)
+        signatures.append(Signature(key, ready, output_names(ready), samples))
+    return tuple(signatures)
+
+
+def checked_path(path: str | os.PathLike) -> pathlib.Path:
+    """Refuses, before minutes of work, a path that could not be written after them."""
+    path = pathlib.Path(path)
+    folder = path.parent
+    if path.suffix != ".tflite" or path.is_dir():
+        raise ValueError(f"Expected a file path that ends in .tflite. Received: {str(path)!r}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"Expected a path in an existing folder that can be written. Received: {str(path)!r}."
+        )
+    return path
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """A name for every flat output: the keys of a dict, else the names of the output layers."""
+    outputs = output_structure(model)
+    if isinstance(outputs, dict):
+        # Nested or not, `flatten` goes through a dict in the order of its sorted keys.
+        keys = sorted(outputs)
+        counts = [len(tree.flatten(outputs[k])) for k in keys]
+        if all(count == 1 for count in counts):
+            return keys
+    graph = Graph.from_model(model)
+    names = list(graph.output_names)
+    for i, value in enumerate(graph.flat_outputs):
+        # A model that was cut out of a quantized one calls its outputs after their quantizers.
+        operation = value.node.operation if value.node is not None else None
+        if isinstance(operation, FakeQuantize) and names[i] == operation.name:
+            names[i] = operation.source or names[i]
+    if len(set(names)) != len(names):
+        names = [f"{name}_{i}" for i, name in enumerate(names)]
+    return names
+
+
+def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> keras.Model:
+    """The quantized float32 model with every range known, or the float model that is wanted."""
+    quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
+    if not quantizers:
+        if calibration_data is None and allow_float:
+            return as_float32(model)
+        if calibration_data is None:
+            raise ValueError(
+                f"Expected a quantized model, or calibration_data to quantize one with. Received: "
+                f"the float model {model.name!r} alone. allow_float=True writes a float file."
+            )
+        return as_float32(quantize(model, calibration_data=calibration_data))
+    check_limits(model)
+    ready = as_float32(model)
+    missing = missing_ranges(ready)
+    if missing and calibration_data is not None:
+        batches = calibration_batches(ready, calibration_data)
+        calibrate(ready, batches, only=missing)
+    return ready
+
+
+def _samples(
+    ready: keras.Model,
+    given: keras.Model,
+    verify_data: Any,
+    calibration_data: Any,
+    options: VerifyOptions,
+) -> Samples | None:
+    if options.samples == 0:
+        return None
+    if verify_data is not None:
+        batches = calibration_batches(ready, verify_data)
+        return Samples(first_samples(batches, options.samples), "verify_data")
+    most = options.DEFAULT_SAMPLES if options.samples is None else options.samples
+    if calibration_data is not None:
+        # Arrays are cut into batches of 32.
+        batches = calibration_batches(ready, calibration_data, limit=-(-most // 32))
+        return Samples(first_samples(batches, most), "calibration data")
+    kept = getattr(given, "calibration_inputs", None)
+    if kept is not None:
+        return Samples([array[:most] for array in kept], "calibration data")
+    drawn = synthetic_inputs(ready, most)
+    return None if drawn is None else Samples(drawn, SYNTHETIC)

@@ -1,0 +1,95 @@
+"""Fourth step: the file is read back, loaded, run and compared with the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+
+from tfcompress.export.checks import check_floats, float_origins
+from tfcompress.export.conversion.converter import Converter
+from tfcompress.export.flatbuffer.inspect import inspect_tflite
+from tfcompress.export.flatbuffer.summary import FileSummary
+from tfcompress.export.options import FileOptions, VerifyOptions
+from tfcompress.export.runtime.delegation import Delegation, delegation
+from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
+from tfcompress.export.runtime.runner import Runner
+from tfcompress.export.steps.prepare import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What was found in the file and measured on it.
+
+    Attributes:
+        summary: Its content.
+        float_tensors: Float tensor → the Keras layer it comes from.
+        runners: Signature key → the signature in LiteRT.
+        parity: Signature key → agreement with the model, per output; not compared: left out.
+        delegation: What XNNPACK takes.
+    """
+
+    summary: FileSummary
+    float_tensors: dict[str, str]
+    runners: Mapping[str, Runner]
+    parity: dict[str, tuple[Parity, ...]]
+    delegation: Delegation
+
+
+def verify(
+    signatures: Sequence[Signature], data: bytes, converter: Converter, options: FileOptions
+) -> Verified:
+    """Reads, loads and runs the file.
+
+    Raises:
+        ValueError: Float tensors that nobody asked for.
+        ConversionError: LiteRT crashes when it loads the file.
+        RuntimeError: LiteRT refuses the file.
+    """
+    summary = inspect_tflite(data)
+    models = {s.key: s.model for s in signatures}
+    names = {s.key: s.output_names for s in signatures}
+    origins = float_origins(summary, models, names)
+    if not options.allow_float:
+        check_floats(origins, summary, models, options.float_io)
+    # A file that brings LiteRT down must not take the user's process along.
+    converter.check_loads(data, ", ".join(models))
+    runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}
+    parity = {
+        s.key: tuple(measure_parity(s.model, runners[s.key], s.samples.arrays, s.output_names))
+        for s in signatures
+        if s.samples is not None
+    }
+    return Verified(summary, origins, runners, parity, delegation(data))
+
+
+def check_agreement(parity: Mapping[str, Sequence[Parity]], options: VerifyOptions) -> None:
+    """Refuses an agreement below `min_agreement`; without one, warns of a low agreement.
+
+    Raises:
+        ValueError: The agreement is too small, or nothing was compared.
+    """
+    agreement = lowest_agreement(parity)
+    if options.min_agreement is None:
+        if agreement is not None and agreement < options.LOW_AGREEMENT:
+            warnings.warn(
+                f"Expected the file to compute what the Keras model computes. Received: only "
+                f"{agreement:.2%} of the output steps are equal. report.parity names the outputs; "
+                "compare accuracies on real data (verify_data), or set the layers that differ to "
+                "None in the configuration, which keeps them in float. With min_agreement such a "
+                "file is refused, or accepted without this warning.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return
+    if agreement is None:
+        raise ValueError(
+            "Expected verify_data or calibration data to measure the agreement that min_agreement "
+            f"asks for. Received: min_agreement={options.min_agreement} and no data."
+        )
+    if agreement < options.min_agreement:
+        worst = [p for outputs in parity.values() for p in outputs]
+        raise ValueError(
+            f"Expected at least {options.min_agreement:.2%} equal output steps. Received: "
+            f"{agreement:.2%} ({worst}). Nothing was written."
+        )

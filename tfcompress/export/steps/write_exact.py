@@ -1,0 +1,67 @@
+"""Third step: the codes and scales that were trained, written into the converted file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tfcompress.export.flatbuffer.kernel_rows import float_kernels, layer_report
+from tfcompress.export.flatbuffer.patch import patch
+from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
+from tfcompress.export.pruned_size import dense_gzip_size
+from tfcompress.export.report import LayerReport
+from tfcompress.export.steps.convert import Converted
+from tfcompress.export.steps.prepare import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The file as it is shipped, and what is known of its kernels.
+
+    Attributes:
+        data: The file.
+        layers: Every kernel.
+        patched: Layers whose codes or scales differ from what the converter wrote.
+        unverified: Layers whose kernel was not found in the file.
+        sparse_layers: Layers whose zeros are left out.
+        dense_num_bytes: For a pruned model, the size of the file with its zeros; else `None`.
+        dense_gzip_bytes: For a pruned model, see `dense_gzip_size`; else `None`.
+    """
+
+    data: bytes
+    layers: tuple[LayerReport, ...]
+    patched: tuple[str, ...]
+    unverified: tuple[str, ...]
+    sparse_layers: tuple[str, ...]
+    dense_num_bytes: int | None
+    dense_gzip_bytes: int | None
+
+
+def write_exact(
+    signatures: Sequence[Signature], converted: Converted, *, sparse_encoding: bool
+) -> Written:
+    """Writes exact codes and scales, and leaves zeros out where that is asked for.
+
+    Raises:
+        ValueError: `sparse_encoding` where no zeros can be left out.
+    """
+    kernels = converted.kernels
+    floats = float_kernels([s.model for s in signatures], kernels)
+    layers = tuple(map(layer_report, (*kernels, *floats)))
+    scales = [scale for low in converted.lowered.values() for scale in low.scales]
+    by_signature = {key: low.kernels for key, low in converted.lowered.items()}
+    patched = patch(converted.data, by_signature, scales)
+    data = patched.data
+    sparse_float = sparse_encoding and not converted.is_quantized
+    dense_bytes = dense_gzip = None
+    if any(layer.pruned for layer in layers):
+        dense = converted.float_data if sparse_float and converted.float_data else data
+        dense_bytes, dense_gzip = len(dense), dense_gzip_size(dense)
+    sparse_layers: tuple[str, ...] = ()
+    if sparse_float:
+        sparse_layers = sparse_float_layers(data, floats)
+    elif sparse_encoding:
+        data, sparse_layers = encode_sparse(data, kernels)
+    return Written(
+        data, layers, patched.patched, patched.missing, sparse_layers, dense_bytes, dense_gzip
+    )
