@@ -58,7 +58,7 @@ def float_origins(
         output_names: Signature key → the file's names of the model's flat outputs.
     """
     layers = {op.name for m in models.values() for op in Graph.from_model(m).operations()}
-    # The name of an output tells nothing; which layer gives it the model knows.
+    # The file names an output after the signature; the model knows which layer gives it.
     outputs = {}
     for signature in summary.signatures:
         values = Graph.from_model(models[signature.key]).flat_outputs
@@ -77,13 +77,13 @@ def check_floats(
     models: Mapping[str, keras.Model],
     float_io: bool,
 ) -> None:
-    """Raises `ValueError` for float operators that nobody asked for, naming their layers."""
+    """Raises `ValueError` for float operators that the configuration does not ask for, by layer."""
     wanted = set()
     for model in models.values():
         asked = requested_floats(model)
         wanted.update(asked)
         if asked:
-            # What only moves values moves those of a float layer in float.
+            # An operator that only moves values moves those of a float layer in float.
             operations = Graph.from_model(model).operations()
             wanted.update(o.name for o in operations if role(o) is Role.MOVE)
     culprits = {}

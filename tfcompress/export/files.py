@@ -45,7 +45,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
             f"Expected a file inside an existing folder. Received: path={str(path)!r}, but there "
             f"is no folder {str(folder)!r}. Create it first"
         )
-    # Opened by hand and not by `tempfile`, whose files ignore the umask and stay private.
+    # Not by `tempfile`, whose files ignore the umask and stay private.
     temporary = folder / f".{target.name}.{secrets.token_hex(6)}.part"
     try:
         with open(temporary, "xb") as file:

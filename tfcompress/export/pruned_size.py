@@ -1,4 +1,4 @@
-"""What pruning saved of a download: the file against itself without its zeros."""
+"""What pruning saves of a download: the gzip size of the file as if it had no zero weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfcompress.export.files import gzip_size
 
 
 def dense_gzip_size(data: bytes) -> int:
-    """Bytes under gzip of the file if every zero weight were like the others of its kernel.
+    """Bytes of the file under gzip if its zero weights were distributed like the others.
 
     The zeros of every int8 and int4 kernel are drawn anew from its other codes, those of a float
     kernel from the normal distribution of its other values, with a fixed seed.
@@ -36,7 +36,7 @@ def dense_gzip_size(data: bytes) -> int:
 
 def _alike(others: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     if others.dtype == np.float32:
-        # Drawn from a few floats the same four bytes would come again and again, and pack well.
+        # Floats drawn from a few values would repeat their four bytes, which compress well.
         return random.normal(others.mean(), others.std(), count).astype(np.float32)
     return random.choice(others, count)
 

@@ -102,7 +102,7 @@ def bundle_files(
     num_golden: int = 4,
     seed: int = 0,
 ) -> dict[pathlib.Path, str]:
-    """Returns the files to lie beside a `.tflite`, before anything is written.
+    """Returns the content of the files beside a `.tflite`, before anything is written.
 
     Args:
         data: The bytes of the `.tflite`.

@@ -1,11 +1,11 @@
-"""Writes into the flatbuffer what the converter would not find again.
+"""Writes the trained codes and scales into the flatbuffer that the converter wrote.
 
 The converter takes baked weights as float constants and derives their scales from the largest
 value. Where a scale is fixed, clipped, a power of two or of fewer bits, that is another scale, and
 other codes. Here every kernel is found in the file by shape and value, and its codes, its scales
 and its bias are made exactly what was trained. The scales of activations go through the converter
-as the ends of a range; here their last bits are put right too, for in a deep network a value that
-is rounded to the other side of a half is not alone for long.
+as the ends of a range; here their last bits are corrected too, because in a deep network one value
+that is rounded differently makes others differ.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
 
 
 class _Taken:
-    """What is done: which ops are found, and the kernel of each tensor of weights."""
+    """Which ops are matched so far, and the kernel of each tensor of weights."""
 
     def __init__(self):
         self._ops: set[int] = set()

@@ -1,4 +1,4 @@
-"""What the runtime hands to XNNPACK, and what it keeps to itself.
+"""Which ops of a file XNNPACK runs, and which the interpreter runs itself.
 
 The interpreter shows this only through a private method, so it is read here and nowhere else.
 """
@@ -26,10 +26,10 @@ class Delegation:
     """How XNNPACK takes a file on this machine's CPU.
 
     Attributes:
-        num_partitions: Connected pieces that XNNPACK runs, over all signatures. One per
-            signature is the best; every further one costs a hand-over.
+        num_partitions: Partitions of the graph that XNNPACK runs, over all signatures. One per
+            signature is the best; tensors are copied at the border of every further one.
         ops_outside: Names of the ops that the delegate left to the interpreter, in graph order.
-        is_fully_accelerated: Whether XNNPACK took every op, by the runtime's own word.
+        is_fully_accelerated: Whether XNNPACK took every op, as `CompiledModel` reports it.
     """
 
     num_partitions: int
@@ -90,7 +90,7 @@ def ops_outside(ops: Sequence[dict], partitions: Sequence[dict]) -> list[str]:
 
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
-    """Sends file descriptor 2 to nowhere: the C++ runtime logs there and has no other switch."""
+    """Discards what goes to file descriptor 2: the C++ runtime logs there and has no switch."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

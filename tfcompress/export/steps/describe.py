@@ -61,7 +61,7 @@ def describe(
     report: ExportReport,
     options: BundleOptions,
 ) -> dict[pathlib.Path, str]:
-    """Returns the files to lie beside the `.tflite`: path → text.
+    """Returns the content of the files beside the `.tflite`: path → text.
 
     Raises:
         ValueError: Labels that fit no output, golden samples that do not fit or are missing.
