@@ -74,6 +74,7 @@ class DistillationSchedule(keras.callbacks.Callback):
                 "Expected a loss with a temperature, such as LogitsDistillation. Received: "
                 f"{[type(loss).__name__ for loss in losses]} and a schedule of `temperature`."
             )
+        moved: list[tuple[str, Any, Any]]
         moved = [("temperature", variable, self.temperature) for variable in temperatures]
         moved += [("student_loss_weight", model.student_loss_weight, self.student_loss_weight)]
         weights = zip(model.loss_weights, self.loss_weights, strict=False)

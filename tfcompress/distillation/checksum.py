@@ -110,7 +110,7 @@ def _without_names(config: Any, places: dict[str, int], connects: bool = False) 
             return repr(config)  # Its name is all that it says.
         layers = config.get("layers")
         if isinstance(layers, (list, tuple)):
-            names = [layer.get("name") for layer in layers if isinstance(layer, dict)]
+            names = [str(layer.get("name")) for layer in layers if isinstance(layer, dict)]
             places = {name: place for place, name in enumerate(names)}
         return {
             key: _without_names(value, places, connects or key in _CONNECTIONS)

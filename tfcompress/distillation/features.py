@@ -109,7 +109,7 @@ class FeatureTap:
 
     def __init__(self, model: keras.Layer, keys: Sequence[str | int] = ()):
         self.model = model
-        self._operations: dict[str, tuple[Any, int | None]] = {}
+        self._operations: dict[str | int, tuple[Any, int | None]] = {}
         self._outputs: list[str | int] = []
         for key in dict.fromkeys(keys):
             if isinstance(key, int) or _is_output_key(model, key):
@@ -131,7 +131,7 @@ class FeatureTap:
             self.model(inputs, training=False)
         with record_calls(op for op, _ in self._operations.values()) as calls:
             outputs = self.model(inputs, training=training)
-        features = {
+        features: dict[str | int, Any] = {
             key: self._one_call(key, calls[id(op)], index)
             for key, (op, index) in self._operations.items()
         }
@@ -140,7 +140,7 @@ class FeatureTap:
             features[key] = pick_output(outputs, key, owner)
         return outputs, features
 
-    def _one_call(self, key: str, results: list[Any], index: int | None) -> Any:
+    def _one_call(self, key: str | int, results: list[Any], index: int | None) -> Any:
         if index is None and len(results) == 1:
             return results[0]
         if index is not None and index < len(results):

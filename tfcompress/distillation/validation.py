@@ -42,7 +42,7 @@ def check_losses_and_weights(
     if loss_weights is None:
         loss_weights = [1.0] * len(losses)
     elif isinstance(loss_weights, numbers.Real):
-        loss_weights = [loss_weights]
+        loss_weights = [float(loss_weights)]
     if len(loss_weights) != len(losses):
         raise ValueError(
             "Expected `loss_weights` to have one number for each loss. Received: "
@@ -105,5 +105,5 @@ def _keys(paths: Sequence[tuple]) -> list[str]:
 def _check_weight(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r}")
-    if not 0 <= value < math.inf:
+    if not 0 <= float(value) < math.inf:
         raise ValueError(f"Expected `{name}` to be at least 0. Received: {name}={value!r}")

@@ -68,9 +68,9 @@ def padding_mask(tensor: Any) -> Any:
 def _by_output(sample_weight: Any, paths: Sequence[tuple], names: Sequence[str]) -> list[Any]:
     """One entry per output: found by its path or one above it, by its name, or by its place."""
     given = dict(keras.tree.flatten_with_path(sample_weight))
-    names = names if len(names) == len(paths) else [None] * len(paths)
+    known: Sequence[str | None] = names if len(names) == len(paths) else [None] * len(paths)
     found = []
-    for path, name in zip(paths, names, strict=True):
+    for path, name in zip(paths, known, strict=True):
         ways = [path[:i] for i in range(len(path), -1, -1)] + [(name,)]
         found.append(next((way for way in ways if way in given), None))
     if not any(way is not None for way in found) and len(given) == len(paths):

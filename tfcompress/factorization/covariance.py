@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -77,7 +77,7 @@ def input_metrics(
     return found
 
 
-def _parts(layer: keras.Layer, inputs: tf.Tensor):
+def _parts(layer: keras.Layer, inputs: tf.Tensor) -> Iterator[tf.Tensor]:
     """Slices of a batch whose patches fit into memory: each value stands in many of them."""
     times = math.prod(getattr(layer, "kernel_size", (1,)))
     count = max(1, _MOST_VALUES // (times * math.prod(inputs.shape[1:])))

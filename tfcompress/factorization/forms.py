@@ -159,6 +159,7 @@ class Forms:
         The last one keeps the layer's name, bias and activation; the names of the others, `..._in`
         and `..._core`, are counted up past those in `taken`, and join them.
         """
+        kernels: tuple[np.ndarray, ...]
         if form.method == "tucker2":
             kernels = self.tucker().cut(*form.ranks)
         else:
@@ -252,7 +253,9 @@ def _positions(shape: tuple) -> int:
     return math.prod(n or 1 for n in shape[1:-1])
 
 
-def _places(method: str, before: tuple, after: tuple, strides, count: int) -> tuple[int, ...]:
+def _places(
+    method: str, before: tuple, after: tuple, strides: tuple, count: int
+) -> tuple[int, ...]:
     """At how many positions each kernel of a form is applied."""
     output = _positions(after)
     if method == "svd":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -64,6 +64,10 @@ class FactorizationPlan:
         return text
 
 
+#: One rank for all layers, or layer → its rank, two for Tucker-2, `None` for none.
+Ranks = int | Mapping[Any, int | tuple[int, int] | None] | None
+
+
 class Planner:
     """Chooses a form for every layer; the arguments and errors are those of `factorize`.
 
@@ -73,7 +77,16 @@ class Planner:
         plan: What is chosen.
     """
 
-    def __init__(self, model, methods, data, ranks, energy, target_macs, sensitivity):
+    def __init__(
+        self,
+        model: keras.Model,
+        methods: Sequence[str],
+        data: Any,
+        ranks: Ranks,
+        energy: float | None,
+        target_macs: int | float | None,
+        sensitivity: Mapping[Any, float] | None,
+    ):
         _check(methods, ranks, energy, target_macs, sensitivity)
         self.graph = Graph.from_model(model)
         for operation in self.graph.operations():
@@ -105,8 +118,8 @@ class Planner:
             forms = self._by_ranks(ranks, methods)
         elif energy is not None:
             forms = self._by_energy(energy)
-        else:
-            forms = self._by_budget(model, target_macs, sensitivity)
+        elif target_macs is not None:
+            forms = self._by_budget(model, target_macs, sensitivity or {})
         self.plan = FactorizationPlan(
             forms,
             {name: one.macs for name, one in self.layers.items()},
@@ -114,10 +127,10 @@ class Planner:
             self._total(model, forms),
         )
 
-    def _by_ranks(self, ranks, methods) -> dict[str, Form]:
-        forms = {}
+    def _by_ranks(self, ranks: Ranks, methods: Sequence[str]) -> dict[str, Form]:
+        forms: dict[str, Form] = {}
         for name, one in self.layers.items():
-            rank = ranks
+            rank: Any = ranks
             if isinstance(ranks, Mapping):
                 rank = look_up(ranks, one.layer, self.paths[one.layer])
             if rank is None:
@@ -138,13 +151,13 @@ class Planner:
             self._take(forms, name, [form])
         return forms
 
-    def _by_energy(self, energy) -> dict[str, Form]:
-        forms = {}
+    def _by_energy(self, energy: float) -> dict[str, Form]:
+        forms: dict[str, Form] = {}
         for name, one in self.layers.items():
             self._take(forms, name, one.with_energy(energy))
         return forms
 
-    def _take(self, forms, name, options) -> None:
+    def _take(self, forms: dict[str, Form], name: str, options: list[Form]) -> None:
         """The cheapest of the options that pay; else the layer is left alone, with the reason."""
         one = self.layers[name]
         paying = [form for form in options if one.pays(form)]
@@ -157,10 +170,13 @@ class Planner:
             ranks = " × ".join(map(str, form.ranks))
             self.left_alone[name] = f"it would grow: {form.method} of rank {ranks}"
 
-    def _by_budget(self, model, target_macs, sensitivity) -> dict[str, Form]:
+    def _by_budget(
+        self, model: keras.Model, target_macs: int | float, sensitivity: Mapping[Any, float]
+    ) -> dict[str, Form]:
         total = count_macs(model)
+        target = int(target_macs)
         if not isinstance(target_macs, numbers.Integral):
-            target_macs = int(target_macs * total)
+            target = int(target_macs * total)
         macs = {name: one.macs for name, one in self.layers.items()}
         others = total - sum(macs.values())
         options = {
@@ -168,10 +184,10 @@ class Planner:
             for name, one in self.layers.items()
         }
         weights = {
-            name: look_up(sensitivity or {}, one.layer, self.paths[one.layer], default=1.0)
+            name: look_up(sensitivity, one.layer, self.paths[one.layer], default=1.0)
             for name, one in self.layers.items()
         }
-        chosen = choose_forms(options, macs, target_macs - others, weights)
+        chosen = choose_forms(options, macs, target - others, weights)
         for name, form in chosen.items():
             if form is not None:
                 continue
@@ -183,7 +199,7 @@ class Planner:
                 self.left_alone[name] = "no form of it pays"
         return {name: form for name, form in chosen.items() if form is not None}
 
-    def _total(self, model, forms) -> tuple[int, int] | None:
+    def _total(self, model: keras.Model, forms: dict[str, Form]) -> tuple[int, int] | None:
         try:
             before = count_macs(model)
         except ValueError:
@@ -199,7 +215,13 @@ def _method_for(forms: Forms, rank: Any) -> str | None:
     return next((m for m in ("spatial", "svd") if m in forms.methods), None)
 
 
-def _check(methods, ranks, energy, target_macs, sensitivity) -> None:
+def _check(
+    methods: Sequence[str],
+    ranks: Ranks,
+    energy: float | None,
+    target_macs: int | float | None,
+    sensitivity: Mapping[Any, float] | None,
+) -> None:
     given = [name for name, v in (("ranks", ranks), ("energy", energy)) if v is not None]
     given += ["target_macs"] if target_macs is not None else []
     if len(given) != 1:
@@ -211,8 +233,10 @@ def _check(methods, ranks, energy, target_macs, sensitivity) -> None:
         raise ValueError(f"Expected methods among {METHODS}. Received: {methods!r}.")
     each = ranks.values() if isinstance(ranks, Mapping) else [ranks]
     for rank in each:
-        parts = rank if isinstance(rank, tuple) else (rank,)
-        if rank is not None and not all(isinstance(r, numbers.Integral) and r > 0 for r in parts):
+        parts: tuple[Any, ...] = rank if isinstance(rank, tuple) else (rank,)
+        if rank is not None and not all(
+            isinstance(r, numbers.Integral) and int(r) > 0 for r in parts
+        ):
             raise ValueError(f"Expected ranks to be integers from 1 on. Received: {rank!r}.")
     if energy is not None and not 0 < energy <= 1:
         raise ValueError(f"Expected energy in (0, 1]. Received: {energy=}.")

@@ -133,7 +133,8 @@ def share_weights(
     groups = group_similar([c for c in found if id(c) not in apart], tolerance, within)
     taken = [{op.name for op in graph.operations()} for graph in graphs]
     replacements: list[dict[Any, Any]] = [{} for _ in models]
-    made, shared, used = [], [], set()
+    made, shared = [], []
+    used: set[str] = set()
     for members in groups:
         name = _name(members, taken, used)
         used.add(name)
@@ -192,7 +193,8 @@ def _rename_models(graphs: Sequence[Graph]) -> None:
 
 
 def _joint(models: Sequence[keras.Model]) -> keras.Model:
-    inputs, outputs, names = [], [], []
+    inputs, outputs = [], []
+    names: list[str] = []
     for model in models:
         own = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"{model.name}_{t.name}")
@@ -208,7 +210,12 @@ def _joint(models: Sequence[keras.Model]) -> keras.Model:
     return joint
 
 
-def _left_alone(graphs, found, apart, grouped) -> dict[tuple[int, str], str]:
+def _left_alone(
+    graphs: Sequence[Graph],
+    found: Sequence[Candidate],
+    apart: set[int],
+    grouped: set[tuple[int, str]],
+) -> dict[tuple[int, str], str]:
     known = {(candidate.model, candidate.layer.name): id(candidate) for candidate in found}
     reasons = {}
     for index, graph in enumerate(graphs):

@@ -6,7 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 
-def read_codebook(value: tf.Tensor, codebook: tf.Tensor, index: tf.Tensor, keep_zeros: bool):
+def read_codebook(
+    value: tf.Tensor, codebook: tf.Tensor, index: tf.Tensor, keep_zeros: bool
+) -> tf.Tensor:
     """Wᵢ = codebook[indexᵢ], and 0 where the value itself is exactly 0 and zeros are kept.
 
     Gradient (Han et al. 2016, eq. 3): ∂L/∂codebookⱼ = Σᵢ ∂L/∂Wᵢ · 1[indexᵢ = j], summed over the

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
@@ -152,7 +152,8 @@ def compare(
     ]
     difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
     return Comparison(
-        *figures,
+        first=figures[0],
+        second=figures[1],
         num_samples=len(y),
         top1_agreement=float(np.mean(a.argmax(-1) == b.argmax(-1))),
         max_difference=float(difference.max()),
@@ -162,7 +163,7 @@ def compare(
     )
 
 
-def _each(comparison: Comparison, text) -> tuple[str, str]:
+def _each(comparison: Comparison, text: Callable[[ModelFigures], str]) -> tuple[str, str]:
     return text(comparison.first), text(comparison.second)
 
 
@@ -267,8 +268,10 @@ def _main(arguments: Sequence[str]) -> None:
         raise ValueError(f"Expected the paths of two models. Received: {list(arguments)}")
     if options.data is None:
         raise ValueError("Expected a data set. Received: no --data. Try --data digits")
+    first, second = arguments
     comparison = compare(
-        *arguments,
+        first,
+        second,
         options.data,
         data_dir=options.data_dir,
         scale=options.scale,

@@ -204,7 +204,8 @@ class TeacherCache:
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+                contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
+                np.savez(file, **contents)
             os.replace(partial, path)
         except BaseException:
             os.unlink(partial)

@@ -24,7 +24,7 @@ class CacheSource(Source):
         """Returns what travelled with the samples; `{}` where nothing did."""
         return {} if cached is None else self._pick(cached)
 
-    def specs(self, inputs: Any) -> Features | None:
+    def specs(self, inputs: Any) -> Features:
         return self.describe(self._pick(keras.tree.map_structure(_batch_spec, self.runner.rows())))
 
     def activations(self, key: Any) -> list[str | None]:

@@ -78,13 +78,9 @@ class Source(abc.ABC):
         """The place of the output that the layer `key` makes, in flatten order, if it does."""
         return None
 
-    def specs(self, inputs: Any) -> Features | None:
-        """What a run on `inputs` (`tf.TensorSpec`s) gives, as `TensorInfo` by key.
-
-        Returns:
-            `None` where nothing is known before the first batch.
-        """
-        return None if inputs is None else self.describe(trace(self, inputs))
+    def specs(self, inputs: Any) -> Features:
+        """What a run on `inputs` (`tf.TensorSpec`s) gives, as `TensorInfo` by key."""
+        return self.describe(trace(self, inputs))
 
     def describe(self, tensors: Features) -> Features:
         """`TensorInfo` for tensors (or anything with a shape), in their structure, by key."""
@@ -116,9 +112,9 @@ class ModelSource(Source):
         outputs, features = self._tap(inputs, training)
         return {None: outputs, **features}
 
-    def specs(self, inputs: Any) -> Features | None:
+    def specs(self, inputs: Any) -> Features:
         graph_outputs = getattr(self.runner, "outputs", None)
-        if inputs is not None and not self.keys and graph_outputs and self.role == "student":
+        if not self.keys and graph_outputs and self.role == "student":
             is_sequential = isinstance(self.runner, keras.Sequential)
             return self.describe({None: graph_outputs if is_sequential else self.runner.output})
         return super().specs(inputs)

@@ -33,8 +33,10 @@ _BASES = (
 _CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 # These read other files.
 _LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
-_PLAIN_NODES = ("__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__slice__")
-_PLAIN_NODES += ("__ellipsis__", "__bytes__")
+_PLAIN_NODES = (
+    *("__keras_tensor__", "__tuple__", "__numpy__", "__tensor__", "__slice__"),
+    *("__ellipsis__", "__bytes__"),
+)
 
 # What nearly every configuration repeats: deflate refers to it instead of spelling it out. It is
 # part of the format: a change needs a new version of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -19,7 +20,7 @@ class Budget:
         self.max_weights = max_weights
         self.used = 0
 
-    def create(self, next_creator, **kwargs: Any) -> tf.Variable:
+    def create(self, next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
         """For `tf.variable_creator_scope`."""
         if self.max_weights is not None:
             self.used += _size(kwargs["initial_value"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable
 
 _MAX_VARINT_BYTES = 9
 
@@ -86,6 +87,6 @@ class Reader:
             )
 
 
-def smallest(candidates) -> Writer:
+def smallest(candidates: Iterable[Writer]) -> Writer:
     """The shortest of several writers, the first of equals."""
     return min(candidates, key=len)
