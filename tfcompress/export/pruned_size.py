@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
@@ -52,7 +54,7 @@ def _paired(nibbles: np.ndarray) -> bytes:
 
 
 #: Type of tensor → (bytes → values, values → bytes).
-_VALUES = {
+_VALUES: dict[int, tuple[Callable[[bytes], np.ndarray], Callable[[np.ndarray], bytes]]] = {
     schema.TensorType.INT8: (lambda raw: np.frombuffer(raw, np.int8).copy(), np.ndarray.tobytes),
     schema.TensorType.INT4: (_nibbles, _paired),
     schema.TensorType.FLOAT32: (

@@ -105,9 +105,11 @@ class ExportReport:
     def __str__(self) -> str:
         parts = [f"{self.path}\n\n", self._sizes(), self._constants()]
         parts += [self._runtime(), self._parity()]
-        columns = ("layer", "bits", "scales", "smallest", "largest", "weights", "pruned")
+        columns = (
+            *("layer", "bits", "scales", "smallest", "largest"),
+            *("weights", "pruned", "rounded to 0", "codes"),
+        )
         rows = [dataclasses.astuple(layer) for layer in self.layers]
-        columns = (*columns, "rounded to 0", "codes")
         parts.append(render_table("Kernels", columns, rows))
         return "".join(parts)
 
@@ -128,7 +130,7 @@ class ExportReport:
         if len(self.signature_num_bytes) < 2:
             return ""
         summed = sum(self.signature_num_bytes.values())
-        rows = [*self.signature_num_bytes.items(), ("sum", summed)]
+        rows: list[tuple[str, int | str]] = [*self.signature_num_bytes.items(), ("sum", summed)]
         rows.append(("stored", self.constant_num_bytes))
         rows.append(("ratio", f"{self.constant_num_bytes / summed:.3f}" if summed else ""))
         return render_table("Constants in bytes", ("signature", "bytes"), rows)

@@ -35,7 +35,7 @@ def synthetic_inputs(model: keras.Model, count: int, seed: int = 0) -> list[np.n
 
 
 def _draw(graph: Graph, value: Value, count: int, rng: np.random.Generator) -> np.ndarray | None:
-    shape = (count, *value.shape[1:])
+    shape = (count, *(size for size in value.shape[1:] if size is not None))
     readers = [node.operation for node in graph.consumers(value)]
     for quantizer in readers:
         if isinstance(quantizer, FakeQuantize) and float(quantizer.scale.numpy()) > 0:

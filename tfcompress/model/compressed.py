@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from tfcompress.model.transforms import TransformedWeights, WeightTransform
 _PACKAGE = "tfcompress"
 
 #: Layer class → its generated compressed subclass.
-COMPRESSED: dict[type, type] = {}
+COMPRESSED: dict[type, type[keras.Layer]] = {}
 
 
 class Compressed(Linked):
@@ -52,7 +53,7 @@ def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
     return {v.name: v for v in owner.weights if v.name in names and "transformed" not in v.path}
 
 
-def generate(cls: type, package: str = _PACKAGE) -> type:
+def generate(cls: type[keras.Layer], package: str = _PACKAGE) -> type[keras.Layer]:
     """Makes, registers and enters the compressed subclass of a layer class.
 
     Args:
@@ -60,7 +61,9 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
         package: Under which it is registered for saving.
     """
 
-    def __init__(self, *args, transforms=None, **kwargs):
+    def __init__(
+        self: Any, *args: Any, transforms: dict[str, list[Any]] | None = None, **kwargs: Any
+    ) -> None:
         cls.__init__(self, *args, **kwargs)
         restore = keras.saving.deserialize_keras_object
         chains = {
@@ -70,7 +73,7 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
         self.transformed = TransformedWeights(chains)
 
     @functools.wraps(cls.build)
-    def build(self, *args, **kwargs):
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
         cls.build(self, *args, **kwargs)
         self.transformed.attach(self, compressed_variables(self))
         if not self.trainable:
@@ -79,7 +82,7 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
         self.built = True
 
     @functools.wraps(cls.call)
-    def call(self, *args, call_index=0, **kwargs):
+    def call(self: Any, *args: Any, call_index: int = 0, **kwargs: Any) -> Any:
         values, rounded = self.transformed(call_index=call_index, in_codes=_scales(self))
         integer_sum = None if rounded is None else rounded.integer_sum
         variables = compressed_variables(self)
@@ -91,9 +94,9 @@ def generate(cls: type, package: str = _PACKAGE) -> type:
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
         return outputs if integer_sum is None else integer_sum.from_sums(outputs)
 
-    call.__signature__ = with_call_index(cls.call)
+    call.__signature__ = with_call_index(cls.call)  # type: ignore[attr-defined]
 
-    def get_config(self):
+    def get_config(self: Any) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
         chains = self.transformed.chains
         saved = {name: [save(t) for t in chain] for name, chain in chains.items()}
@@ -121,7 +124,7 @@ def _scales(layer: keras.Layer) -> bool:
     return activation in homogeneous and layer.compute_dtype == "float32"
 
 
-def with_call_index(call) -> inspect.Signature:
+def with_call_index(call: Callable[..., Any]) -> inspect.Signature:
     """The signature of `call` with the keyword `call_index`, which Keras binds arguments by."""
     signature = inspect.signature(call)
     extra = inspect.Parameter("call_index", inspect.Parameter.KEYWORD_ONLY, default=0)
@@ -152,7 +155,7 @@ def is_compressed(layer: Any) -> bool:
     return isinstance(layer, Compressed)
 
 
-def compressed_class(layer: keras.Layer) -> type | None:
+def compressed_class(layer: keras.Layer) -> type[keras.Layer] | None:
     """The compressed class for exactly this kind of layer; `None` for a user's own subclass.
 
     A subclass may do anything with its kernel, so it is never replaced by its base class.

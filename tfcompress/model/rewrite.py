@@ -51,7 +51,7 @@ def rebuild(
     replacements: dict[Any, Any] | None = None,
     *,
     model_class: type = keras.Model,
-    **kwargs,
+    **kwargs: Any,
 ) -> keras.Model:
     """Makes a model from `graph` out of copies, with the weights of the originals.
 
@@ -191,7 +191,9 @@ def _by_stem(layer: keras.Layer) -> dict[tuple, list[keras.Variable]]:
     return found
 
 
-def _same_paths_first(source, variables: list, target, others: list) -> tuple[list, list]:
+def _same_paths_first(
+    source: keras.Layer, variables: list, target: keras.Layer, others: list
+) -> tuple[list, list]:
     paths = {_relative_path(target, v): v for v in others}
     same = [v for v in variables if _relative_path(source, v) in paths]
     matched = [paths[_relative_path(source, v)] for v in same]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,11 +19,15 @@ class PrebuiltTrainingVariables:
     and TensorFlow traces a function again that has made variables. Here they are there before.
     """
 
+    # Of `keras.Model`, beside which the mixin stands.
+    train_function: Callable[[Any], Any] | None
+    run_eagerly: bool
+
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is not None and not force:
             return self.train_function
-        super().make_train_function(force)
-        traced = self.train_function
+        super().make_train_function(force)  # type: ignore[misc]
+        traced: Any = self.train_function
 
         def first_step(iterator: Any) -> Any:
             self.train_function = traced
@@ -60,7 +65,7 @@ def make_training_variables(model: keras.Model, outputs: Any, data: Any) -> None
     if y is None:
         return
 
-    def score(x, y, y_pred, sample_weight):
+    def score(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
         # What layers added in their last call belongs to another graph.
         if model.loss is not None and not model.losses:
             keras.Model.compute_loss(model, x, y, y_pred, sample_weight)

@@ -85,8 +85,9 @@ class WeightTransform(keras.Layer):
 
     order: int = 0
     one_scale: bool = False
+    built: bool
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.pop("dtype", None)
         super().__init__(dtype="float32", **kwargs)
 
@@ -143,12 +144,12 @@ class KeepMask(WeightTransform):
 
     order = KEEP_MASK
 
-    def build(self, shape):
+    def build(self, shape: tuple[int, ...]) -> None:
         self.mask = self.add_weight(
             name="mask", shape=shape, initializer="ones", trainable=False, autocast=False
         )
 
-    def apply(self, value, call):
+    def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor:
         return value * self.mask.value
 
 
@@ -159,11 +160,11 @@ class TransformedWeights(keras.Layer):
     `call` is already rounded to 16 bit.
     """
 
-    def __init__(self, transforms: dict[str, list[WeightTransform]], **kwargs):
+    def __init__(self, transforms: dict[str, list[WeightTransform]], **kwargs: Any) -> None:
         super().__init__(dtype="float32", name="transformed", **kwargs)
         self.chains = {name: sorted(c, key=lambda t: t.order) for name, c in transforms.items()}
         # A function, because Keras would track variables held here a second time.
-        self._read = None
+        self._read: Callable[[str], keras.Variable] | None = None
         self.built = True
 
     def attach(self, layer: keras.Layer, variables: dict[str, keras.Variable]) -> None:
@@ -182,7 +183,9 @@ class TransformedWeights(keras.Layer):
             for transform in chain:
                 transform.link_rounding(quantizer, call_index)
 
-    def call(self, call_index: int = 0, in_codes: bool = False, training: bool | None = None):
+    def call(
+        self, call_index: int = 0, in_codes: bool = False, training: bool | None = None
+    ) -> tuple[dict[str, tf.Tensor], RoundedKernel | None]:
         """Runs every chain, kernels before what depends on them.
 
         Args:
@@ -195,6 +198,8 @@ class TransformedWeights(keras.Layer):
             `(values, rounded)`: the transformed float32 tensor of every variable by name, and the
             `RoundedKernel` of the kernel; `None` in training, and where no kernel is rounded.
         """
+        if self._read is None:
+            raise RuntimeError("Expected the layer to be built before its kernels are read.")
         call = WeightCall(call_index, in_codes, training)
         values = {}
         for name in sorted(self.chains, key=_first_order):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
+import numpy as np
 
 from tfcompress.model.graph import producer
 from tfcompress.model.rewrite import HasMetadata
 from tfcompress.model.training import PrebuiltTrainingVariables
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.placement.plan import Plan
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -31,40 +36,47 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
     """
 
     def __init__(
-        self, inputs, outputs, name=None, *, output_names=None, float_layers=None, **kwargs
-    ):
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        output_names: Iterable[str] | None = None,
+        float_layers: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         self.output_names = list(output_names or (_source(t) for t in self.outputs))
         self.float_layers = None if float_layers is None else list(float_layers)
-        self._plan = None
-        self._calibration_inputs = None
+        self._plan: Plan | None = None
+        self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
         return {**super().get_config(), **own}
 
-    def copy_metadata_from(self, model):
+    def copy_metadata_from(self, model: keras.Model) -> None:
         if isinstance(model, QuantizedModel):
             self.plan = model.plan
             self.float_layers = model.float_layers
             self.calibration_inputs = model.calibration_inputs
 
     @property
-    def plan(self):
+    def plan(self) -> Plan | None:
         return self._plan
 
     @plan.setter
-    def plan(self, plan) -> None:
+    def plan(self, plan: Plan | None) -> None:
         self._plan = plan
         if plan is not None:
             self.float_layers = plan.requested_floats
 
     @property
-    def calibration_inputs(self):
+    def calibration_inputs(self) -> list[np.ndarray] | None:
         return None if self._calibration_inputs is None else self._calibration_inputs()
 
     @calibration_inputs.setter
-    def calibration_inputs(self, arrays) -> None:
+    def calibration_inputs(self, arrays: list[np.ndarray] | None) -> None:
         # Behind a function: Keras would track the arrays as part of the model's state.
         self._calibration_inputs = lambda: arrays
 
@@ -79,4 +91,5 @@ def _source(tensor: keras.KerasTensor) -> str:
     # A range that is used in several places has one source of several.
     before = producer(args[0])
     name = args[0].name if before is None else before[0].name
-    return operation.source if name.startswith(operation.source or name) else name
+    source = operation.source
+    return source if source and name.startswith(source) else name

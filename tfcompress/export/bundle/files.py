@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tfcompress.export.bundle import golden
 from tfcompress.export.bundle.metadata import FORMAT, metadata_content
@@ -245,16 +246,18 @@ def check_golden(
 
 
 def _runners(data: bytes, summary: FileSummary) -> dict[str | None, Runner]:
-    keys = [signature.key for signature in summary.signatures] or [None]
+    keys: list[str | None] = [signature.key for signature in summary.signatures]
+    keys = keys or [None]
     return {key: Runner(data, signature=key) for key in keys}
 
 
-def _samples(golden_data, runners: Mapping[str | None, Runner]) -> Mapping:
+def _samples(golden_data: Any, runners: Mapping[str | None, Runner]) -> Mapping:
     if golden_data is None or len(runners) == 1:
         return dict.fromkeys(runners, golden_data)
     if not isinstance(golden_data, Mapping) or set(golden_data) != set(runners):
+        keys = sorted(map(str, runners))
         raise ValueError(
-            f"Expected golden_data as a dict with the signatures {sorted(runners)} as keys. "
+            f"Expected golden_data as a dict with the signatures {keys} as keys. "
             f"Received: {sorted(golden_data) if isinstance(golden_data, Mapping) else golden_data}"
         )
     return golden_data

@@ -84,7 +84,7 @@ def metadata_content(
 
 def versions() -> dict[str, str | None]:
     """Returns the installed versions of what makes an export; `None` for what is missing."""
-    found = {}
+    found: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

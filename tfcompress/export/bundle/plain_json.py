@@ -6,11 +6,12 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 
-def plain(value, path: str):
+def plain(value: Any, path: str) -> Any:
     """Returns `value` in JSON's own types; NaN and infinity become null, as JSON has neither."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry, f"{path}[{key!r}]") for key, entry in value.items()}

@@ -6,14 +6,14 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 
-def set_data(model, tensor, data: np.ndarray) -> None:
+def set_data(model: schema.ModelT, tensor: schema.TensorT, data: np.ndarray) -> None:
     """Gives a tensor a buffer of its own: the converter lets equal constants share one."""
     model.buffers.append(schema.BufferT())
     tensor.buffer = len(model.buffers) - 1
     model.buffers[tensor.buffer].data = data
 
 
-def share_buffers(model) -> bool:
+def share_buffers(model: schema.ModelT) -> bool:
     """Stores equal constants once, of whatever subgraph, and drops what no one refers to.
 
     Returns:

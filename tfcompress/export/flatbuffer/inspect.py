@@ -7,7 +7,8 @@ hide the ops that a delegate took.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -101,7 +102,9 @@ def _non_zeros(
     return int(np.count_nonzero(values.astype(np.int64) != zero))
 
 
-def _ops(model: schema.ModelT, tensors: Mapping[tuple[int, int], TensorSummary]):
+def _ops(
+    model: schema.ModelT, tensors: Mapping[tuple[int, int], TensorSummary]
+) -> Iterator[OpSummary]:
     counted: set[int] = set()
     for number, graph in enumerate(model.subgraphs):
         for op in graph.operators:
@@ -165,5 +168,5 @@ def _text(value: bytes | str | None) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
 
 
-def _list(value) -> list:
+def _list(value: Any) -> list:
     return [] if value is None else list(value)

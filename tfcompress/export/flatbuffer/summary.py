@@ -71,7 +71,7 @@ class FileSummary:
     @property
     def layer_bytes(self) -> dict[str, int]:
         """Layer → bytes of the constants of its ops, largest first; zero bytes left out."""
-        total = collections.Counter()
+        total: collections.Counter[str] = collections.Counter()
         for op in self.ops:
             total[op.layer] += op.constant_bytes
         return {layer: count for layer, count in total.most_common() if count}

@@ -32,7 +32,8 @@ def render_tables(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None)
     console.print(heading)
 
     table = Table("signature", "", "name", "dtype", "shape", "scale", "zero point")
@@ -62,7 +63,7 @@ def render_tables(
     for tensor in tensors:
         table.add_row(*_tensor_row(tensor))
     console.print(table)
-    return console.file.getvalue()
+    return text.getvalue()
 
 
 def _signature_rows(signature: SignatureSummary) -> Iterator[tuple[str, ...]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -166,15 +167,16 @@ class Runner:
             times[i] = time.perf_counter() - start
         return times * 1e3
 
-    def prepare_timing(self, seed: int = 0):
+    def prepare_timing(self, seed: int = 0) -> Callable[[], Any]:
         """Fills the inputs with random values and returns a function that runs them once.
 
         For a signature outside the first subgraph a run includes copying inputs and outputs.
         """
         rng = np.random.default_rng(seed)
         sample = {name: random_codes(info, 1, rng) for name, info in self.inputs.items()}
-        if self._call is not None:
-            return lambda: self._call(**sample)
+        call = self._call
+        if call is not None:
+            return lambda: call(**sample)
         self._run(sample)
         return self._interpreter.invoke
 
@@ -185,7 +187,7 @@ class Runner:
             ValueError: If names, shapes or batch sizes do not fit.
         """
         if not isinstance(inputs, Mapping):
-            arrays = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+            arrays: list[Any] = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
             if len(arrays) != len(self.inputs):
                 raise ValueError(
                     f"Expected {len(self.inputs)} inputs {self.input_names}. "

@@ -31,7 +31,7 @@ class Verified:
 
     summary: FileSummary
     float_tensors: dict[str, str]
-    runners: Mapping[str, Runner]
+    runners: Mapping[str | None, Runner]
     parity: dict[str, tuple[Parity, ...]]
     delegation: Delegation
 
@@ -54,6 +54,7 @@ def verify(
         check_floats(origins, summary, models, options.float_io)
     # A file that brings LiteRT down must not take the user's process along.
     converter.check_loads(data, ", ".join(models))
+    runners: dict[str | None, Runner]
     runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}
     parity = {
         s.key: tuple(measure_parity(s.model, runners[s.key], s.samples.arrays, s.output_names))

@@ -47,7 +47,7 @@ def write_exact(
     """
     kernels = converted.kernels
     floats = float_kernels([s.model for s in signatures], kernels)
-    layers = tuple(map(layer_report, (*kernels, *floats)))
+    layers = (*map(layer_report, kernels), *map(layer_report, floats))
     scales = [scale for low in converted.lowered.values() for scale in low.scales]
     by_signature = {key: low.kernels for key, low in converted.lowered.items()}
     patched = patch(converted.data, by_signature, scales)

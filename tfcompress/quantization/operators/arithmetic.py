@@ -7,6 +7,9 @@ amplifies that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers, tree
@@ -30,26 +33,33 @@ class _Arithmetic(Linked):
     Keras' own.
     """
 
+    # Of the Keras layer, beside which the mixin stands.
+    compute_dtype: str
+    keras_class: type[keras.Layer]
+    get_config: Callable[[], dict[str, Any]]
+
     # Call index → the quantizer that rounds the layer's output, past a fused ReLU.
     sum_quantizers: Links
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sum_quantizers = Links()
         # Call index → the quantizers of both inputs, or `None` each.
         self._operands = Links()
 
-    def link(self, inputs, call_index: int) -> None:
+    def link(self, inputs: Any, call_index: int) -> None:
         quantizers = tuple(upstream_quantizer(tensor) for tensor in tree.flatten(inputs))
         self._operands.set(call_index, quantizers)
 
     def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
         self.sum_quantizers.set(call_index, quantizer)
 
-    def call(self, inputs, training=None, call_index=0):
-        outputs = super().call(inputs)
+    def call(
+        self, inputs: list[tf.Tensor], training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        outputs = super().call(inputs)  # type: ignore[misc]
         quantizer = self.sum_quantizers.get(call_index)
-        operands = self._operands.get(call_index) or (None,)
+        operands: tuple = self._operands.get(call_index) or (None,)
         if training or quantizer is None or None in operands or self.compute_dtype != "float32":
             return outputs
         scales = [operand.active_scale() for operand in operands]
@@ -61,10 +71,18 @@ class _Arithmetic(Linked):
         # Its gradient is that of the real sum, for layers that are frozen in training.
         return outputs + tf.stop_gradient(tf.where(known, exact, outputs) - outputs)
 
-    def compute_output_spec(self, inputs, training=None, call_index=0):
-        return super().compute_output_spec(inputs)
+    def compute_output_spec(
+        self, inputs: list[keras.KerasTensor], training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        return super().compute_output_spec(inputs)  # type: ignore[misc]
 
-    def _rounded(self, quantizer, codes, scales, outputs) -> tf.Tensor:
+    def _rounded(
+        self,
+        quantizer: TensorQuantizer,
+        codes: list[tf.Tensor],
+        scales: list[tf.Tensor],
+        outputs: tf.Tensor,
+    ) -> tf.Tensor:
         raise NotImplementedError
 
     def stripped(self) -> list[keras.Layer]:
@@ -77,7 +95,13 @@ class QuantizedAdd(_Arithmetic, layers.Add):
 
     keras_class = layers.Add
 
-    def _rounded(self, quantizer, codes, scales, outputs):
+    def _rounded(
+        self,
+        quantizer: TensorQuantizer,
+        codes: list[tf.Tensor],
+        scales: list[tf.Tensor],
+        outputs: tf.Tensor,
+    ) -> tf.Tensor:
         return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
 
 
@@ -87,7 +111,13 @@ class QuantizedSubtract(_Arithmetic, layers.Subtract):
 
     keras_class = layers.Subtract
 
-    def _rounded(self, quantizer, codes, scales, outputs):
+    def _rounded(
+        self,
+        quantizer: TensorQuantizer,
+        codes: list[tf.Tensor],
+        scales: list[tf.Tensor],
+        outputs: tf.Tensor,
+    ) -> tf.Tensor:
         codes = [codes[0], -codes[1]]
         return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
 
@@ -98,7 +128,13 @@ class QuantizedMultiply(_Arithmetic, layers.Multiply):
 
     keras_class = layers.Multiply
 
-    def _rounded(self, quantizer, codes, scales, outputs):
+    def _rounded(
+        self,
+        quantizer: TensorQuantizer,
+        codes: list[tf.Tensor],
+        scales: list[tf.Tensor],
+        outputs: tf.Tensor,
+    ) -> tf.Tensor:
         return quantizer.round_sum(codes[0] * codes[1], scales[0] * scales[1])
 
 
@@ -143,7 +179,7 @@ def chain(b: Builder, node: Node) -> Value | None:
     return b.call(lambda n: cls(name=n), "", total, node.inputs[-1])
 
 
-def _as_layer(cls: type[keras.Layer]):
+def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]:
     """f(tensor, tensor) as Keras' merge layer, where that broadcasts in the same way."""
 
     def rule(b: Builder, node: Node) -> Value | None:
@@ -158,7 +194,7 @@ def _call_reason(node: Node) -> str | None:
     return "one of its operands is a constant array" if has_array_operand(node) else None
 
 
-def _register(cls: type, keras_class: type[keras.Layer], function) -> None:
+def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: Callable) -> None:
     register(
         keras_class,
         spec=OperatorSpec(

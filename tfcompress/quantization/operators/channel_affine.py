@@ -8,6 +8,7 @@ an int32 bias, so in inference these layers round it to that grid.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,12 +29,15 @@ from tfcompress.quantization.placement.upstream import upstream_kernel, upstream
 class FoldedAffine(Linked):
     """Mixin: y = x · factor + offset per channel, the offset rounded as an int32 bias."""
 
+    # Of the Keras layer, beside which the mixin stands.
+    compute_dtype: str
+
     # Call index → (compressed layer, its call index), or the quantizer of the input, or None.
     _sources: Links
     # Call index → the quantizer that rounds the layer's output, past a fused ReLU.
     sum_quantizers: Links
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sources = Links()
         self.sum_quantizers = Links()
@@ -85,7 +89,7 @@ class FoldedAffine(Linked):
         offset = round_to_grid(offset + bias * factor, step)
         return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias)
 
-    def infer(self, inputs, call_index: int):
+    def infer(self, inputs: tf.Tensor, call_index: int) -> tf.Tensor:
         """The layer's output in inference."""
         fold = self.fold(call_index)
         x = tf.cast(inputs, tf.float32)
@@ -138,11 +142,11 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
 
     keras_class = keras.layers.BatchNormalization
 
-    def add_weight(self, *args, **kwargs):
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         # Read in float32 under any policy: what is folded into a kernel is not rounded first.
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         self.frozen = self.add_weight(
             name="frozen",
@@ -156,15 +160,21 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
     def stripped(self) -> list[keras.Layer]:
         return [keras.layers.BatchNormalization.from_config(self.get_config())]
 
-    def factor(self):
+    def factor(self) -> tf.Tensor:
         deviation = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
         return deviation * self.gamma.value if self.scale else deviation
 
-    def offset(self):
+    def offset(self) -> tf.Tensor:
         shift = -self.moving_mean.value * self.factor()
         return shift + self.beta.value if self.center else shift
 
-    def call(self, inputs, training=None, mask=None, call_index=0):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+        call_index: int = 0,
+    ) -> tf.Tensor:
         if not (training and self.trainable):
             return self.infer(inputs, call_index)
         if mask is not None or self.synchronized:
@@ -187,7 +197,16 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
         return tf.cast(outputs, self.compute_dtype)
 
 
-def _normalize(x, gamma, beta, mean, variance, frozen, *, epsilon):
+def _normalize(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    frozen: tf.Tensor,
+    *,
+    epsilon: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`(γ·(x − mean)/σ + β, mean, variance)` over all axes but the last, as Keras defines them.
 
     By the batch, or `frozen` by the statistics that are given.
@@ -201,7 +220,16 @@ def _normalize(x, gamma, beta, mean, variance, frozen, *, epsilon):
 
 
 @shared_trace
-def _normalize_fused(x, gamma, beta, mean, variance, frozen, *, epsilon):
+def _normalize_fused(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    frozen: tf.Tensor,
+    *,
+    epsilon: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The same for images, by TensorFlow's fused op and its gradient.
 
     The gradient that TensorFlow derives of a branch is slow to trace, and XLA does not compile it
@@ -209,14 +237,14 @@ def _normalize_fused(x, gamma, beta, mean, variance, frozen, *, epsilon):
     """
 
     @tf.custom_gradient
-    def normalize(x, gamma, beta):
-        def by_batch():
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tuple, Callable]:
+        def by_batch() -> tuple:
             found = tf.raw_ops.FusedBatchNormV3(
                 x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
             )
             return found.y, found.batch_mean, found.batch_variance, *found[3:]
 
-        def by_statistics():
+        def by_statistics() -> tuple:
             found = tf.raw_ops.FusedBatchNormV3(
                 x=x,
                 scale=gamma,
@@ -230,8 +258,8 @@ def _normalize_fused(x, gamma, beta, mean, variance, frozen, *, epsilon):
 
         outputs, new_mean, new_variance, *reserved = tf.cond(frozen, by_statistics, by_batch)
 
-        def gradient(upstream, *_):
-            def derived(is_training):
+        def gradient(upstream: tf.Tensor, *_: Any) -> tuple:
+            def derived(is_training: bool) -> tuple:
                 found = tf.raw_ops.FusedBatchNormGradV3(
                     y_backprop=upstream,
                     x=x,
@@ -265,7 +293,7 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
 
     channels_like = keras.layers.Rescaling
 
-    def __init__(self, factor, offset, **kwargs):
+    def __init__(self, factor: Any, offset: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.constants = [np.ravel(c).astype(np.float32).tolist() for c in (factor, offset)]
         self.supports_masking = True
@@ -274,16 +302,16 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         scale, offset = (c[0] if len(c) == 1 else c for c in self.constants)
         return [keras.layers.Rescaling(scale, offset, name=self.name, dtype=self.dtype_policy)]
 
-    def factor(self):
+    def factor(self) -> tf.Tensor:
         return tf.constant(self.constants[0])
 
-    def offset(self):
+    def offset(self) -> tf.Tensor:
         return tf.constant(self.constants[1])
 
-    def call(self, inputs, call_index=0):
+    def call(self, inputs: tf.Tensor, call_index: int = 0) -> tf.Tensor:
         return self.infer(inputs, call_index)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -316,7 +344,7 @@ def _normalization_reason(layer: keras.layers.Normalization) -> str | None:
     return _axis_reason(layer, layer.axis)
 
 
-def _axis_reason(layer: keras.Layer, axis) -> str | None:
+def _axis_reason(layer: keras.Layer, axis: Any) -> str | None:
     if isinstance(axis, (list, tuple)):
         if not axis:
             # A Normalization with axis=None has one mean and one variance for everything.
@@ -336,7 +364,8 @@ def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
     """Folded into the kernel before it, or a depthwise convolution of its own."""
     if call.operation.is_folded(call.call_index):
         return x
-    return forms.channel_affine(x, *call.constants)
+    factor, offset = call.constants
+    return forms.channel_affine(x, factor, offset)
 
 
 register(
