@@ -13,6 +13,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from tests import slow
+
 # No Keras here: pytest-xdist's controller loads this file too and would import TensorFlow in vain.
 
 # How long an example takes says how busy the machine is, and nothing of the code.
@@ -21,15 +23,24 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
-
-# Tests between two garbage collections. One after every test took a twentieth of all CPU time.
+# Tests between two garbage collections. One after every test took a third of all CPU time.
 _TESTS_PER_COLLECTION = 20
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Files with slow tests run first, so that no worker ends long after the other."""
-    slow = collections.Counter(i.path for i in items if i.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Marks the slow tests, and lets the files that take longest run first.
+
+    One worker runs a whole file. The short files at the end keep both busy.
+    """
+    seconds = slow.read()
+    by_file = collections.Counter()
+    for name, taken in seconds.items():
+        by_file[name.split("::")[0]] += taken
+    for item in items:
+        if item.nodeid.split("[")[0] in seconds:
+            item.add_marker("slow")
+    items.sort(key=lambda item: -by_file[item.nodeid.split("::")[0]])
 
 
 def pytest_collection_finish():
@@ -56,6 +67,44 @@ def _fresh_session(_tests_run):
     keras.utils.set_random_seed(0)
     yield
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(request, monkeypatch):
+    """Functional models make the variables of optimizer and metrics before their step is traced.
+
+    Keras makes them in the first trace, and TensorFlow then traces the step again: half of the time
+    of a short `fit`. Subclassed models train as in stock Keras, and so do all models of a test with
+    the marker `stock`.
+    """
+    if request.node.get_closest_marker("stock"):
+        return
+    import keras
+    import tensorflow as tf
+
+    from tfcompress.model.graph import is_functional, output_structure
+    from tfcompress.model.training import make_training_variables
+
+    stock = keras.Model.make_train_function
+
+    def make_train_function(model, force=False):
+        if model.train_function is not None and not force:
+            return
+        stock(model, force)
+        traced = model.train_function
+        # Models of ours that do so themselves have a method for it.
+        if hasattr(model, "make_training_variables") or not is_functional(model):
+            return
+
+        def first_step(iterator):
+            model.train_function = traced
+            if isinstance(iterator, tf.data.Iterator) and model.built and not model.run_eagerly:
+                make_training_variables(model, output_structure(model), iterator.element_spec)
+            return traced(iterator)
+
+        model.train_function = first_step
+
+    monkeypatch.setattr(keras.Model, "make_train_function", make_train_function)
 
 
 @pytest.fixture(scope="session", autouse=True)

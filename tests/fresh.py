@@ -7,12 +7,22 @@ TensorFlow has not run in it: options that must be set before its first operatio
 import contextlib
 import io
 import multiprocessing
+import runpy
 import sys
 import textwrap
 import traceback
+from typing import NamedTuple
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["keras"])
+
+
+class Finished(NamedTuple):
+    """A process that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def run(code, *arguments):
@@ -21,32 +31,56 @@ def run(code, *arguments):
     Raises:
         AssertionError: With the traceback, if it raised; or with its exit code, if it died.
     """
+    finished = _run(_execute, textwrap.dedent(code), arguments)
+    if finished.returncode:
+        raise AssertionError(finished.stderr)
+    return finished.stdout
+
+
+def run_script(path, *arguments):
+    """Runs a script as `python path arguments` does, and returns the `Finished` process."""
+    return _run(_execute_script, str(path), arguments)
+
+
+def _run(target, code, arguments):
     receiver, sender = _context.Pipe(duplex=False)
-    process = _context.Process(
-        target=_execute, args=(textwrap.dedent(code), [*map(str, arguments)], sender)
-    )
+    process = _context.Process(target=target, args=(code, [*map(str, arguments)], sender))
     process.start()
     sender.close()
     with receiver:
         try:
-            printed, error = receiver.recv()
+            finished = receiver.recv()
         except EOFError:
             process.join()
-            raise AssertionError(f"The process died with exit code {process.exitcode}.") from None
+            finished = Finished(process.exitcode, "", f"It died: exit code {process.exitcode}.")
     process.join()
     process.close()
-    if error:
-        raise AssertionError(error)
-    return printed
+    return finished
 
 
 def _execute(code, arguments, sender):
-    sys.argv = ["-c", *arguments]
-    printed, error = io.StringIO(), ""
-    with contextlib.redirect_stdout(printed):
+    _report(
+        lambda: exec(compile(code, "<fresh process>", "exec"), {"__name__": "__main__"}),
+        ["-c", *arguments],
+        sender,
+    )
+
+
+def _execute_script(path, arguments, sender):
+    _report(lambda: runpy.run_path(path, run_name="__main__"), [path, *arguments], sender)
+
+
+def _report(execute, argv, sender):
+    sys.argv = argv
+    stdout, stderr = io.StringIO(), io.StringIO()
+    returncode = 0
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            exec(compile(code, "<fresh process>", "exec"), {"__name__": "__main__"})
+            execute()
+        except SystemExit as error:
+            returncode = error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException:
-            error = traceback.format_exc()
-    sender.send((printed.getvalue(), error))
+            traceback.print_exc()
+            returncode = 1
+    sender.send(Finished(returncode, stdout.getvalue(), stderr.getvalue()))
     sender.close()

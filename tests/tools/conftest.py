@@ -3,14 +3,14 @@
 import contextlib
 import io
 import pathlib
-import subprocess
-import sys
 import warnings
 
 import keras
 import pytest
 import tensorflow as tf
 from keras import layers
+
+from tests import fresh
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -48,7 +48,6 @@ def run_tool():
     """Runs `tools/<name>.py` as a user does and returns the finished process."""
 
     def run(name, *arguments):
-        command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return fresh.run_script(ROOT / "tools" / f"{name}.py", *arguments)
 
     return run
