@@ -14,6 +14,7 @@ from tests.pages import PAGES, ROOT, blocks, run_blocks
 WITH_CODE = [page for page in PAGES if page.parent.name == "docs" and blocks(page)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
