@@ -1,4 +1,4 @@
-"""Synthetic inputs lie in the ranges that the model tells, and are absent where it tells none."""
+"""Synthetic inputs lie in the ranges that the model gives; without a range there are none."""
 
 import keras
 import numpy as np

@@ -270,7 +270,7 @@ def test_a_low_agreement_without_a_limit_warns(quantized, tmp_path, data):
         report = tfc.export_tflite(model, tmp_path / "a.tflite", verify_data=data)
     assert report.agreement < 0.9
     assert found[0].filename == __file__
-    # Whoever gives a limit has read the number.
+    # With a limit there is no warning.
     tfc.export_tflite(model, tmp_path / "a.tflite", verify_data=data, min_agreement=0.0)
 
 

@@ -26,7 +26,7 @@ def run_command(
     before = set(flags.FLAGS)
     define_flags()
     for name in set(flags.FLAGS) - before:
-        # `--help` lists the flags of the main module, which is only a thin script.
+        # `--help` lists the flags of the main module, which is a script of two lines.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.modules["__main__"].__doc__ = usage
 

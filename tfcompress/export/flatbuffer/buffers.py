@@ -14,7 +14,7 @@ def set_data(model: schema.ModelT, tensor: schema.TensorT, data: np.ndarray) -> 
 
 
 def share_buffers(model: schema.ModelT) -> bool:
-    """Stores equal constants once, of whatever subgraph, and drops what no one refers to.
+    """Stores equal constants of all subgraphs once, and drops buffers without a reader.
 
     Returns:
         Whether anything changed.

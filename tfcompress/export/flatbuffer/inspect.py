@@ -136,7 +136,7 @@ def _op_name(code: schema.OperatorCodeT) -> str:
 def _layer_name(constants: list[TensorSummary], outputs: list[TensorSummary]) -> str:
     """Returns the path that a weight, or else the output, has in the converter's names.
 
-    The output of the last op is called after the signature, so a weight tells more.
+    The output of the last op is named after the signature, so a weight says more.
     """
     weights = [tensor for tensor in constants if "/" in tensor.name]
     source = max(weights, key=lambda t: t.num_bytes, default=outputs[0] if outputs else None)

@@ -162,7 +162,7 @@ def _find(model, graphs: list, kernel: BakedKernel, taken: _Taken):
 
 
 def _unlike(model, graph, op, kernel: BakedKernel) -> tuple[float, float]:
-    """How far an op's input scale (relative) and bias (at most) are from the kernel's."""
+    """Relative difference of an op's input scale, and largest difference of its bias."""
     position, bias_position, _ = _WEIGHT_OPS[_code(model, op)]
     # The input of a transposed convolution comes after its weights.
     given = graph.tensors[op.inputs[2 if position == 1 and bias_position == 3 else 0]]
@@ -182,7 +182,7 @@ def _unlike(model, graph, op, kernel: BakedKernel) -> tuple[float, float]:
 
 
 def _write(model, graph, op, code: int, kernel: BakedKernel, is_rewritten: bool) -> bool:
-    """Writes codes, scales and bias; whether anything had to change."""
+    """Writes codes, scales and bias. Returns whether anything had to change."""
     position, bias_position, axis = _WEIGHT_OPS[code]
     tensor = graph.tensors[op.inputs[position]]
     codes = tflite_layout(kernel.codes, kernel.keras_class).reshape(tensor.shape)
@@ -235,7 +235,7 @@ def pack_int4(codes: np.ndarray) -> np.ndarray:
 
 
 def _require_int4(model, op, code: int) -> None:
-    """An older runtime must refuse the file rather than misread it."""
+    """Requires a runtime that knows INT4 weights: an older one would misread the file."""
     operator_code = model.operatorCodes[op.opcodeIndex]
     operator_code.version = max(operator_code.version, _INT4_VERSIONS[code])
     for entry in model.metadata or []:

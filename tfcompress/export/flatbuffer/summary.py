@@ -84,7 +84,7 @@ class FileSummary:
         raise ValueError(f"Expected a tensor of the file. Received: {index=}, {subgraph=}")
 
     def as_dict(self) -> dict:
-        """Returns everything, derived figures too, as values that `json.dumps` takes."""
+        """Returns all fields and derived figures as values that `json.dumps` takes."""
         result = dataclasses.asdict(self)
         for tensor, entry in zip(self.tensors, result["tensors"], strict=True):
             entry["sparsity"] = tensor.sparsity

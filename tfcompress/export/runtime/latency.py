@@ -1,7 +1,7 @@
 """Latency of several files side by side.
 
-A shared machine's speed drifts by more than the difference that is asked for. So the candidates
-take turns, and what counts is the ratio within one round.
+The speed of a shared machine drifts by more than the candidates differ. So they are run in turns,
+and the result is the ratio within one round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs a `.tflite` the way the phone does: LiteRT with XNNPACK, one sample at a time."""
+"""Runs a `.tflite` as a phone does: by LiteRT with XNNPACK, one sample at a time."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Runner:
     def time(self, runs: int = 100, warmup: int = 10, seed: int = 0) -> np.ndarray:
         """Returns the milliseconds of `runs` single runs, on random inputs.
 
-        To compare files, use `latency.compare_latency`: this machine's speed drifts.
+        To compare files, use `compare_latency`: the speed of a shared machine drifts.
         """
         invoke = self.prepare_timing(seed)
         for _ in range(warmup):

@@ -42,7 +42,7 @@ def verify(
     """Reads, loads and runs the file.
 
     Raises:
-        ValueError: Float tensors that nobody asked for.
+        ValueError: Float tensors that the configuration did not ask for.
         ConversionError: LiteRT crashes when it loads the file.
         RuntimeError: LiteRT refuses the file.
     """
