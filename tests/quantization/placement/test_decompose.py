@@ -117,3 +117,38 @@ def test_layers_left_in_float_stay_whole():
     config = tfc.QuantizationConfig(by_name={"s": None})
     quantized = tfc.quantize(model, config)
     assert [type(layer) for layer in quantized.layers[1:]] == [layers.SeparableConv2D]
+
+
+def test_masks_and_codebooks_pass_on_to_the_parts(tmp_path):
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((10, 10, 3), name="image"), layers.Conv2D(4, 3)]
+    stack += [layers.SeparableConv2D(6, 3, activation="relu", name="separable")]
+    model = keras.Sequential([*stack, layers.Flatten(), layers.Dense(4)])
+    pointwise = model.get_layer("separable").pointwise_kernel
+    zeros = np.abs(pointwise.numpy()) < np.median(np.abs(pointwise.numpy()))
+    pointwise.assign(np.where(zeros, 0.0, pointwise.numpy()))
+    images = np.random.default_rng(0).normal(size=(64, 10, 10, 3)).astype(np.float32)
+    for scope in ("layer", "channel", "model"):
+        clustered = tfc.cluster(model, 3 if scope == "channel" else 5, scope=scope)
+        expected = clustered.get_layer("separable").effective_weights()
+        quantized = tfc.quantize(clustered, calibration_data=images)
+        assert not quantized.plan.float_layers
+        latent = clustered.get_layer("separable")
+        for part, name in (("separable_depthwise", "depthwise"), ("separable", "pointwise")):
+            layer = quantized.get_layer(part)
+            np.testing.assert_array_equal(layer.kernel, getattr(latent, f"{name}_kernel"))
+            values = np.asarray(layer.effective_weights()["kernel"])
+            step = np.abs(values).max() / 127
+            assert np.abs(values - expected[f"{name}_kernel"]).max() <= step
+        assert not np.asarray(quantized.get_layer("separable").effective_weights()["kernel"])[
+            zeros
+        ].any()
+        quantized.compile("sgd", "mse")
+        quantized.fit(images, np.zeros((64, 4)), verbose=0)
+        quantized.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        report = tfc.export_tflite(loaded, tmp_path / "model.tflite", verify_data=images)
+        assert report.agreement == 1.0
+        codes = {layer.name: layer.distinct for layer in report.layers}
+        if scope != "channel":
+            assert max(codes["separable"], codes["separable_depthwise"]) <= 5

@@ -20,7 +20,7 @@ class PlanEntry:
     Attributes:
         name: Its name; inside a nested model, below that model's name.
         type: Its class.
-        parts: Names of what it becomes in the quantized model.
+        parts: Names of what it becomes in the quantized model, in running order.
         weights: What its kernels get, empty where it has none.
         activations: What happens to the tensor that it produces.
         float_reason: Why it is left in float; empty where it is not.

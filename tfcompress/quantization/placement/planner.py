@@ -269,12 +269,10 @@ class Planner:
         for node in self.graph.nodes:
             if node.operation in self.origin:
                 nodes_of.setdefault(self.origin[node.operation], []).append(node)
-        present = {op.name for op in self._calls}
         for operation, path in self.originals:
-            parts = self.decomposition.parts.get(operation.name, (operation.name,))
-            # What was taken apart further is no part of the model.
-            names = tuple(name for name in parts if name in present)
-            entries.append(self._entry(operation, path, names, nodes_of.get(operation, [])))
+            nodes = nodes_of.get(operation, [])
+            parts = tuple(dict.fromkeys(node.name for node in nodes))
+            entries.append(self._entry(operation, path, parts, nodes))
         return Plan(self.model.name, tuple(entries))
 
     def _entry(self, operation, path, names, nodes: list[Node]) -> PlanEntry:
