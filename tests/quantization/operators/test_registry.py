@@ -1,17 +1,23 @@
 """The registry of what the runtime does at each operator."""
 
+import pathlib
+
 import keras
 import pytest
 from keras import layers
 
 from tfcompress.quantization.operators.registry import (
+    UNKNOWN,
     Role,
     activation_name,
     activation_of,
     keeps_codes,
+    operator_of,
+    registered,
     role,
     unsupported_options,
 )
+from tfcompress.quantization.operators.table import operator_table
 
 
 class Mine(layers.Dense):
@@ -80,3 +86,30 @@ def test_activation_names():
 
     # A function of the same name is not Keras' function.
     assert activation_name(silu) is None
+
+
+def test_the_page_of_operators_is_the_registry():
+    page = pathlib.Path(__file__).parents[3] / "docs" / "operators.md"
+    # Written by python -m tfcompress.quantization.operators.table
+    assert page.read_text(encoding="utf-8") == operator_table()
+
+
+def test_every_entry_is_of_something_public():
+    names = registered()
+    ops = [name for name in names if name.startswith("ops.")]
+    assert {"ops.add", "ops.relu6", "ops.get_item", "ops.leaky_relu"} <= set(ops)
+    assert not [name for name in ops if not hasattr(keras.ops, name.removeprefix("ops."))]
+    assert {"layers.Dense", "layers.PReLU", "activations.tanh", "NegativeSlope"} <= set(names)
+
+
+def test_what_is_not_registered_is_unknown():
+    assert operator_of(Mine(2)) is UNKNOWN
+    assert operator_of(layers.Activation([].append)) is UNKNOWN
+    assert operator_of(keras.ops.sin(keras.Input((2,)))._keras_history.operation) is UNKNOWN
+
+
+def test_an_activation_layer_is_what_its_function_is():
+    for layer in (layers.ReLU(), layers.Activation("relu"), layers.Lambda(keras.activations.relu)):
+        assert operator_of(layer) is operator_of(layers.ReLU())
+    assert operator_of(layers.ReLU(threshold=1.0)) is UNKNOWN
+    assert operator_of(layers.Lambda(keras.activations.relu, arguments={"max_value": 1})) is UNKNOWN

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.export.lowering.bake import BakedKernel, bake
-from tfcompress.model.compressed import Compressed, compressed_variables, is_compressed
+from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.forms import LoweredCall
@@ -109,7 +109,7 @@ class _Lowering:
         for node in graph.nodes:
             call_index = node.kwargs.get("call_index", 0)
             if is_compressed(node.operation) and role(node.operation) is not Role.KERNEL:
-                self._constants[node] = _effective_variables(node.operation, call_index)
+                self._constants[node] = tuple(_effective_variables(node.operation, call_index))
             elif is_compressed(node.operation):
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
@@ -117,8 +117,7 @@ class _Lowering:
             elif isinstance(node.operation, FakeQuantize):
                 self._constants[node] = _checked_range(node.operation)
                 self.scales.append(float(node.operation.scale.numpy()))
-            elif operator_of(node.operation).constants is not None:
-                constants = operator_of(node.operation).constants
+            elif (constants := operator_of(node.operation).constants) is not None:
                 self._constants[node] = constants(node.operation, call_index)
             elif isinstance(node.operation, keras.Layer):
                 self.variables.extend((v, v.numpy()) for v in node.operation.variables)
@@ -145,13 +144,17 @@ class _Lowering:
     def _described(self, node: Node) -> LoweredCall:
         """What a form gets to know of a call."""
         source = self._sources.get(node.inputs[0])
+
+        def round_as_input(y: tf.Tensor) -> tf.Tensor:
+            return y if source is None else self._round(source, y)
+
         return LoweredCall(
             operation=node.operation,
             call_index=node.kwargs.get("call_index", 0),
             reads_codes=source is not None,
             output_ranges=self._output_ranges(node),
             constants=self._constants.get(node, ()),
-            round_as_input=lambda y: self._round(source, y),
+            round_as_input=round_as_input,
         )
 
     def _output_ranges(self, node: Node) -> tuple[tuple[float, float], ...] | None:
@@ -163,7 +166,7 @@ class _Lowering:
             return None
         return tuple(self._constants[r] for r in readers)
 
-    def _quantizer(self, node: Node, x):
+    def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         """Rounds, unless the converter will do it by itself: two fake-quant ops in a row make it
         drop one of them without a word. That is so where a quantizer reads codes (before a join).
         """
@@ -173,7 +176,7 @@ class _Lowering:
             return x
         return self._round(node, x)
 
-    def _round(self, node: Node, x):
+    def _round(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         """Fake-quant with the range of a quantizer's call."""
         low, high = self._constants[node]
         scheme = node.operation.scheme
@@ -181,8 +184,8 @@ class _Lowering:
             x, low, high, num_bits=scheme.num_bits, narrow_range=scheme.narrow_range
         )
 
-    def _kernel(self, node: Node, args: tuple, kwargs: dict):
-        layer: Compressed = node.operation
+    def _kernel(self, node: Node, args: tuple, kwargs: dict) -> Any:
+        layer = node.operation
         if role(layer) is not Role.KERNEL:
             mapping = [(v, tf.constant(x)) for v, x in self._constants[node]]
             with keras.StatelessScope(mapping):
@@ -197,7 +200,7 @@ class _Lowering:
         return y if bias is None or layer.use_bias else y + tf.constant(bias)
 
 
-def _effective_variables(layer: Compressed, call_index: int) -> list:
+def _effective_variables(layer: Any, call_index: int) -> list[tuple[keras.Variable, np.ndarray]]:
     """`(variable, value)` of a compressed layer in float, as its transforms make them."""
     effective = layer.effective_weights(call_index)
     transformed = {id(v): effective.get(v.name) for v in compressed_variables(layer).values()}
@@ -209,23 +212,24 @@ def _code_sources(graph: Graph) -> dict[Value, Node]:
     """Value that holds codes → the call of the quantizer whose codes they are."""
     sources: dict[Value, Node] = {}
     for node in graph.nodes:
-        source = None
+        source: Node | None = None
         if isinstance(node.operation, FakeQuantize):
             source = node
         elif node.inputs and keeps_codes(node.operation):
             found = [sources.get(value) for value in node.inputs]
             # A join that is left in float may join codes of several ranges.
             is_join = role(node.operation) is Role.JOIN
-            same = None not in found and len({id(s.operation) for s in found}) == 1
+            quantizers = {id(s.operation) if s is not None else None for s in found}
+            same = None not in quantizers and len(quantizers) == 1
             source = found[0] if same or not is_join else None
         if source is not None:
             sources.update(dict.fromkeys(node.outputs, source))
     return sources
 
 
-def _run(operation, args: tuple, kwargs: dict):
+def _run(operation: Any, args: tuple, kwargs: dict) -> Any:
     """Runs the `call` of an operation's Keras class in inference, as precise as its arguments."""
-    call = keras_class(operation).call
+    call = keras_class(operation).call  # type: ignore[attr-defined]
     kwargs = {k: v for k, v in kwargs.items() if k != "call_index"}
     if "training" in inspect.signature(call).parameters:
         kwargs = {**kwargs, "training": False}

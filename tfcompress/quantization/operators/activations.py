@@ -33,8 +33,13 @@ def _relu_function(layer: layers.ReLU) -> Callable | None:
     return activations.relu6 if layer.max_value == 6 else activations.relu
 
 
+def _lambda_function(layer: layers.Lambda) -> Callable | None:
+    return None if layer.arguments else layer.function
+
+
 register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activation))
 register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
+register(layers.Lambda, spec=OperatorSpec(function=_lambda_function))
 register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
 register(layers.Softmax, spec=OperatorSpec(function=lambda layer: activations.softmax))
 register(layers.ELU, spec=OperatorSpec(function=lambda layer: activations.elu))
@@ -43,11 +48,11 @@ register(layers.ELU, spec=OperatorSpec(function=lambda layer: activations.elu))
 
 
 def _lower_relu(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """An identity 1×1 depthwise convolution with a fused ReLU, where no operator is before it."""
     name = activation_of(call.operation)
     if not _ends_at_ceiling(call):
         return None
     if call.reads_codes:
-        # No operator before it to fuse into: an identity 1×1 depthwise convolution.
         return forms.channel_affine(x, np.float32(1.0), None, name)
     # Fused into the operation before it.
     return tf.nn.relu(x) if name == "relu" else None
@@ -85,6 +90,7 @@ register(activations.gelu, ops.gelu, spec=OperatorSpec(role=Role.ELEMENTWISE, ac
 
 
 def _silu(b: Builder, node: Node) -> Value:
+    """x · sigmoid(x)."""
     x = node.inputs[0]
     gate = b.call(lambda n: layers.Activation("sigmoid", name=n), "sigmoid", x)
     return b.call(lambda n: layers.Multiply(name=n), "", x, gate)
@@ -96,6 +102,7 @@ def _shifted_relu6(b: Builder, x: Value) -> Value:
 
 
 def _hard_sigmoid(b: Builder, node: Node) -> Value:
+    """relu6(x + 3) · (1 / 6)."""
     return b.call(times(1 / 6), "", _shifted_relu6(b, node.inputs[0]))
 
 
@@ -148,6 +155,7 @@ class NegativePart(keras.layers.Layer):
 
 
 def lower_negative_part(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A 1×1 depthwise convolution with a fused ReLU."""
     factor = np.float32(-call.operation.factor)
     return forms.channel_affine(x, factor, None, "relu") if call.reads_codes else None
 

@@ -183,6 +183,7 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
     """f(tensor, tensor) as Keras' merge layer, where that broadcasts in the same way."""
 
     def rule(b: Builder, node: Node) -> Value | None:
+        """Its layer, where both have one rank."""
         if len(node.inputs) != 2 or len({len(value.shape) for value in node.inputs}) != 1:
             return None
         return b.call(lambda name: cls(name=name), "", *node.inputs)
@@ -209,6 +210,7 @@ def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: 
 
 
 def _average(b: Builder, node: Node) -> Value:
+    """A sum in steps, then a factor."""
     total = node.inputs[0]
     for i, value in enumerate(node.inputs[1:], 1):
         total = b.call(lambda n: layers.Add(name=n), f"sum{i}", total, value)

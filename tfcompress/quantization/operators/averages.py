@@ -138,7 +138,7 @@ def _pooling(node: Node) -> tuple[tuple, tuple, tuple]:
 
 
 def _average_pool(b: Builder, node: Node) -> Value | None:
-    """At the border of a "same"-padded image Keras divides by fewer cells: a second step."""
+    """A mean, then a factor at the border, where Keras divides by fewer cells."""
     image, window, strides = _pooling(node)
     if is_uniform_pool(image, window, strides, node.operation.padding):
         return None
@@ -152,6 +152,7 @@ def _average_pool(b: Builder, node: Node) -> Value | None:
 
 
 def _lower_average(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A depthwise convolution with constant weights."""
     layer = call.operation
     if not call.reads_codes:
         return None
@@ -176,6 +177,7 @@ def _constant_average(
 
 
 def _lower_correction(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A product with constants."""
     if not call.reads_codes:
         return None
     factors = call.operation.factors()

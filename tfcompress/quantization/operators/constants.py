@@ -69,6 +69,7 @@ def scalar_argument(node: Node) -> float | None:
 
 
 def _divide(b: Builder, node: Node) -> Value | None:
+    """x / number → x · (1 / number)."""
     number = scalar_argument(node)
     return b.call(times(1.0 / number), "", node.inputs[0]) if number else None
 

@@ -21,6 +21,7 @@ register(
 
 
 def _separable(b: Builder, node: Node) -> Value:
+    """A depthwise convolution, then one of 1×1."""
     layer = node.operation
     one_d = isinstance(layer, layers.SeparableConv1D)
     depthwise_class = layers.DepthwiseConv1D if one_d else layers.DepthwiseConv2D

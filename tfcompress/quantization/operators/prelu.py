@@ -57,6 +57,7 @@ class NegativeSlope(keras.layers.PReLU):
 
 
 def _decompose(b: Builder, node: Node) -> Value:
+    """relu(x) + slope · min(x, 0)."""
     layer, x = node.operation, node.inputs[0]
     positive = b.call(lambda n: layers.ReLU(name=n), "positive", x)
     negative = b.call(lambda n: NegativePart(name=n), "negative", x)
@@ -68,6 +69,7 @@ def _decompose(b: Builder, node: Node) -> Value:
 
 
 def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A 1×1 depthwise convolution, or a product with constants."""
     if not call.reads_codes:
         return None
     (slope,) = call.constants

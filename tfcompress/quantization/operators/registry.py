@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -130,16 +131,11 @@ def register(*kinds: type | Callable, spec: OperatorSpec) -> None:
             _BY_TYPE[kind] = spec
 
 
-def unregister(*kinds: type | Callable) -> None:
-    """Removes what `register` entered for layer classes and functions that are not Keras' own."""
-    for kind in kinds:
-        _BY_TYPE.pop(kind, None)
-
-
 def registered() -> dict[str, OperatorSpec]:
-    """Every entry by its public name: `"layers.Dense"`, `"ops.Add"`, `"activations.tanh"`."""
+    """Every entry by its public name: `"layers.Dense"`, `"ops.add"`, `"activations.tanh"`."""
     names = {_public_name(kind): spec for kind, spec in _BY_TYPE.items()}
-    return {**names, **{f"ops.{name}": spec for name, spec in _BY_OPERATION.items()}}
+    words = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in _BY_OPERATION}
+    return {**names, **{f"ops.{words[name]}": spec for name, spec in _BY_OPERATION.items()}}
 
 
 def is_keras_operation(kind: Any) -> bool:

@@ -127,8 +127,8 @@ class Planner:
             elif not self.is_quantized(node):
                 rounded.extend((v, None) for v in node.outputs if v in needs)
         holders = self._shared_ranges([v for v, _ in rounded])
-        for value, node in rounded:
-            fixed = self._fixed_range(node)
+        for value, rounds in rounded:
+            fixed = self._fixed_range(rounds)
             leader = value if fixed is not None else holders.get(value, value)
             if leader not in self.quantizers:
                 self.quantizers[leader] = self._make_quantizer(leader, fixed)
@@ -152,9 +152,9 @@ class Planner:
         for value, quantizer in again:
             if quantizer is not None:
                 graph.insert_after(value, quantizer)
-        for value, node in rounded:
+        for value, rounds in rounded:
             only = None
-            if node is None:
+            if rounds is None:
                 readers = graph.consumers(value)
                 only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
                 if len(only) == len(readers) and not graph.is_output(value):
@@ -197,7 +197,7 @@ class Planner:
         """Value → the one whose quantizer it uses: the inputs of a join share one range."""
         parent = {v: v for v in rounded}
 
-        def find(v):
+        def find(v: Value) -> Value:
             while parent[v] is not v:
                 v = parent[v]
             return v
@@ -222,7 +222,7 @@ class Planner:
             return None
         return operator_of(node.operation).fixed_range
 
-    def _make_quantizer(self, value: Value, fixed) -> FakeQuantize:
+    def _make_quantizer(self, value: Value, fixed: tuple[float, float] | None) -> FakeQuantize:
         scheme = self._activation_scheme(value)
         if value.node is None:
             scheme = input_scheme(scheme)
@@ -247,7 +247,14 @@ class Planner:
                 break
             group.append(before)
         named = [n for n in group if n.operation in self.named and self.schemes[n.operation]]
-        return self.schemes[(named or [node])[0].operation].activations
+        return self._scheme((named or [node])[0]).activations
+
+    def _scheme(self, node: Node) -> Scheme:
+        """The scheme of a call that runs in int8 by it."""
+        scheme = self.schemes[node.operation]
+        if scheme is None:
+            raise AssertionError(f"{node.name} runs in int8 without a scheme")
+        return scheme
 
     def _readers_scheme(self, value: Value) -> Scheme:
         """Of the first operation that computes with a value which comes from outside int8."""
@@ -256,7 +263,7 @@ class Planner:
             for node in self.graph.consumers(pending.pop(0)):
                 if self.is_quantized(node):
                     if role(node.operation) is not Role.MOVE:
-                        return self.schemes[node.operation]
+                        return self._scheme(node)
                     pending.extend(node.outputs)
         raise AssertionError("only values that int8 operations read have quantizers")
 
@@ -275,10 +282,13 @@ class Planner:
             entries.append(self._entry(operation, path, parts, nodes))
         return Plan(self.model.name, tuple(entries))
 
-    def _entry(self, operation, path, names, nodes: list[Node]) -> PlanEntry:
+    def _entry(
+        self, operation: Any, path: str, names: tuple[str, ...], nodes: list[Node]
+    ) -> PlanEntry:
         reasons = [r for r in map(self.float_reason, nodes) if r is not None]
         scheme = self.schemes[operation]
-        weights, limits = "", ()
+        weights = ""
+        limits: tuple[str, ...] = ()
         has_kernel = any(role(n.operation) is Role.KERNEL for n in nodes)
         if has_kernel and scheme is not None and not reasons:
             weights = describe_weights(scheme.weights)
@@ -286,7 +296,7 @@ class Planner:
         activations = ""
         if nodes and not reasons:
             activations = self._describe_output(nodes[-1])
-            if "int" in activations:
+            if scheme is not None and "int" in activations:
                 limits += activation_limits(scheme.activations)
         cls = keras_class(operation).__name__
         reason = reasons[0] if reasons else ""
