@@ -194,6 +194,37 @@ def test_insert_after_for_some_readers_alone():
     assert len(graph.consumers(image)) == 2
 
 
+def test_who_reads_a_value_is_kept_through_every_edit():
+    graph = Graph.from_model(branches())
+
+    def scanned(value):
+        return [n for n in graph.nodes if any(v is value for v in n.inputs)]
+
+    def check():
+        values = [*graph.flat_inputs, *(v for n in graph.nodes for v in n.outputs)]
+        assert [graph.consumers(v) for v in values] == [scanned(v) for v in values]
+
+    check()
+    image, last = graph.flat_inputs[0], graph.nodes[-1]
+    spec = image.spec
+    new = graph.insert_before(last, layers.Rescaling(2.0), (image,), {}, [spec])
+    assert graph.nodes.index(new) == graph.nodes.index(last) - 1
+    check()
+    for value in last.inputs:
+        last.replace_input(value, new.output)
+    check()
+    new.args = (graph.nodes[0].output,)
+    new.kwargs = {"training": image}
+    check()
+    graph.replace(last, [new.output])
+    assert graph.is_output(new.output)
+    assert last not in graph.consumers(new.output)
+    check()
+    assert {id(op): len(calls) for op, calls in graph.calls_by_operation().items()} == {
+        id(op): len(graph.calls(op)) for op in graph.operations()
+    }
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()

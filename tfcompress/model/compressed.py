@@ -47,7 +47,7 @@ class Compressed(Linked):
 
 
 def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
-    """The variables of `layer` that a chain may stand before: its kernels and its bias."""
+    """The variables of `layer` that a chain may transform: its kernels and its bias."""
     names = {spec.name for spec in kernel_specs(layer)} | {"bias"}
     owner = getattr(layer, "cell", layer)
     return {v.name: v for v in owner.weights if v.name in names and "transformed" not in v.path}

@@ -228,7 +228,7 @@ class Graph:
         """Evaluates the graph: `call(node, args, kwargs)` returns what the node gives.
 
         Args:
-            feed: Every input of the graph → what stands for it.
+            feed: Every input of the graph → its value.
             call: Called once per node with the arguments already evaluated.
 
         Returns:

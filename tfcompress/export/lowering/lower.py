@@ -1,7 +1,7 @@
 """From a quantized model to the TensorFlow function that the converter gets.
 
 Kernels and biases are constants on their grids, batch norm is folded, only the fake-quant of
-activations is left, and operations stand in the form that the runtime runs best. Everything is
+activations is left, and operations have the form that the runtime runs best. Everything is
 computed in float32 and with batch 1, whatever policy the model was trained with.
 """
 
@@ -142,7 +142,7 @@ class _Lowering:
             return _run(operation, args, kwargs)
 
     def _described(self, node: Node) -> LoweredCall:
-        """What a form gets to know of a call."""
+        """The description of a call that its form receives."""
         source = self._sources.get(node.inputs[0])
 
         def round_as_input(y: tf.Tensor) -> tf.Tensor:

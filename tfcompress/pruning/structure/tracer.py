@@ -1,4 +1,4 @@
-"""Follows channels through a graph: which unit stands at which place of every tensor and variable.
+"""Follows channels through a graph: which unit is at which place of every tensor and variable.
 
 An axis of a tensor is either free of units (`None`: positions, time, the channels of an input) or
 carries one label per index. A rule per operation (`rules_*.py`) says how the axes of what comes

@@ -33,7 +33,7 @@ class _Arithmetic(Linked):
     Keras' own.
     """
 
-    # Of the Keras layer, beside which the mixin stands.
+    # Set by the Keras layer that the mixin is combined with.
     compute_dtype: str
     keras_class: type[keras.Layer]
     get_config: Callable[[], dict[str, Any]]

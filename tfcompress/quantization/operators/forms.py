@@ -1,4 +1,4 @@
-"""What a lowering form gets to know of a call, and the forms that several families share.
+"""The description of a call that a lowering form receives, and forms that several families share.
 
 A form is the TensorFlow ops of an operation that runs badly on LiteRT as Keras writes it. Each
 keeps the function and the points of rounding, leaves no float tensor and is taken whole by

@@ -48,7 +48,7 @@ def _reshaped(t: Tracer, node) -> Axes | None:
     axes = t.of(node.inputs[0])
     known = before[0] == after[0] and None not in (*before[1:], *after[1:])
     if not known or math.prod(before[1:]) != math.prod(after[1:]):
-        # Sizes are not known, or examples are split or merged too: what stands unchanged at the
+        # Sizes are not known, or examples are split or merged too: what is unchanged at the
         # end can still be followed.
         same = 0
         while same < min(len(before), len(after)) - 1 and before[-1 - same] == after[-1 - same]:
