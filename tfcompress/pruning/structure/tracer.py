@@ -168,6 +168,13 @@ class Tracer:
                 return variable
         return None
 
+    def shape_of(self, layer: keras.Layer, name: str) -> tuple[int, ...]:
+        """The shape of a variable that the layer has."""
+        variable = self.variable(layer, name)
+        if variable is None:
+            raise KeyError(f"{layer.name!r} has no variable {name!r}")
+        return tuple(variable.shape)
+
     def variable_labels(self, variable: keras.Variable, axis: int = 0) -> Labels:
         """The labels along an axis of a variable; `None` where it carries none."""
         member = self._by_place.get((id(variable), axis % len(variable.shape)))

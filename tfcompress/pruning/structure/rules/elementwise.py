@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 from keras import layers
 
-from tfcompress.model.graph import Value
+from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.rules.kernels import channel_axis, is_elementwise, with_axis
 from tfcompress.pruning.structure.rules.registry import register_rule
-from tfcompress.pruning.structure.tracer import Axes, Role, Tracer, describe
+from tfcompress.pruning.structure.tracer import Axes, Labels, Role, Tracer, describe
 
 
 @register_rule(
@@ -25,14 +28,14 @@ from tfcompress.pruning.structure.tracer import Axes, Role, Tracer, describe
     # Of keras.applications.
     *("CustomScaleLayer", "StochasticDepth"),
 )
-def elementwise(t: Tracer, node) -> Axes | None:
+def elementwise(t: Tracer, node: Node) -> Axes | None:
     """Tensors that meet must lose the same channels; a constant array loses them too."""
     shape = node.output.shape
     rank = len(shape)
     if isinstance(node.operation, layers.Layer) and any(len(v.shape) != rank for v in node.inputs):
         # Keras' merging layers line up axes in a way of their own.
         return None
-    out = [None] * rank
+    out: list[Labels] = [None] * rank
     for axis in range(1, rank):
         meeting = []
         for value in node.inputs:
@@ -51,7 +54,7 @@ def elementwise(t: Tracer, node) -> Axes | None:
     return tuple(out)
 
 
-def _slice_constants(t: Tracer, node, out: Axes) -> None:
+def _slice_constants(t: Tracer, node: Node, out: Axes) -> None:
     """Constant arrays among the arguments are cut like the tensors that they meet."""
 
     def is_cut(array, axis):
@@ -77,12 +80,12 @@ def _slice_constants(t: Tracer, node, out: Axes) -> None:
     t.edits[node] = edit
 
 
-def _is_array(argument) -> bool:
+def _is_array(argument: Any) -> bool:
     return not isinstance(argument, (Value, list, tuple)) and len(np.shape(argument)) > 0
 
 
 @register_rule(layers.Activation)
-def activation(t: Tracer, node) -> Axes | None:
+def activation(t: Tracer, node: Node) -> Axes | None:
     function = node.operation.activation
     if is_elementwise(function):
         return elementwise(t, node)
@@ -92,12 +95,12 @@ def activation(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.Softmax, "Softmax", "LogSoftmax")
-def softmax(t: Tracer, node) -> Axes:
+def softmax(t: Tracer, node: Node) -> Axes:
     axis = node.operation.axis
     return _mixes(t, node, axis if isinstance(axis, (tuple, list)) else (axis,))
 
 
-def _mixes(t: Tracer, node, mixed) -> Axes:
+def _mixes(t: Tracer, node: Node, mixed: Iterable[int]) -> Axes:
     axes = t.of(node.inputs[0])
     for axis in mixed:
         t.pin(axes[axis], f"is mixed with other channels in {describe(node.operation)}")
@@ -105,34 +108,35 @@ def _mixes(t: Tracer, node, mixed) -> Axes:
 
 
 @register_rule(layers.PReLU)
-def prelu(t: Tracer, node) -> Axes:
+def prelu(t: Tracer, node: Node) -> Axes:
     axes = t.of(node.inputs[0])
-    alpha = t.variable(node.operation, "alpha")
-    for axis in range(-len(alpha.shape), 0):
-        if alpha.shape[axis] == node.output.shape[axis]:
-            t.member(node.operation, alpha, axis, axes[axis], Role.CHANNEL)
+    shape = t.shape_of(node.operation, "alpha")
+    for axis in range(-len(shape), 0):
+        if shape[axis] == node.output.shape[axis]:
+            t.member(node.operation, "alpha", axis, axes[axis], Role.CHANNEL)
     return axes
 
 
 @register_rule(layers.Rescaling)
-def rescaling(t: Tracer, node) -> Axes:
+def rescaling(t: Tracer, node: Node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
     config = layer.get_config()
     keys = [k for k in ("scale", "factor", "offset") if np.size(config.get(k, 0)) > 1]
     if keys and axes[-1] is not None:
-        t.resize(layer, lambda kept: {k: kept.cut(config[k], axes[-1]).tolist() for k in keys})
+        labels = axes[-1]
+        t.resize(layer, lambda kept: {k: kept.cut(config[k], labels).tolist() for k in keys})
     return axes
 
 
 @register_rule(layers.Normalization)
-def normalization(t: Tracer, node) -> Axes:
+def normalization(t: Tracer, node: Node) -> Axes:
     axes = t.of(node.inputs[0])
     t.pin_all(axes, f"is normalized by the adapted {describe(node.operation)}")
     return axes
 
 
 @register_rule("LayerScale")
-def layer_scale(t: Tracer, node) -> Axes:
+def layer_scale(t: Tracer, node: Node) -> Axes:
     axes = t.of(node.inputs[0])
     out = axes[-1]
     t.member(node.operation, node.operation.weights[0], -1, out, Role.CHANNEL)
@@ -142,7 +146,7 @@ def layer_scale(t: Tracer, node) -> Axes:
 
 
 @register_rule(layers.BatchNormalization)
-def batch_norm(t: Tracer, node) -> Axes:
+def batch_norm(t: Tracer, node: Node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
     moving = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
     for name in ("gamma", "beta", *moving):
@@ -151,7 +155,7 @@ def batch_norm(t: Tracer, node) -> Axes:
 
 
 @register_rule(layers.LayerNormalization, layers.RMSNormalization)
-def layer_norm(t: Tracer, node) -> Axes:
+def layer_norm(t: Tracer, node: Node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
     normalized = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     for name in ("gamma", "beta", "scale"):
@@ -163,7 +167,7 @@ def layer_norm(t: Tracer, node) -> Axes:
 
 
 @register_rule(layers.GroupNormalization)
-def group_norm(t: Tracer, node) -> Axes:
+def group_norm(t: Tracer, node: Node) -> Axes:
     layer, axes = node.operation, t.of(node.inputs[0])
     labels = axes[layer.axis]
     size = node.inputs[0].shape[layer.axis]
@@ -183,13 +187,13 @@ def group_norm(t: Tracer, node) -> Axes:
     return axes
 
 
-def _statistics_change(t: Tracer, node, axes) -> None:
+def _statistics_change(t: Tracer, node: Node, axes: Iterable[Labels]) -> None:
     reason = f"{describe(node.operation)} then normalizes over the channels that are left"
     t.inexact += [(labels, reason) for labels in axes if labels is not None]
 
 
 @register_rule(layers.UnitNormalization)
-def unit_norm(t: Tracer, node) -> Axes:
+def unit_norm(t: Tracer, node: Node) -> Axes:
     (value,) = node.inputs
     axis = node.operation.axis
     for i in [axis] if isinstance(axis, int) else axis:
@@ -205,7 +209,7 @@ def unit_norm(t: Tracer, node) -> Axes:
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D, layers.Resizing),
     *("MaxPool", "AveragePool", "Resize"),
 )
-def spatial(t: Tracer, node) -> Axes:
+def spatial(t: Tracer, node: Node) -> Axes:
     """Works along positions, on each channel by itself."""
     axes = t.of(node.inputs[0])
     at = channel_axis(node.operation, len(axes))
@@ -219,7 +223,7 @@ def spatial(t: Tracer, node) -> Axes:
     *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D),
     *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D),
 )
-def global_pooling(t: Tracer, node) -> Axes:
+def global_pooling(t: Tracer, node: Node) -> Axes:
     axes = spatial(t, node)
     if node.operation.keepdims:
         return axes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from keras import activations, layers
 
-from tfcompress.model.graph import Value
+from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.tracer import Axes, Labels, Role, Tracer, describe
 
@@ -18,7 +20,7 @@ _BY_VALUE = (
 ELEMENTWISE = tuple(getattr(activations, n) for n in _BY_VALUE.split() if hasattr(activations, n))
 
 
-def is_elementwise(function) -> bool:
+def is_elementwise(function: Any) -> bool:
     """Whether a function acts on each value by itself: one of Keras', or one that declares so."""
     return function in ELEMENTWISE or getattr(function, "channels_like", None) is layers.Identity
 
@@ -55,7 +57,7 @@ def _is_altered(layer: layers.Layer) -> bool:
 
 
 @register_rule(layers.Dense)
-def dense(t: Tracer, node) -> Axes | None:
+def dense(t: Tracer, node: Node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
     if _is_altered(layer):
         t.pin(t.made(layer, layer.units), f"its layer {describe(layer)} is quantized or has LoRA")
@@ -69,7 +71,7 @@ def dense(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.EinsumDense)
-def einsum_dense(t: Tracer, node) -> Axes | None:
+def einsum_dense(t: Tracer, node: Node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
     left, result = layer.equation.replace(" ", "").split("->")
     source, kernel = left.split(",")
@@ -79,7 +81,7 @@ def einsum_dense(t: Tracer, node) -> Axes | None:
     source = source.replace("...", "")
     before = len(x) - len(source)
     letters: dict[str, Labels] = dict(zip(source, x[before:], strict=True))
-    sizes = dict(zip(kernel, t.variable(layer, "kernel").shape, strict=True))
+    sizes = dict(zip(kernel, t.shape_of(layer, "kernel"), strict=True))
     result = result.replace("...", "")
     for letter in result:
         if letter not in letters:
@@ -112,13 +114,13 @@ def einsum_dense(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
-def convolution(t: Tracer, node) -> Axes | None:
+def convolution(t: Tracer, node: Node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
     if _is_altered(layer):
         return None
     axis = channel_axis(layer, len(x))
     source, groups, filters = x[axis], layer.groups, layer.filters
-    per_group = t.variable(layer, "kernel").shape[-2]
+    per_group = t.shape_of(layer, "kernel")[-2]
     if groups == 1:
         out = _made(t, layer, filters)
         t.member(layer, "kernel", -2, source, Role.INPUT)
@@ -148,7 +150,7 @@ def convolution(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-def transposed(t: Tracer, node) -> Axes:
+def transposed(t: Tracer, node: Node) -> Axes:
     layer, x = node.operation, t.of(node.inputs[0])
     axis = channel_axis(layer, len(x))
     out = _made(t, layer, layer.filters)
@@ -160,21 +162,23 @@ def transposed(t: Tracer, node) -> Axes:
 
 
 @register_rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-def depthwise(t: Tracer, node) -> Axes:
+def depthwise(t: Tracer, node: Node) -> Axes:
     layer, x = node.operation, t.of(node.inputs[0])
     axis = channel_axis(layer, len(x))
     t.member(layer, "kernel", -2, x[axis], Role.CHANNEL)
-    out = None if x[axis] is None else np.repeat(x[axis], layer.depth_multiplier)
+    labels = x[axis]
+    out = None if labels is None else np.repeat(labels, layer.depth_multiplier)
     _pin_mixed(t, layer, out)
     t.member(layer, "bias", 0, out, Role.CHANNEL)
     return with_axis(x, axis, out)
 
 
 @register_rule(layers.SeparableConv1D, layers.SeparableConv2D)
-def separable(t: Tracer, node) -> Axes:
+def separable(t: Tracer, node: Node) -> Axes:
     layer, x = node.operation, t.of(node.inputs[0])
     axis = channel_axis(layer, len(x))
-    middle = None if x[axis] is None else np.repeat(x[axis], layer.depth_multiplier)
+    labels = x[axis]
+    middle = None if labels is None else np.repeat(labels, layer.depth_multiplier)
     out = _made(t, layer, layer.filters)
     t.member(layer, "depthwise_kernel", -2, x[axis], Role.INPUT)
     t.member(layer, "pointwise_kernel", -2, middle, Role.INPUT)
@@ -185,7 +189,7 @@ def separable(t: Tracer, node) -> Axes:
 
 
 @register_rule(layers.Embedding)
-def embedding(t: Tracer, node) -> Axes | None:
+def embedding(t: Tracer, node: Node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
     if _is_altered(layer):
         return None
@@ -196,7 +200,7 @@ def embedding(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.LSTM, layers.GRU, layers.SimpleRNN)
-def recurrent(t: Tracer, node) -> Axes | None:
+def recurrent(t: Tracer, node: Node) -> Axes | None:
     layer, x = node.operation, t.of(node.inputs[0])
     # A mask (of an embedding that has one) is read by position.
     others = [v for v in node.inputs[1:] if v is not node.kwargs.get("mask")]
@@ -204,7 +208,7 @@ def recurrent(t: Tracer, node) -> Axes | None:
         return None
     units = layer.units
     out = _made(t, layer, units)
-    gates = t.variable(layer, "kernel").shape[-1] // units
+    gates = t.shape_of(layer, "kernel")[-1] // units
     columns = np.tile(out, gates)
     t.member(layer, "kernel", 0, x[-1], Role.INPUT)
     t.member(layer, "kernel", 1, columns, Role.OUTPUT, gates)
@@ -216,7 +220,7 @@ def recurrent(t: Tracer, node) -> Axes | None:
 
 
 @register_rule(layers.MultiHeadAttention)
-def multi_head_attention(t: Tracer, node) -> Axes | None:
+def multi_head_attention(t: Tracer, node: Node) -> Axes | None:
     """Heads stay; the widths of what it reads and of what it gives follow."""
     layer = node.operation
     names = ("query", "value", "key")
@@ -237,7 +241,7 @@ def multi_head_attention(t: Tracer, node) -> Axes | None:
     for name in names:
         t.member(layer, f"{name}/kernel", 0, t.of(tensors[name])[-1], Role.INPUT)
     query = t.of(tensors["query"])
-    out = t.made(layer, node.output.shape[-1])
+    out = t.made(layer, t.shape_of(layer, "attention_output/kernel")[-1])
     t.member(layer, "attention_output/kernel", -1, out, Role.OUTPUT)
     t.member(layer, "attention_output/bias", -1, out, Role.OUTPUT)
     t.resize(layer, lambda kept: {"output_shape": (kept.count(out),)})

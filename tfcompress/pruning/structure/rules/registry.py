@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from tfcompress.model.declared import channels_like
+from tfcompress.model.graph import Node
 from tfcompress.pruning.structure.tracer import Axes, Tracer
 
 #: `rule(tracer, node)` returns the axes of the output (a tuple with one entry per axis), a list of
 #: them for several outputs, or `None` where this call cannot be followed.
-Rule = Callable[[Tracer, Any], "Axes | list[Axes] | None"]
+Rule = Callable[[Tracer, Node], "Axes | list[Axes] | None"]
+_R = TypeVar("_R", bound=Rule)
 
 _RULES: dict[type | str, Rule] = {}
 
 
-def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
+def register_rule(*kinds: type | str) -> Callable[[_R], _R]:
     """Registers how channels pass through an operation; a decorator.
 
     A layer of your own, element by element, with one scale per channel:
@@ -36,7 +38,7 @@ def register_rule(*kinds: type | str) -> Callable[[Rule], Rule]:
             of Keras' classes that are not public: `keras.ops` operations, say.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: _R) -> _R:
         for kind in kinds:
             _RULES[kind] = rule
         return rule

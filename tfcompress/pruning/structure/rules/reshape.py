@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import layers
 
+from tfcompress.model.graph import Node
 from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.tracer import Axes, Kept, Labels, Tracer, describe
 
 
 @register_rule(layers.Flatten)
-def flatten(t: Tracer, node) -> Axes | None:
+def flatten(t: Tracer, node: Node) -> Axes | None:
     if getattr(node.operation, "data_format", None) == "channels_first":
         return None
     return _reshaped(t, node)
 
 
 @register_rule(layers.Reshape)
-def reshape(t: Tracer, node) -> Axes | None:
+def reshape(t: Tracer, node: Node) -> Axes | None:
     axes = _reshaped(t, node)
     if axes is not None:
         given = node.operation.target_shape
@@ -28,7 +31,7 @@ def reshape(t: Tracer, node) -> Axes | None:
 
 
 @register_rule("Reshape")
-def reshape_op(t: Tracer, node) -> Axes | None:
+def reshape_op(t: Tracer, node: Node) -> Axes | None:
     axes = _reshaped(t, node)
     if axes is not None:
         given = node.operation.newshape
@@ -36,18 +39,19 @@ def reshape_op(t: Tracer, node) -> Axes | None:
     return axes
 
 
-def _resized(given, axes: Axes, kept: Kept) -> tuple:
+def _resized(given: Any, axes: Axes, kept: Kept) -> tuple:
     return tuple(
         size if labels is None or size in (-1, None) else kept.count(labels)
         for size, labels in zip(given, axes, strict=True)
     )
 
 
-def _reshaped(t: Tracer, node) -> Axes | None:
+def _reshaped(t: Tracer, node: Node) -> Axes | None:
     before, after = node.inputs[0].shape, node.output.shape
     axes = t.of(node.inputs[0])
-    known = before[0] == after[0] and None not in (*before[1:], *after[1:])
-    if not known or math.prod(before[1:]) != math.prod(after[1:]):
+    old, new = ([size for size in shape[1:] if size is not None] for shape in (before, after))
+    known = before[0] == after[0] and len(old) == len(before) - 1 and len(new) == len(after) - 1
+    if not known or math.prod(old) != math.prod(new):
         # Sizes are not known, or examples are split or merged too: what is unchanged at the
         # end can still be followed.
         same = 0
@@ -59,13 +63,15 @@ def _reshaped(t: Tracer, node) -> Axes | None:
         t.pin_all(rest, f"is reshaped with unknown sizes in {describe(node.operation)}")
         return (None,) * (len(after) - same) + axes[len(axes) - same :]
     out: list[Labels] = [None]
-    for ins, outs in blocks(before[1:], after[1:]):
-        sizes, labels = before[1:][slice(*ins)], axes[1:][slice(*ins)]
-        out += _split(t, _merge(t, sizes, labels, node), after[1:][slice(*outs)])
+    for ins, outs in blocks(old, new):
+        merged = _merge(t, old[slice(*ins)], axes[1:][slice(*ins)], node)
+        out += _split(t, merged, new[slice(*outs)])
     return tuple(out)
 
 
-def blocks(before, after) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def blocks(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Pairs the axes of a reshape: the smallest runs of axes with equal products of sizes."""
     found = []
     i = j = 0
@@ -85,22 +91,22 @@ def blocks(before, after) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return found
 
 
-def _merge(t: Tracer, sizes, axes: Axes, node) -> Labels:
+def _merge(t: Tracer, sizes: Sequence[int], axes: Axes, node: Node) -> Labels:
     """The labels of several axes made one."""
-    labelled = [i for i, labels in enumerate(axes) if labels is not None]
+    labelled = [(i, labels) for i, labels in enumerate(axes) if labels is not None]
     if not labelled:
         return None
     if len(labelled) > 1:
-        for i in labelled:
-            t.pin(axes[i], f"is merged with other channels in {describe(node.operation)}")
+        for _, labels in labelled:
+            t.pin(labels, f"is merged with other channels in {describe(node.operation)}")
         return None
-    (at,) = labelled
+    ((at, labels),) = labelled
     shape = [1] * len(sizes)
     shape[at] = sizes[at]
-    return np.broadcast_to(axes[at].reshape(shape), sizes).reshape(-1)
+    return np.broadcast_to(labels.reshape(shape), sizes).reshape(-1)
 
 
-def _split(t: Tracer, labels: Labels, sizes) -> list[Labels]:
+def _split(t: Tracer, labels: Labels, sizes: Sequence[int]) -> list[Labels]:
     """The labels of one axis made several: one of them carries the channels.
 
     What is removed must leave a full array, so places that differ only on the other axes are

@@ -7,26 +7,26 @@ import itertools
 import numpy as np
 from keras import layers
 
-from tfcompress.model.graph import Value
+from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.rules.registry import register_rule
-from tfcompress.pruning.structure.tracer import Axes, Tracer, describe
+from tfcompress.pruning.structure.tracer import Axes, Labels, Tracer, describe
 
 
 @register_rule(layers.Permute)
-def permute(t: Tracer, node) -> Axes:
+def permute(t: Tracer, node: Node) -> Axes:
     axes = t.of(node.inputs[0])
     return (None, *(axes[d] for d in node.operation.dims))
 
 
 @register_rule("Transpose")
-def transpose(t: Tracer, node) -> Axes | None:
+def transpose(t: Tracer, node: Node) -> Axes | None:
     axes = t.of(node.inputs[0])
     order = node.operation.axes or range(len(axes))[::-1]
     return tuple(axes[i] for i in order)
 
 
 @register_rule("Swapaxes", "Moveaxis")
-def swap(t: Tracer, node) -> Axes:
+def swap(t: Tracer, node: Node) -> Axes:
     operation, axes = node.operation, t.of(node.inputs[0])
     positions = np.arange(len(axes)).reshape(1, -1)
     # Followed on an array whose shape tells its axes apart.
@@ -39,7 +39,7 @@ def swap(t: Tracer, node) -> Axes:
 
 
 @register_rule("ExpandDims")
-def expand_dims(t: Tracer, node) -> Axes | None:
+def expand_dims(t: Tracer, node: Node) -> Axes | None:
     axis = node.operation.axis
     if not isinstance(axis, int):
         return None
@@ -49,7 +49,7 @@ def expand_dims(t: Tracer, node) -> Axes | None:
 
 
 @register_rule("Squeeze")
-def squeeze(t: Tracer, node) -> Axes:
+def squeeze(t: Tracer, node: Node) -> Axes:
     axis, shape = node.operation.axis, node.inputs[0].shape
     if axis is None:
         gone = {i for i, size in enumerate(shape) if size == 1}
@@ -58,7 +58,7 @@ def squeeze(t: Tracer, node) -> Axes:
     return _without(t, node, gone)
 
 
-def _without(t: Tracer, node, gone: set[int]) -> Axes:
+def _without(t: Tracer, node: Node, gone: set[int]) -> Axes:
     axes = t.of(node.inputs[0])
     for i in gone:
         t.pin(axes[i], f"loses its axis in {describe(node.operation)}")
@@ -66,12 +66,12 @@ def _without(t: Tracer, node, gone: set[int]) -> Axes:
 
 
 @register_rule(layers.RepeatVector)
-def repeat_vector(t: Tracer, node) -> Axes:
+def repeat_vector(t: Tracer, node: Node) -> Axes:
     return (None, None, t.of(node.inputs[0])[-1])
 
 
 @register_rule(layers.Concatenate, "Concatenate")
-def concatenate(t: Tracer, node) -> Axes:
+def concatenate(t: Tracer, node: Node) -> Axes:
     rank = len(node.output.shape)
     at = node.operation.axis % rank
     axes = [t.of(v) for v in node.inputs]
@@ -93,13 +93,15 @@ def concatenate(t: Tracer, node) -> Axes:
 
 
 def _fixed(t: Tracer, value: Value, axis: int) -> np.ndarray:
-    labels = t.units.new(value.shape[axis])
+    size = value.shape[axis]
+    assert size is not None  # Channels that carry labels are counted.
+    labels = t.units.new(size)
     t.pin(labels, f"comes from {value.name!r}, whose channels cannot be removed")
     return labels
 
 
 @register_rule("Stack")
-def stack(t: Tracer, node) -> Axes:
+def stack(t: Tracer, node: Node) -> Axes:
     axes = list(t.of(node.inputs[0]))
     for value in node.inputs[1:]:
         for i, labels in enumerate(t.of(value)):
@@ -110,7 +112,7 @@ def stack(t: Tracer, node) -> Axes:
 
 
 @register_rule("Split")
-def split(t: Tracer, node) -> list[Axes]:
+def split(t: Tracer, node: Node) -> list[Axes]:
     operation, axes = node.operation, t.of(node.inputs[0])
     at = operation.axis % len(axes)
     sizes = [value.shape[at] for value in node.outputs]
@@ -128,7 +130,7 @@ def split(t: Tracer, node) -> list[Axes]:
 
 
 @register_rule("GetItem")
-def get_item(t: Tracer, node) -> Axes | None:
+def get_item(t: Tracer, node: Node) -> Axes | None:
     """`x[:, ..., a:b]`; the places of a slice of channels move with what is removed before it."""
     key = node.args[1]
     key = key if isinstance(key, tuple) else (key,)
@@ -138,7 +140,8 @@ def get_item(t: Tracer, node) -> Axes | None:
     used = sum(k is not Ellipsis and k is not None for k in key)
     at = key.index(Ellipsis) if Ellipsis in key else len(key)
     key = (*key[:at], *(slice(None),) * (len(axes) - used), *key[at + 1 :])
-    out, slices, i = [], {}, 0
+    out: list[Labels] = []
+    slices, i = {}, 0
     for place, k in enumerate(key):
         if k is None:
             out.append(None)
@@ -168,7 +171,7 @@ def get_item(t: Tracer, node) -> Axes | None:
 
 
 @register_rule("Pad")
-def pad(t: Tracer, node) -> Axes:
+def pad(t: Tracer, node: Node) -> Axes:
     axes = t.of(node.inputs[0])
     out = []
     for before, after, labels in zip(node.inputs[0].shape, node.output.shape, axes, strict=True):
@@ -180,7 +183,7 @@ def pad(t: Tracer, node) -> Axes:
 
 
 @register_rule("Mean", "Max", "Min", "Sum", "Var", "Std", "Prod", "Any", "All", "Amax", "Amin")
-def reduction(t: Tracer, node) -> Axes:
+def reduction(t: Tracer, node: Node) -> Axes:
     operation, axes = node.operation, t.of(node.inputs[0])
     axis = operation.axis
     if axis is None:
@@ -199,7 +202,7 @@ def reduction(t: Tracer, node) -> Axes:
 
 
 @register_rule("Matmul")
-def matmul(t: Tracer, node) -> Axes | None:
+def matmul(t: Tracer, node: Node) -> Axes | None:
     if len(node.inputs) != 2 or any(len(v.shape) != len(node.output.shape) for v in node.inputs):
         return None
     left, right = (t.of(v) for v in node.inputs)
