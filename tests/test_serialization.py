@@ -1,5 +1,6 @@
 """The contract of everything that Keras saves: `get_config` gives back every argument."""
 
+import dataclasses
 import inspect
 
 import keras
@@ -10,12 +11,30 @@ import tfcompress as tfc
 from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.transforms import KeepMask
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import activations, arithmetic, averages, constants, prelu
 from tfcompress.quantization.operators import channel_affine as quantization_layers
 
-_WEIGHTS = tfc.WeightScheme(4, False, False, False, "truncate", True, tfc.Percentile(99.0))
-_ACTIVATIONS = tfc.ActivationScheme(7, True, True, "stochastic", True, tfc.MovingAverage(0.5))
+
+@keras.saving.register_keras_serializable("serialization")
+@dataclasses.dataclass(frozen=True)
+class _OwnWeights(tfc.UniformWeights):
+    option: float = 0.0
+
+
+@keras.saving.register_keras_serializable("serialization")
+@dataclasses.dataclass(frozen=True)
+class _OwnActivations(tfc.ActivationQuantizer):
+    option: int = 0
+
+
+_WEIGHTS = tfc.WeightScheme(
+    4, False, False, False, "truncate", True, tfc.Percentile(99.0), _OwnWeights(0.5)
+)
+_ACTIVATIONS = tfc.ActivationScheme(
+    7, True, True, "stochastic", True, tfc.MovingAverage(0.5), _OwnActivations(3)
+)
 # Every class of the rooms tested here → an instance with no argument at its default.
 EXAMPLES = {
     KeepMask: lambda: KeepMask(name="mask"),
@@ -32,6 +51,8 @@ EXAMPLES = {
     quantization_layers.ChannelAffine: lambda: quantization_layers.ChannelAffine(
         [1.0, 2.0], 3.0, name="affine"
     ),
+    UniformActivations: UniformActivations,
+    tfc.UniformWeights: tfc.UniformWeights,
     tfc.MinMax: tfc.MinMax,
     tfc.MovingAverage: lambda: tfc.MovingAverage(0.5),
     tfc.Percentile: lambda: tfc.Percentile(99.0),

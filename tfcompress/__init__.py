@@ -46,7 +46,9 @@ from tfcompress.pruning import (
     register_criterion,
 )
 from tfcompress.quantization import (
+    ActivationQuantizer,
     ActivationScheme,
+    KernelGrid,
     LeastSquares,
     MeanStd,
     MinMax,
@@ -57,6 +59,9 @@ from tfcompress.quantization import (
     QuantizationConfig,
     QuantizedModel,
     Scheme,
+    UniformWeights,
+    VariableSpec,
+    WeightQuantizer,
     WeightScheme,
     plan,
     quantize,
@@ -112,6 +117,7 @@ _MODULE_OF = {name: module for module, names in _LAZY_NAMES.items() for name in 
 
 __all__ = [
     "SET",
+    "ActivationQuantizer",
     "ActivationScheme",
     "AttentionTransfer",
     "Block",
@@ -129,6 +135,7 @@ __all__ = [
     "ExportReport",
     "FactorizationPlan",
     "FeatureDistillation",
+    "KernelGrid",
     "KernelSpec",
     "LeastSquares",
     "LogitsDistillation",
@@ -157,7 +164,10 @@ __all__ = [
     "TFLiteTeacher",
     "TeacherCache",
     "TeacherEnsemble",
+    "UniformWeights",
     "Unstructured",
+    "VariableSpec",
+    "WeightQuantizer",
     "WeightScheme",
     "WeightTransform",
     "__version__",

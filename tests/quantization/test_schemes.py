@@ -34,6 +34,7 @@ def test_presets():
         ({"num_bits": 8.0}, ValueError, "`num_bits`"),
         ({"rounding": "up"}, ValueError, "`rounding` in .*nearest.* Received: 'up'"),
         ({"observer": "minmax"}, TypeError, "`observer` to be an Observer. Received: 'minmax'"),
+        ({"quantizer": "ternary"}, TypeError, "`quantizer` to be an? .*. Received: 'ternary'"),
     ],
 )
 def test_wrong_fields(cls, fields, error, message):

@@ -15,8 +15,8 @@ def state(model):
     return [(t.centroids.numpy(), t.assignments.numpy()) for t in found]
 
 
-def moving(model):
-    return {float(transform.moving.numpy()) for _, transform in clustered_kernels(model)}
+def reassigns(model):
+    return {float(transform.reassigns.numpy()) for _, transform in clustered_kernels(model)}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_best_weights_come_back_with_their_assignments(small, clustering_fir
     history = model.fit(x, y, epochs=3, **options).history
     assert stopping.best_epoch == 0
     assert len(set(history["val_loss"])) > 1
-    assert moving(model) == {0.0}
+    assert reassigns(model) == {0.0}
     assert model.evaluate(x, y, verbose=0) == pytest.approx(history["val_loss"][0], rel=1e-5)
     before = state(model)
     model.fit(x, y, batch_size=32, epochs=1, verbose=0)
@@ -123,7 +123,7 @@ def test_a_run_that_broke_off_is_resumed(small, clustering_first, end_step, tmp_
         fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"), Break())
     fit(keras.callbacks.BackupAndRestore(tmp_path / "backup"))
     assert int(model.optimizer.iterations.numpy()) == 8
-    assert moving(model) == {0.0}
+    assert reassigns(model) == {0.0}
     for ours, theirs in zip(model.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -133,12 +133,12 @@ def test_moving_is_no_weight_of_the_model(small, tmp_path):
     refresh_assignments(model)
     before = model.predict(x, verbose=0)
     for _, transform in clustered_kernels(model):
-        transform.moving.assign(1.0)
-    assert not any("moving" in variable.path for variable in model.variables)
+        transform.reassigns.assign(1.0)
+    assert not any("reassigns" in variable.path for variable in model.variables)
     model.save(tmp_path / "model.keras")
     model.export(tmp_path / "saved", verbose=False)
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert moving(loaded) == moving(keras.models.clone_model(model)) == {0.0}
+    assert reassigns(loaded) == reassigns(keras.models.clone_model(model)) == {0.0}
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), before)
 
 
@@ -162,4 +162,4 @@ def test_assignments_are_stored_once_an_epoch_and_before_validation(small, monke
     options = {"batch_size": 8, "verbose": 0, "callbacks": [Clustering(frequency=100)]}
     model.fit(x, y, epochs=2, validation_data=(x, y), **options)
     assert len(stored) == 2 * 2
-    assert moving(model) == {0.0}
+    assert reassigns(model) == {0.0}

@@ -120,7 +120,7 @@ def test_weights_are_read_where_they_are_while_assignments_move(trained, scope):
     assert not any(np.array_equal(a, b) for a, b in zip(before, refreshed, strict=True))
     for _, transform in found:
         transform.assignments.assign(tf.zeros_like(transform.assignments))
-        transform.moving.assign(1.0)
+        transform.reassigns.assign(1.0)
     for kept, moving in zip(refreshed, read(), strict=True):
         np.testing.assert_array_equal(kept, moving)
 

@@ -2,7 +2,11 @@
 
 from tfcompress.quantization.callbacks import QuantizationSchedule, reestimate_batch_norm
 from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
+from tfcompress.quantization.fake_quant.variables import VariableSpec
+from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.observers import (
     LeastSquares,
     MeanStd,
@@ -18,8 +22,10 @@ from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import ActivationScheme, Scheme, WeightScheme
 
 __all__ = [
+    "ActivationQuantizer",
     "ActivationScheme",
     "FakeQuantize",
+    "KernelGrid",
     "LeastSquares",
     "MeanStd",
     "MinMax",
@@ -32,6 +38,9 @@ __all__ = [
     "QuantizationSchedule",
     "QuantizedModel",
     "Scheme",
+    "UniformWeights",
+    "VariableSpec",
+    "WeightQuantizer",
     "WeightScheme",
     "plan",
     "quantize",

@@ -8,15 +8,16 @@ stays fixed.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.quantization.configurable import Configurable
+
 
 @dataclasses.dataclass(frozen=True)
-class Observer:
+class Observer(Configurable):
     """Base class of range estimators, for your own ones too.
 
     A subclass is a frozen dataclass whose fields are its options, and it implements `estimate`. One
@@ -51,13 +52,6 @@ class Observer:
             batch: The tensor in training, float32 of any shape; it may be empty.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Observer:
-        return cls(**config)
 
 
 def batch_extremes(batch: tf.Tensor) -> tf.Tensor:

@@ -93,7 +93,7 @@ def quantize(
     quantized = rebuild(graph, replacements, model_class=QuantizedModel)
     for layer, mask in masks:
         layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
-    fit_weight_ranges(quantized)
+    fit_weight_quantizers(quantized)
     quantized.plan = the_plan
     if batches is not None:
         calibrate(quantized, batches)
@@ -103,18 +103,14 @@ def quantize(
     return quantized
 
 
-def fit_weight_ranges(model: keras.Model) -> None:
-    """Estimates the scale of every kernel whose estimator does not follow the kernel."""
+def fit_weight_quantizers(model: keras.Model) -> None:
+    """Sets the variables of every weight quantizer by its kernel."""
     for layer in model.layers:
         if not is_compressed(layer):
             continue
         for name, transform in layer.transformed.of_type(FakeQuantizeWeights).items():
-            if transform.follows:
-                continue
             kernel = next(k.variable for k in layer_kernels(layer) if k.spec.name == name)
-            factor = transform.fold_factor(0)
-            value = kernel.numpy() * (1.0 if factor is None else np.asarray(factor))
-            transform.fit_range(value)
+            transform.fit(kernel.numpy())
 
 
 def _replacements(planner: Planner, preserve_sparsity: bool):

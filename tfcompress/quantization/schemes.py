@@ -1,7 +1,6 @@
-"""What a tensor is quantized to: bits, symmetry, granularity, rounding, and the range estimator.
+"""What a tensor is quantized to: bits, symmetry, granularity, rounding, range estimator, quantizer.
 
-Frozen dataclasses without behaviour; the maths is in `affine`, the range estimators in
-`observers`, and what carries a scheme in a layer in `quantizers`.
+The maths is in the quantizers of `fake_quant`; the range estimators are in `observers`.
 """
 
 from __future__ import annotations
@@ -11,29 +10,15 @@ from typing import Any
 
 import keras
 
-from tfcompress.quantization import observers
-from tfcompress.quantization.observers import Observer
-
-ROUNDINGS = ("nearest", "truncate", "stochastic")
-
-
-def _check(scheme: WeightScheme | ActivationScheme) -> None:
-    if not isinstance(scheme.num_bits, int) or not 2 <= scheme.num_bits <= 8:
-        raise ValueError(f"Expected `num_bits` from 2 to 8. Received: {scheme.num_bits!r}.")
-    if scheme.rounding not in ROUNDINGS:
-        raise ValueError(f"Expected `rounding` in {ROUNDINGS}. Received: {scheme.rounding!r}.")
-    if not isinstance(scheme.observer, Observer):
-        raise TypeError(f"Expected `observer` to be an Observer. Received: {scheme.observer!r}.")
-    if scheme.observer.every_batch and type(scheme.observer).update is Observer.update:
-        raise ValueError(
-            "Expected an observer with every_batch=True to implement update(state, batch). "
-            f"Received: {scheme.observer!r}. Implement it, or leave every_batch out: the range "
-            "then stays as calibration estimates it."
-        )
+from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
+from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
+from tfcompress.quantization.fake_quant.weight_quantizer import WeightQuantizer
+from tfcompress.quantization.options import ActivationOptions, WeightOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightScheme:
+class WeightScheme(WeightOptions):
     """How kernels are quantized.
 
     Attributes:
@@ -45,22 +30,22 @@ class WeightScheme:
         power_of_two: Scales are powers of two (fixed point).
         observer: Range estimator. `MinMax` follows the kernel in every step; any other is run
             when the model is quantized and then stays fixed.
+        quantizer: The grid and how it is trained; uniform by default. One of your own reads those
+            of the options above that it has a use for.
     """
 
-    num_bits: int = 8
-    symmetric: bool = True
-    per_channel: bool = True
-    narrow_range: bool = True
-    rounding: str = "nearest"
-    power_of_two: bool = False
-    observer: Observer = dataclasses.field(default_factory=observers.MinMax)
+    quantizer: WeightQuantizer = dataclasses.field(default_factory=UniformWeights)
 
-    def __post_init__(self):
-        _check(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.quantizer, WeightQuantizer):
+            raise TypeError(
+                f"Expected `quantizer` to be a WeightQuantizer. Received: {self.quantizer!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivationScheme:
+class ActivationScheme(ActivationOptions):
     """How activations are quantized: one scale and zero point per tensor.
 
     Attributes:
@@ -70,17 +55,17 @@ class ActivationScheme:
         rounding: `"nearest"`, `"truncate"` (towards −∞) or `"stochastic"` (nearest in inference).
         power_of_two: Scales are powers of two (fixed point).
         observer: Range estimator.
+        quantizer: How scale and zero point are found and trained; from the range by default.
     """
 
-    num_bits: int = 8
-    symmetric: bool = False
-    narrow_range: bool = False
-    rounding: str = "nearest"
-    power_of_two: bool = False
-    observer: Observer = dataclasses.field(default_factory=observers.MovingAverage)
+    quantizer: ActivationQuantizer = dataclasses.field(default_factory=UniformActivations)
 
-    def __post_init__(self):
-        _check(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.quantizer, ActivationQuantizer):
+            raise TypeError(
+                f"Expected `quantizer` to be an ActivationQuantizer. Received: {self.quantizer!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +114,11 @@ def resolve(scheme: Scheme | str | None) -> Scheme | None:
 def scheme_config(scheme: WeightScheme | ActivationScheme) -> dict[str, Any]:
     """The fields of a scheme as plain values, for `get_config`."""
     fields = {f.name: getattr(scheme, f.name) for f in dataclasses.fields(scheme)}
-    return {**fields, "observer": keras.saving.serialize_keras_object(scheme.observer)}
+    return {k: keras.saving.serialize_keras_object(v) for k, v in fields.items()}
 
 
 def scheme_from_config(cls: type, config: dict[str, Any] | Any):
     """The reverse of `scheme_config`; a scheme passes through."""
     if isinstance(config, cls):
         return config
-    observer = keras.saving.deserialize_keras_object(config["observer"])
-    return cls(**{**config, "observer": observer})
+    return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})

@@ -115,15 +115,15 @@ class Clustering(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._last = None
         self._found = _clustered(self.model)
-        # A run that broke off in the middle of a step may have left them moving.
-        self._move(False)
+        # A run that broke off in the middle of a step may have left them set.
+        self._set_reassigns(False)
 
     def on_train_batch_begin(self, batch, logs=None):
         step = int(self.model.optimizer.iterations.numpy())
         if self.is_due(step, self._last):
             refresh_assignments(self.model, reseed=self.reseed)
         if self.is_moving(step):
-            self._move(True)
+            self._set_reassigns(True)
         else:
             self._settle()
         self._last = step
@@ -149,24 +149,24 @@ class Clustering(keras.callbacks.Callback):
                 transform.assign(value, reseed=False)
 
     def _settle(self) -> None:
-        """Stores the assignments that the next step would read, and lets none move.
+        """Stores the assignments that the next step would read, and keeps them fixed.
 
         So validation, a checkpoint and the best weights so far find them. It runs over all weights
         outside of the compiled step, so it is done once an epoch and not at every step.
         """
         if self._found and self._is_set():
             for kernel, transform in self._found:
-                transform.follow(latent_value(kernel, transform))
-            self._move(False)
+                transform.assign_nearest(latent_value(kernel, transform))
+            self._set_reassigns(False)
 
     def _is_set(self) -> bool:
         # All are set together: the first speaks for the others.
-        return bool(self._found[0][1].moving.numpy() > 0)
+        return bool(self._found[0][1].reassigns.numpy() > 0)
 
-    def _move(self, moving: bool) -> None:
-        if moving != self._is_set():
+    def _set_reassigns(self, reassigns: bool) -> None:
+        if reassigns != self._is_set():
             for _, transform in self._found:
-                transform.moving.assign(float(moving))
+                transform.reassigns.assign(float(reassigns))
 
 
 def _clustered(model: keras.Model) -> list:

@@ -1,4 +1,4 @@
-"""The clustering link of the chain: a kernel that is read through a codebook."""
+"""The weight transform of clustering: a kernel that is read through a codebook."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Cluster(WeightTransform):
     """Replaces every weight by the centroid it is assigned to.
 
     The centroids train; the assignments are state, which `assign` refreshes from the latent kernel.
-    While `moving` is set, a forward pass goes by what they would be now: the latent weights then
-    feel what their moving does. Between refreshes that they do not feel they would all follow the
-    gradient of one point, and a refresh would throw the layer far off. `moving` belongs to a
-    training step, not to the model: it is in no list of weights, is not saved and not restored.
+    While `reassigns` is set, a forward pass assigns every weight to its nearest centroid anew, so
+    that the loss depends on where the latent weights are. With fixed assignments all latent weights
+    of a cluster would follow one gradient for many steps, and the next refresh would change the
+    layer abruptly. `reassigns` belongs to a training step, not to the model: it is in no list of
+    weights, is not saved and not restored.
 
     Where the kernel holds exact zeros and they are preserved, one centroid is pinned to zero and
     serves nothing but them, so that a pruned kernel has no more than k values, zero included.
@@ -92,10 +93,10 @@ class Cluster(WeightTransform):
         self.assignments = add("assignments", shape, dtype="int32")
         # TensorFlow's own variable, so that Keras neither saves it nor sets it with the weights.
         with tf.init_scope():
-            self.moving = tf.Variable(
+            self.reassigns = tf.Variable(
                 0.0,
                 trainable=False,
-                name="moving",
+                name="reassigns",
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
 
@@ -144,7 +145,7 @@ class Cluster(WeightTransform):
         value = tf.cast(value, tf.float32)
         codebook = self._codebook_for(value)
         index = tf.cond(
-            self.moving > 0,
+            self.reassigns > 0,
             lambda: self._nearest(value, codebook),
             lambda: tf.identity(self.assignments.value),
         )
@@ -152,8 +153,8 @@ class Cluster(WeightTransform):
         index = index + tf.reshape(groups, self._group_shape)
         return read_codebook(value, tf.reshape(codebook, [-1]), index, self.preserve_sparsity)
 
-    def follow(self, value: tf.Tensor) -> None:
-        """Keeps the assignments that a forward pass reads while `moving` is set.
+    def assign_nearest(self, value: tf.Tensor) -> None:
+        """Stores the assignments that a forward pass computes while `reassigns` is set.
 
         Args:
             value: The latent kernel behind its mask.

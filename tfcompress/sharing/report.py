@@ -19,7 +19,7 @@ from tfcompress.model.kernels import (
 )
 from tfcompress.model.paths import layer_paths
 from tfcompress.model.tables import render_table
-from tfcompress.model.transforms import WeightTransform
+from tfcompress.model.transforms import WeightCall, WeightTransform
 from tfcompress.sharing.clustering import clustered_kernels
 
 # Their scales and shifts are no kernels, also where they run along several axes.
@@ -72,7 +72,7 @@ def clustering_report(model: keras.Model) -> ClusteringReport:
         if transform is None:
             left_alone[name] = _reason(kernel)
             continue
-        read = np.asarray(transform.apply(kernel.variable.value, {}))
+        read = np.asarray(transform.apply(kernel.variable.value, WeightCall(training=False)))
         distinct = max(np.unique(row).size for row in transform.grouped(read))
         zeros = float(np.mean(read == 0))
         kernels[name] = (transform.scope, transform.num_clusters, distinct, zeros)

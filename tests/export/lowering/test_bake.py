@@ -36,7 +36,7 @@ def test_a_folded_kernel_is_codes_times_scales(quantized):
     rounded = model.get_layer(model.layers[1].name)(data)
     expected = model.get_layer("norm")(model.get_layer("conv")(rounded))
     folded = keras.ops.conv(rounded, kernel) + bias
-    half_a_step = 0.5001 * float(model.get_layer("norm_quantizer").scale.value)
+    half_a_step = 0.5001 * float(model.get_layer("norm_quantizer").scale)
     np.testing.assert_allclose(folded, expected, rtol=1e-5, atol=half_a_step)
 
 

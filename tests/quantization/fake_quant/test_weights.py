@@ -35,7 +35,7 @@ def build(name, scheme):
     factor = 10.0 ** random.uniform(-2, 1, size)
     layer.kernel.assign(random.normal(size=layer.kernel.shape) * factor)
     transform = layer.transformed.of_type(FakeQuantizeWeights)["kernel"]
-    transform.fit_range(layer.kernel.numpy())
+    transform.fit(layer.kernel.numpy())
     return layer, transform
 
 
@@ -80,7 +80,7 @@ def test_gradients_go_straight_through_and_stop_where_a_fixed_scale_clips():
         values, _ = layer.transformed(training=True)
         total = tf.reduce_sum(values["kernel"])
     gradient = tape.gradient(total, layer.kernel.value).numpy()
-    inside = np.abs(layer.kernel.numpy()) <= 127 * transform.scale.numpy()
+    inside = np.abs(layer.kernel.numpy()) <= 127 * transform.state["scale"].numpy()
     np.testing.assert_array_equal(gradient, inside)
     assert 0 < inside.mean() < 1
 

@@ -23,7 +23,7 @@ class BakedKernel:
         scale: Per output channel, of the folded kernel.
         bias: Folded bias per output channel, on its grid; `None` for none.
         input_scale: Scale of what the layer reads.
-        num_bits: Of the scheme.
+        num_bits: Bits of a code.
         num_pruned: How many weights are zero before they are rounded.
     """
 
@@ -53,7 +53,7 @@ def bake(
     transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
     if transform is None or rounded is None:
         return kernel, bias, None
-    shape = transform.channel_shape
+    shape = transform.grid.channel_shape
     scale = np.asarray(rounded.scale, np.float32)
     codes = np.round(kernel / scale.reshape(shape))
     folded = transform.folded_batch_norm(call_index)
@@ -75,7 +75,7 @@ def bake(
         scale,
         bias,
         0.0 if quantizer is None else float(quantizer.scale.numpy()),
-        transform.scheme.num_bits,
+        transform.num_bits,
         _zeros_before_rounding(layer, call_index),
     )
     return kernel, bias, baked

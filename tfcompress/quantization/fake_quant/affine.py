@@ -5,6 +5,7 @@ A code q stands for the real value scale · (q − zero_point). Codes are signed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -124,10 +125,28 @@ def fake_quantize(
         rounding: `"nearest"`, `"truncate"` or `"stochastic"`.
         training: Whether stochastic rounding is on.
     """
-    qmin, qmax = code_range(num_bits, narrow_range)
+    codes = code_range(num_bits, narrow_range)
+    return scale_and_round(
+        x, scale, zero_point, codes, lambda y: round_through(y, rounding, training)
+    )
+
+
+def scale_and_round(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor | float,
+    codes: tuple[int, int],
+    rounded: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """`fake_quantize` with smallest and largest code and a rounding of one's own.
+
+    It is differentiable in `x` and in `scale`: with a straight-through rounding the gradient to the
+    scale is that of learned step sizes (Esser et al. 2020, eq. 3).
+    """
+    qmin, qmax = codes
     # Clipping comes first: clip's gradient is what stops it, and rounding is monotone.
     clipped = tf.clip_by_value(x / scale, qmin - zero_point, qmax - zero_point)
-    return round_through(clipped, rounding, training) * scale
+    return rounded(clipped) * scale
 
 
 def fake_quantize_tensor(

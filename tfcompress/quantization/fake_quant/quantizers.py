@@ -15,14 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.quantization.fake_quant.affine import (
-    code_range,
-    fake_quantize,
-    fake_quantize_tensor,
-    range_parameters,
-)
+from tfcompress.quantization.fake_quant.affine import code_range
 from tfcompress.quantization.fake_quant.shared_trace import shared_trace
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
+from tfcompress.quantization.fake_quant.variables import VariableSpec, add_variables
 from tfcompress.quantization.observers import MinMax, MovingAverage
 from tfcompress.quantization.placement.upstream import link_rounding
 from tfcompress.quantization.schemes import (
@@ -36,15 +33,23 @@ from tfcompress.quantization.schemes import (
 class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     """Rounds a tensor to the codes that LiteRT will store for it.
 
-    Its range comes from calibration or from the first training batch, then moves as the
-    scheme's observer says until it is frozen. Until a range is known, and until the schedule
-    starts it, the tensor passes unchanged.
+    Its range comes from calibration or from the first training batch. Then it moves as the
+    scheme's observer says, or the optimizer trains the quantizer's variables, until it is frozen.
+    Until a range is known, and until the schedule starts it, the tensor passes unchanged.
 
     Args:
-        scheme: Bits, symmetry, rounding and observer.
+        scheme: Options, observer and quantizer.
         fixed_range: `(low, high)` that LiteRT prescribes for an op, such as (0, 255/256) for a
             sigmoid; it neither calibrates nor moves.
         source: Name of the layer whose tensor this is, for reports.
+
+    Attributes:
+        quantizer: The scheme's quantizer; the uniform one where the range is fixed.
+        state: The quantizer's variables by name.
+        enabled: 0 while the tensor passes unchanged: a variable that a schedule sets.
+        frozen: 1 while range and trained variables stay as they are: likewise. A fixed range has
+            none.
+        statistics: State of the observer (see `Observer.update`). A fixed range has none.
     """
 
     channels_like = keras.layers.Identity
@@ -63,52 +68,73 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         super().__init__(dtype="float32", **kwargs)
         self.scheme = scheme_from_config(ActivationScheme, scheme or ActivationScheme())
         self.fixed_range = None if fixed_range is None else tuple(fixed_range)
+        is_fixed = self.fixed_range is not None
+        self.quantizer = UniformActivations() if is_fixed else self.scheme.quantizer
         self.source = source
         self.supports_masking = True
         self._observe = None
 
     def build(self, input_shape):
-        def scalar(name, value, aggregation="mean"):
-            return self.add_weight(
-                name=name,
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-                autocast=False,
-                aggregation=aggregation,
-            )
-
-        scale, zero_point = 0.0, 0.0
+        specs = dict(self.quantizer.variables(self.scheme))
         if self.fixed_range is not None:
-            scale, zero_point = self.parameters_of(*self.fixed_range)
-        self.scale = scalar("scale", scale)
-        self.zero_point = scalar("zero_point", zero_point)
-        self.enabled = scalar("enabled", 1.0, "only_first_replica")
+            values = self._values_of(*self.fixed_range)
+            specs = {n: dataclasses.replace(s, initial=float(values[n])) for n, s in specs.items()}
+        self.state = add_variables(self, specs)
+        self.enabled = self._switch("enabled", 1.0)
         if self.fixed_range is None:
-            self.frozen = scalar("frozen", 0.0, "only_first_replica")
+            self.frozen = self._switch("frozen", 0.0)
             # Running low, high and the sum of their weights, which debiases the average.
-            self.statistics = self.add_weight(
-                name="statistics",
-                shape=(3,),
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-                aggregation="mean",
-            )
+            self.statistics = add_variables(self, {"statistics": VariableSpec((3,))})["statistics"]
+        trained = {
+            n: dataclasses.replace(s, trainable=False) for n, s in specs.items() if s.trainable
+        }
+        # What a trained variable was when it was frozen: an optimizer with momentum moves it on.
+        held = add_variables(self, {f"held_{name}": spec for name, spec in trained.items()})
+        self._held = dict(zip(trained, held.values(), strict=True))
         self.built = True
+
+    def _switch(self, name: str, value: float) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
 
     # --- the range ---------------------------------------------------------------------------
 
     @property
     def has_moving_range(self) -> bool:
-        """Whether training moves the range once it is known."""
-        return self.fixed_range is None and self.scheme.observer.every_batch
+        """Whether the observer moves the range in training, once it is known."""
+        return self.fixed_range is None and _moves(self.scheme)
+
+    def parameters(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """`(scale, zero_point)` of the codes; a scale of 0 before a range is known."""
+        values = {name: variable.value for name, variable in self.state.items()}
+        for name, held in self._held.items():
+            values[name] = tf.where(self.frozen.value >= 0.5, held.value, values[name])
+        return self.quantizer.parameters(values, self.scheme)
+
+    @property
+    def scale(self) -> tf.Tensor:
+        """The scale of the codes; 0 before a range is known."""
+        return self.parameters()[0]
+
+    @property
+    def zero_point(self) -> tf.Tensor:
+        """The code of real 0."""
+        return self.parameters()[1]
 
     def parameters_of(self, low: float, high: float) -> tuple[float, float]:
-        """`(scale, zero_point)` that the scheme gives to a range."""
-        bounds = tf.constant(low, tf.float32), tf.constant(high, tf.float32)
-        scale, zero_point = range_parameters(self.scheme, *bounds)
+        """`(scale, zero_point)` that the quantizer gives to a range."""
+        scale, zero_point = self.quantizer.parameters(self._values_of(low, high), self.scheme)
         return float(scale), float(zero_point)
+
+    def _values_of(self, low: float, high: float) -> dict[str, tf.Tensor]:
+        bounds = tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+        return dict(self.quantizer.from_range(*bounds, self.scheme))
 
     def set_range(self, low: float, high: float) -> None:
         """Sets the range; a moving average goes on from here.
@@ -121,21 +147,22 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise ValueError(f"Expected finite low ≤ high. Received: low={low}, high={high}.")
         self.statistics.assign([low, high, 1.0])
-        scale, zero_point = self.parameters_of(low, high)
-        self.scale.assign(scale)
-        self.zero_point.assign(zero_point)
+        for name, value in self._values_of(low, high).items():
+            self.state[name].assign(value)
+            if name in self._held:
+                self._held[name].assign(value)
 
     @property
     def range(self) -> tuple[float, float]:
         """The real values of the smallest and the largest code."""
         qmin, qmax = code_range(self.scheme.num_bits, self.scheme.narrow_range)
-        scale, zero_point = float(self.scale.value), float(self.zero_point.value)
+        scale, zero_point = (float(parameter) for parameter in self.parameters())
         return (qmin - zero_point) * scale, (qmax - zero_point) * scale
 
     def active_scale(self) -> tf.Tensor:
         if self._observe is not None:
             return tf.zeros(())
-        return self.scale.value * self.enabled.value
+        return self.scale * self.enabled.value
 
     def observe(self, callback) -> None:
         """Hands every tensor to `callback(values)` and passes it on in float; `None` ends it."""
@@ -147,10 +174,14 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         moving, statistics = _moved_statistics(x, old, frozen, scheme=scheme)
         self.statistics.assign(statistics)
         # Read again, for on several replicas it is their mean by now.
-        known = self.statistics.value, self.scale.value, self.zero_point.value
-        scale, zero_point = _moved_parameters(moving, *known, scheme=scheme)
-        self.scale.assign(scale)
-        self.zero_point.assign(zero_point)
+        values = (variable.value for variable in self.state.values())
+        found = _moved_state(
+            moving, self.statistics.value, *values, scheme=scheme, names=tuple(self.state)
+        )
+        for variable, value in zip(self.state.values(), found, strict=True):
+            variable.assign(value)
+        for name, held in self._held.items():
+            held.assign(tf.where(frozen < 0.5, self.state[name].value, held.value))
 
     # --- the tensor --------------------------------------------------------------------------
 
@@ -158,7 +189,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
-        if self.scheme.rounding != "nearest":
+        if not self.quantizer.rounds_to_nearest(self.scheme):
             return otherwise
         scale = self.active_scale()
         safe = tf.where(scale > 0, scale, 1.0)
@@ -170,18 +201,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             return inputs
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
-        scheme = self.scheme
-        quantize = _quantize_known if scheme.rounding != "stochastic" else _quantize_known.untraced
-        outputs = quantize(
-            inputs,
-            self.scale.value,
-            self.zero_point.value,
-            self.active_scale(),
-            num_bits=scheme.num_bits,
-            narrow_range=scheme.narrow_range,
-            power_of_two=scheme.power_of_two,
-            rounding=scheme.rounding,
-            training=bool(training),
+        outputs = self.quantizer.quantize_known(
+            inputs, *self.parameters(), self.active_scale(), self.scheme, bool(training)
         )
         outputs.set_shape(inputs.shape)
         return outputs
@@ -208,7 +229,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
     """Whether the range moves, and its statistics after the batch `x`."""
     moving = frozen < 0.5
-    if not scheme.observer.every_batch:
+    if not _moves(scheme):
         # Without calibration data the first batch gives the range, which then stays.
         moving = moving & (old[2] <= 0)
     observer = scheme.observer if scheme.observer.every_batch else MinMax()
@@ -218,46 +239,19 @@ def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
 
 
 @shared_trace
-def _moved_parameters(moving, statistics, scale, zero_point, *, scheme: ActivationScheme):
-    """Scale and zero point by the statistics, or as they were where the range does not move."""
+def _moved_state(moving, statistics, *values, scheme: ActivationScheme, names: tuple[str, ...]):
+    """The quantizer's variables by the statistics; as they were where the range stays."""
     known = moving & (statistics[2] > 0)
     weight = tf.where(statistics[2] > 0, statistics[2], 1.0)
-    found = range_parameters(scheme, statistics[0] / weight, statistics[1] / weight)
-    return tf.where(known, found[0], scale), tf.where(known, found[1], zero_point)
+    low, high = statistics[0] / weight, statistics[1] / weight
+    found = scheme.quantizer.from_range(low, high, scheme)
+    return tuple(tf.where(known, found[n], old) for n, old in zip(names, values, strict=True))
 
 
-@shared_trace
-def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, training, **grid):
-    """`x` rounded to its codes and back; `x` itself where `active` is 0.
-
-    Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
-    the one that TensorFlow derives of a branch is slow to trace, and XLA does not compile it here.
-    """
-    qmin, qmax = code_range(grid["num_bits"], grid["narrow_range"])
-    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
-    # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
-    # halves are common; between others they hardly ever occur.
-    is_fused = rounding == "nearest" and not power_of_two
-
-    def quantized():
-        if is_fused:
-            return fake_quantize_tensor(x, scale, zero_point, **grid)
-        return fake_quantize(x, scale, zero_point, rounding=rounding, training=training, **grid)
-
-    def passed(upstream):
-        if is_fused:
-            derive = tf.quantization.fake_quant_with_min_max_vars_gradient
-            return derive(upstream, x, low, high, **grid)[0]
-        return tf.where((x >= low) & (x <= high), upstream, tf.zeros_like(upstream))
-
-    @tf.custom_gradient
-    def quantize(x):
-        def gradient(upstream):
-            return tf.cond(active > 0, lambda: passed(upstream), lambda: tf.identity(upstream))
-
-        return tf.cond(active > 0, quantized, lambda: tf.identity(x)), gradient
-
-    return quantize(x)
+def _moves(scheme: ActivationScheme) -> bool:
+    """Whether the range follows the observer in training; trained variables go their own way."""
+    is_trained = any(spec.trainable for spec in scheme.quantizer.variables(scheme).values())
+    return scheme.observer.every_batch and not is_trained
 
 
 def input_scheme(scheme: ActivationScheme) -> ActivationScheme:

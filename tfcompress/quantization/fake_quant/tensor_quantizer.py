@@ -13,6 +13,11 @@ from tfcompress.model.linking import Linked
 class TensorQuantizer(Linked, abc.ABC):
     """Mixin of the layer that rounds a tensor to codes."""
 
+    @property
+    @abc.abstractmethod
+    def scale(self) -> tf.Tensor:
+        """The scale of the codes; 0 before a range is known."""
+
     @abc.abstractmethod
     def active_scale(self) -> tf.Tensor:
         """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -12,24 +11,27 @@ import tensorflow as tf
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.model.linking import Links
 from tfcompress.model.transforms import FAKE_QUANT, IntegerSum, RoundedKernel, WeightTransform
-from tfcompress.quantization.fake_quant.affine import (
-    code_range,
-    fake_quantize,
-    range_parameters,
-    round_to_grid,
-)
-from tfcompress.quantization.observers import MinMax
+from tfcompress.quantization.fake_quant.affine import round_to_grid
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.fake_quant.variables import add_variables
+from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class FakeQuantizeWeights(WeightTransform):
-    """Rounds a kernel to its codes, per output channel or as a whole.
+    """Rounds a kernel to its codes by the quantizer of a scheme.
 
-    With the `MinMax` observer the scale follows the kernel in every step and nothing is clipped;
-    any other estimates it when the model is quantized (`fit_range`) and keeps it. A kernel with
-    one scale is rounded as the runtime will see it: with the batch norm after it folded in.
+    A kernel with one scale is rounded as the runtime will see it: with the batch norm after it
+    folded in.
+
+    Args:
+        scheme: Options and quantizer.
+
+    Attributes:
+        grid: What the quantizer is told of the kernel.
+        state: The quantizer's variables by name.
     """
 
     order = FAKE_QUANT
@@ -45,37 +47,29 @@ class FakeQuantizeWeights(WeightTransform):
         self._sum_quantizers = Links()
 
     @property
-    def follows(self) -> bool:
-        """Whether the scale is computed anew from the kernel in every step."""
-        return type(self.scheme.observer) is MinMax
+    def num_bits(self) -> int:
+        """Bits of a code in the file."""
+        return self.scheme.quantizer.num_bits(self.scheme)
 
     def attach(self, layer, variable):
         spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
         rank = len(variable.shape)
-        self._output_axes = tuple(axis % rank for axis in spec.output_axes)
         # Values that channels share (a codebook) stay shared under one scale alone. Batch norm then
         # scales the file's array of scales and leaves the codes as they are.
         chain = layer.transformed.chains[variable.name]
-        self._one_scale = any(transform.one_scale for transform in chain)
+        one_scale = any(transform.one_scale for transform in chain)
+        self.grid = KernelGrid(
+            self.scheme,
+            tuple(variable.shape),
+            tuple(axis % rank for axis in spec.output_axes),
+            self.scheme.per_channel and not one_scale,
+        )
+        # Rounding the folded kernel would put the values that channels share apart.
+        self._rounds_folded = not self.scheme.per_channel and not one_scale
         super().attach(layer, variable)
 
     def build(self, shape):
-        per_channel = self.scheme.per_channel and not self._one_scale
-        self._reduced = tuple(
-            axis for axis in range(len(shape)) if not (per_channel and axis in self._output_axes)
-        )
-        self.scale_shape = tuple(1 if a in self._reduced else n for a, n in enumerate(shape))
-        self.channel_shape = tuple(n if a in self._output_axes else 1 for a, n in enumerate(shape))
-        if not self.follows:
-            for name in ("scale", "zero_point"):
-                weight = self.add_weight(
-                    name=name,
-                    shape=self.scale_shape,
-                    initializer="zeros",
-                    trainable=False,
-                    autocast=False,
-                )
-                setattr(self, name, weight)
+        self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
 
     def link(self, layer, inputs, call_index):
         self._inputs.set(call_index, upstream_quantizer(inputs))
@@ -83,7 +77,7 @@ class FakeQuantizeWeights(WeightTransform):
     def link_rounding(self, quantizer, call_index):
         self._sum_quantizers.set(call_index, quantizer)
 
-    def input_quantizer(self, call_index: int = 0):
+    def input_quantizer(self, call_index: int = 0) -> TensorQuantizer | None:
         """The quantizer of what the layer reads in that call; `None` where it reads float."""
         return self._inputs.get(call_index)
 
@@ -95,42 +89,30 @@ class FakeQuantizeWeights(WeightTransform):
         """Called by the batch norm that the runtime folds into the kernel in that call."""
         self._folded.set(call_index, (batch_norm, batch_norm_call))
 
-    def fit_range(self, kernel: np.ndarray) -> None:
-        """Estimates the fixed scale of `kernel` (already folded where a batch norm follows)."""
-        if self.follows:
+    def fit(self, kernel: np.ndarray) -> None:
+        """Sets the quantizer's variables by the float kernel, when a model is quantized."""
+        if not self.state:
             return
-        moved = np.moveaxis(kernel, self._reduced, range(-len(self._reduced), 0))
-        flat = moved.reshape(-1, math.prod(kernel.shape[a] for a in self._reduced))
-        qmin, qmax = code_range(self.scheme.num_bits, self.scheme.narrow_range)
-        observer, symmetric = self.scheme.observer, self.scheme.symmetric
-        bounds = [observer.estimate(row, qmax - qmin, symmetric) for row in flat]
-        low, high = (np.float32(b).reshape(self.scale_shape) for b in zip(*bounds, strict=True))
-        scale, zero_point = range_parameters(self.scheme, tf.constant(low), tf.constant(high))
-        self.scale.assign(scale)
-        self.zero_point.assign(zero_point)
-
-    def _rounded(self, value: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """The kernel on its grid, and its scale."""
-        if self.follows:
-            return _round_by_itself(value, self._reduced, self.scheme, training)
-        scale, known = self.scale.value, self.scale.value > 0
-        safe = tf.where(known, scale, 1.0)
-        rounded = _round(value, safe, self.zero_point.value, self.scheme, training)
-        return tf.where(known, rounded, value), scale
+        factor = self.fold_factor(0)
+        folded = kernel if factor is None else kernel * np.asarray(factor)
+        for name, value in self.scheme.quantizer.fit(folded, self.grid).items():
+            self.state[name].assign(value)
 
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
         folded = self.folded_batch_norm(call_index)
-        if folded is None or self.scheme.per_channel or self._one_scale:
+        if folded is None or not self._rounds_folded:
             return None
-        factor = tf.reshape(tf.stop_gradient(folded[0].factor()), self.channel_shape)
+        factor = tf.reshape(tf.stop_gradient(folded[0].factor()), self.grid.channel_shape)
         # A channel that batch norm switches off has nothing to round.
         return tf.where(factor == 0, 1.0, factor)
 
     def apply(self, value, call):
         factor = self.fold_factor(call.call_index)
         folded = value if factor is None else value * factor
-        rounded, scale = self._rounded(folded, bool(call.training))
+        rounded, scale = self.scheme.quantizer.quantize(
+            folded, self.state, self.grid, bool(call.training)
+        )
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         if call.training:
@@ -154,7 +136,7 @@ class FakeQuantizeWeights(WeightTransform):
         )
 
     def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(tf.broadcast_to(scale, self.channel_shape), [-1])
+        return tf.reshape(tf.broadcast_to(scale, self.grid.channel_shape), [-1])
 
     def _integer_sum(self, scale, input_scale, call_index: int) -> IntegerSum:
         """What turns the layer's input to codes, and its sums of codes back to values."""
@@ -172,38 +154,6 @@ class FakeQuantizeWeights(WeightTransform):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": scheme_config(self.scheme)}
-
-
-def _round(value, scale, zero_point, scheme: WeightScheme, training: bool) -> tf.Tensor:
-    return fake_quantize(
-        value,
-        scale,
-        zero_point,
-        num_bits=scheme.num_bits,
-        narrow_range=scheme.narrow_range,
-        rounding=scheme.rounding,
-        training=training,
-    )
-
-
-def _round_by_itself(value, axes, scheme: WeightScheme, training: bool):
-    """A kernel rounded by scales of its own, one for all positions along `axes`; and the scales.
-
-    Not traced apart: through a function's call XLA takes the kernel for a constant and would
-    compile every step anew.
-    """
-    constant = tf.stop_gradient(value)
-    if scheme.symmetric:
-        high = tf.reduce_max(tf.abs(constant), axes, keepdims=True)
-        # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32.
-        widest = tf.reduce_max(high)
-        high = tf.where(high > 0, high, tf.where(widest > 0, widest, 1.0))
-        low = -high
-    else:
-        low = tf.reduce_min(constant, axes, keepdims=True)
-        high = tf.reduce_max(constant, axes, keepdims=True)
-    scale, zero_point = range_parameters(scheme, low, high)
-    return _round(value, scale, zero_point, scheme, training), scale
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

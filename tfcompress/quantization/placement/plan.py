@@ -81,44 +81,21 @@ class Plan:
 
 def weight_limits(scheme: WeightScheme) -> tuple[str, ...]:
     """What of a weight scheme no `.tflite` can hold."""
-    limits = []
-    if not scheme.symmetric:
-        limits.append("affine weights (int8 kernels have zero point 0)")
-    if not scheme.narrow_range and scheme.num_bits == 8:
-        limits.append("weights with code −128 (int8 kernels use −127 … 127)")
-    return tuple(limits)
+    return scheme.quantizer.limits(scheme)
 
 
 def activation_limits(scheme: ActivationScheme) -> tuple[str, ...]:
     """What of an activation scheme no `.tflite` can hold."""
-    limits = []
-    if scheme.num_bits < 8:
-        limits.append(f"{scheme.num_bits}-bit activations (LiteRT has 8)")
-    if scheme.rounding == "truncate":
-        limits.append("truncated activations (LiteRT rounds to nearest)")
-    if scheme.narrow_range:
-        limits.append("narrow-range activations (LiteRT's use all 256 codes)")
-    return tuple(limits)
+    return scheme.quantizer.limits(scheme)
 
 
 def describe_weights(scheme: WeightScheme) -> str:
-    granularity = "per channel" if scheme.per_channel else "per tensor"
-    return f"int{scheme.num_bits} {granularity}{_details(scheme)}"
+    return scheme.quantizer.describe(scheme)
 
 
-def describe_quantizer(quantizer: FakeQuantize) -> str:
-    text = f"int{quantizer.scheme.num_bits}{_details(quantizer.scheme)}"
-    if quantizer.fixed_range is not None:
-        low, high = quantizer.fixed_range
+def describe_quantizer(layer: FakeQuantize) -> str:
+    text = layer.quantizer.describe(layer.scheme)
+    if layer.fixed_range is not None:
+        low, high = layer.fixed_range
         return f"{text}, fixed {low:g} … {high:.4g}"
-    return f"{text}, {type(quantizer.scheme.observer).__name__}"
-
-
-def _details(scheme: WeightScheme | ActivationScheme) -> str:
-    usual = isinstance(scheme, WeightScheme)
-    text = "" if scheme.symmetric == usual else (" symmetric" if scheme.symmetric else " affine")
-    if scheme.power_of_two:
-        text += ", power of two"
-    if scheme.rounding != "nearest":
-        text += f", {scheme.rounding}"
-    return text
+    return f"{text}, {type(layer.scheme.observer).__name__}"

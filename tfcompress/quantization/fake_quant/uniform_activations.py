@@ -1,0 +1,80 @@
+"""Uniform quantization of activations, with scale and zero point from the range."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
+from tfcompress.quantization.fake_quant.affine import (
+    code_range,
+    fake_quantize,
+    fake_quantize_tensor,
+)
+from tfcompress.quantization.fake_quant.shared_trace import shared_trace
+from tfcompress.quantization.options import describe_details
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+@dataclasses.dataclass(frozen=True)
+class UniformActivations(ActivationQuantizer):
+    """scale · (clip(round(x / scale) + zero_point) − zero_point), by TensorFlow's fused op.
+
+    Gradient: 1 inside the representable range, 0 where `x` is clipped. For another one, subclass
+    `ActivationQuantizer`: here `round` and `quantize` are not called.
+    """
+
+    def quantize_known(self, x, scale, zero_point, active, options, training):
+        quantize = _quantize_known
+        if options.rounding == "stochastic":
+            quantize = _quantize_known.untraced
+        return quantize(
+            x,
+            scale,
+            zero_point,
+            active,
+            num_bits=options.num_bits,
+            narrow_range=options.narrow_range,
+            power_of_two=options.power_of_two,
+            rounding=options.rounding,
+            training=training,
+        )
+
+    def describe(self, options):
+        return f"int{options.num_bits}{describe_details(options)}"
+
+
+@shared_trace
+def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, training, **grid):
+    """`x` rounded to its codes and back; `x` itself where `active` is 0.
+
+    Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
+    the one that TensorFlow derives of a branch is slow to trace, and XLA does not compile it here.
+    """
+    qmin, qmax = code_range(grid["num_bits"], grid["narrow_range"])
+    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
+    # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
+    # halves are common; between others they hardly ever occur.
+    is_fused = rounding == "nearest" and not power_of_two
+
+    def quantized():
+        if is_fused:
+            return fake_quantize_tensor(x, scale, zero_point, **grid)
+        return fake_quantize(x, scale, zero_point, rounding=rounding, training=training, **grid)
+
+    def passed(upstream):
+        if is_fused:
+            derive = tf.quantization.fake_quant_with_min_max_vars_gradient
+            return derive(upstream, x, low, high, **grid)[0]
+        return tf.where((x >= low) & (x <= high), upstream, tf.zeros_like(upstream))
+
+    @tf.custom_gradient
+    def quantize(x):
+        def gradient(upstream):
+            return tf.cond(active > 0, lambda: passed(upstream), lambda: tf.identity(upstream))
+
+        return tf.cond(active > 0, quantized, lambda: tf.identity(x)), gradient
+
+    return quantize(x)
