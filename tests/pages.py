@@ -30,5 +30,7 @@ def run_blocks(path: pathlib.Path) -> dict[str, Any]:
     """Runs the Python blocks of a page one after the other; returns their namespace."""
     namespace: dict[str, Any] = {"__name__": path.stem}
     for block in blocks(path):
-        exec(compile(block, str(path), "exec"), namespace)
+        # This file's own `from __future__` would hold in the page too.
+        code = compile(block, str(path), "exec", dont_inherit=True)
+        exec(code, namespace)
     return namespace

@@ -80,7 +80,7 @@ class WeightTransform(keras.Layer):
 
     Attributes:
         one_scale: Whether weights of different output channels take the same values on purpose, so
-            that whoever rounds them must use one scale for the whole kernel to keep it so.
+            that rounding must use one scale for the whole kernel to keep it so.
     """
 
     order: int = 0
@@ -104,7 +104,7 @@ class WeightTransform(keras.Layer):
         """Called by the quantizer that rounds the layer's output in that call."""
 
     def axes_of(self, state: keras.Variable, shape: tuple[int, ...]) -> dict[int, int]:
-        """Which axis of a state runs along which axis of the variable: for whoever cuts channels.
+        """Which axis of a state runs along which axis of the variable, for removing channels.
 
         By default a state of the variable's rank (a mask, a scale) follows it in every axis in
         which it has its size.

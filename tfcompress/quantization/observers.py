@@ -64,10 +64,10 @@ def batch_extremes(batch: tf.Tensor) -> tf.Tensor:
 class MinMax(Observer):
     """Smallest and largest value ever seen. The choice for a model's inputs."""
 
-    def estimate(self, values, levels, symmetric):
+    def estimate(self, values: np.ndarray, levels: int, symmetric: bool) -> tuple[float, float]:
         return float(values.min()), float(values.max())
 
-    def update(self, state, batch):
+    def update(self, state: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         extremes = batch_extremes(batch)
         seen = state[2] > 0
         low = tf.where(seen, tf.minimum(state[0], extremes[0]), extremes[0])
@@ -89,11 +89,11 @@ class MovingAverage(MinMax):
 
     momentum: float = 0.99
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1). Received: {self.momentum!r}.")
 
-    def update(self, state, batch):
+    def update(self, state: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         return self.momentum * state + (1.0 - self.momentum) * batch_extremes(batch)
 
 
@@ -108,11 +108,11 @@ class Percentile(Observer):
 
     percentile: float = 99.99
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"Expected `percentile` in (50, 100]. Received: {self.percentile!r}.")
 
-    def estimate(self, values, levels, symmetric):
+    def estimate(self, values: np.ndarray, levels: int, symmetric: bool) -> tuple[float, float]:
         if symmetric:
             high = float(np.percentile(np.abs(values), self.percentile))
             return -high, high
@@ -131,11 +131,11 @@ class MeanStd(Observer):
 
     num_std: float = 4.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.num_std > 0:
             raise ValueError(f"Expected `num_std` > 0. Received: {self.num_std!r}.")
 
-    def estimate(self, values, levels, symmetric):
+    def estimate(self, values: np.ndarray, levels: int, symmetric: bool) -> tuple[float, float]:
         mean, spread = float(values.mean()), self.num_std * float(values.std())
         return max(mean - spread, float(values.min())), min(mean + spread, float(values.max()))
 
@@ -151,11 +151,11 @@ class LeastSquares(Observer):
 
     num_candidates: int = 80
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.num_candidates >= 1:
             raise ValueError(f"Expected `num_candidates` ≥ 1. Received: {self.num_candidates!r}.")
 
-    def estimate(self, values, levels, symmetric):
+    def estimate(self, values: np.ndarray, levels: int, symmetric: bool) -> tuple[float, float]:
         values = values.astype(np.float64)
         low, high = min(values.min(), 0.0), max(values.max(), 0.0)
         if symmetric:

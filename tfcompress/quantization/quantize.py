@@ -113,7 +113,9 @@ def fit_weight_quantizers(model: keras.Model) -> None:
             transform.fit(kernel.numpy())
 
 
-def _replacements(planner: Planner, preserve_sparsity: bool):
+def _replacements(
+    planner: Planner, preserve_sparsity: bool
+) -> tuple[dict[Any, Any], list[tuple[Any, np.ndarray]]]:
     """What takes each operation's place, and the masks that are set once variables exist."""
     replacements, masks = dict(planner.decomposition.replaced), []
     for operation, nodes in planner.graph.calls_by_operation().items():
@@ -121,9 +123,10 @@ def _replacements(planner: Planner, preserve_sparsity: bool):
             continue
         layer = replacements.get(operation, operation)
         make = operator_of(operation).quantized
-        if role(operation) is Role.KERNEL:
+        scheme = planner.schemes[operation]
+        if role(operation) is Role.KERNEL and scheme is not None:
             mask = _keep_mask(layer, _kernel_value(operation)) if preserve_sparsity else None
-            chains = _chains(layer, planner.schemes[operation], mask is not None)
+            chains = _chains(layer, scheme, mask is not None)
             replacements[operation] = compress(layer, chains)
             if mask is not None:
                 masks.append((replacements[operation], mask))

@@ -6,7 +6,7 @@ The maths is in the quantizers of `fake_quant`; the range estimators are in `obs
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
@@ -15,6 +15,8 @@ from tfcompress.quantization.fake_quant.uniform_activations import UniformActiva
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.weight_quantizer import WeightQuantizer
 from tfcompress.quantization.options import ActivationOptions, WeightOptions
+
+_S = TypeVar("_S", "WeightScheme", "ActivationScheme")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Scheme:
     weights: WeightScheme = dataclasses.field(default_factory=WeightScheme)
     activations: ActivationScheme = dataclasses.field(default_factory=ActivationScheme)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, cls in (("weights", WeightScheme), ("activations", ActivationScheme)):
             value = getattr(self, name)
             if not isinstance(value, cls):
@@ -117,8 +119,8 @@ def scheme_config(scheme: WeightScheme | ActivationScheme) -> dict[str, Any]:
     return {k: keras.saving.serialize_keras_object(v) for k, v in fields.items()}
 
 
-def scheme_from_config(cls: type, config: dict[str, Any] | Any):
+def scheme_from_config(cls: type[_S], config: dict[str, Any] | _S) -> _S:
     """The reverse of `scheme_config`; a scheme passes through."""
-    if isinstance(config, cls):
+    if not isinstance(config, dict):
         return config
     return cls(**{k: keras.saving.deserialize_keras_object(v) for k, v in config.items()})

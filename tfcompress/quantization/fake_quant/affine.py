@@ -86,7 +86,9 @@ def range_parameters(scheme: Any, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.T
     )
 
 
-def round_through(x: tf.Tensor, rounding: str = "nearest", training: bool | None = None):
+def round_through(
+    x: tf.Tensor, rounding: str = "nearest", training: bool | None = None
+) -> tf.Tensor:
     """Rounds to whole numbers; the gradient goes straight through (Bengio et al. 2013).
 
     `"stochastic"` rounds up with the probability of the fraction in training, else to nearest.

@@ -61,7 +61,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         *,
         fixed_range: tuple[float, float] | None = None,
         source: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.pop("dtype", None)
         # float32 under any policy: 16 bits cannot hold 256 codes over a range exactly.
@@ -72,9 +72,9 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self.quantizer = UniformActivations() if is_fixed else self.scheme.quantizer
         self.source = source
         self.supports_masking = True
-        self._observe = None
+        self._observe: Callable[[tf.Tensor], None] | None = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         specs = dict(self.quantizer.variables(self.scheme))
         if self.fixed_range is not None:
             values = self._values_of(*self.fixed_range)
@@ -164,11 +164,11 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             return tf.zeros(())
         return self.scale * self.enabled.value
 
-    def observe(self, callback) -> None:
+    def observe(self, callback: Callable[[tf.Tensor], None] | None) -> None:
         """Hands every tensor to `callback(values)` and passes it on in float; `None` ends it."""
         self._observe = callback
 
-    def _update(self, x) -> None:
+    def _update(self, x: tf.Tensor) -> None:
         # No assignment stands inside a branch: under a distribution strategy none could run.
         old, frozen, scheme = self.statistics.value, self.frozen.value, self.scheme
         moving, statistics = _moved_statistics(x, old, frozen, scheme=scheme)
@@ -185,7 +185,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
     # --- the tensor --------------------------------------------------------------------------
 
-    def link(self, inputs, call_index):
+    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
         link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
@@ -195,7 +195,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         safe = tf.where(scale > 0, scale, 1.0)
         return tf.where(scale > 0, codes(safe) * safe, otherwise)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if self._observe is not None:
             self._observe(inputs)
             return inputs
@@ -211,7 +211,9 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         """Nothing is left of it in a plain model."""
         return []
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None
+    ) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
@@ -226,7 +228,9 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
 
 @shared_trace
-def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
+def _moved_statistics(
+    x: tf.Tensor, old: tf.Tensor, frozen: tf.Tensor, *, scheme: ActivationScheme
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Whether the range moves, and its statistics after the batch `x`."""
     moving = frozen < 0.5
     if not _moves(scheme):
@@ -239,7 +243,13 @@ def _moved_statistics(x, old, frozen, *, scheme: ActivationScheme):
 
 
 @shared_trace
-def _moved_state(moving, statistics, *values, scheme: ActivationScheme, names: tuple[str, ...]):
+def _moved_state(
+    moving: tf.Tensor,
+    statistics: tf.Tensor,
+    *values: tf.Tensor,
+    scheme: ActivationScheme,
+    names: tuple[str, ...],
+) -> tuple[tf.Tensor, ...]:
     """The quantizer's variables by the statistics; as they were where the range stays."""
     known = moving & (statistics[2] > 0)
     weight = tf.where(statistics[2] > 0, statistics[2], 1.0)

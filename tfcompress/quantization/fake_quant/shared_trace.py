@@ -18,23 +18,24 @@ def shared_trace(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `function(*tensors, **options)`, which must neither make nor assign variables.
 
     There is a trace for each combination of ranks, dtypes and options. In it no size is known, so
-    what comes out has none either: the caller sets the shapes that it needs. The function itself is
-    the attribute `untraced`, for what draws random numbers: in one trace all layers draw the same.
+    what comes out has none either: the caller sets the shapes that it needs. A function that draws
+    random numbers is called as it is: in one trace all layers would draw the same.
 
     Args:
         function: Positional arguments are tensors; options are hashable.
     """
 
     @functools.cache
-    def traced(kinds: tuple[tuple[int, tf.DType], ...], options: tuple[tuple[str, Any], ...]):
+    def traced(
+        kinds: tuple[tuple[int, tf.DType], ...], options: tuple[tuple[str, Any], ...]
+    ) -> Callable[..., Any]:
         signature = [tf.TensorSpec([None] * rank, dtype) for rank, dtype in kinds]
         bound = functools.partial(function, **dict(options))
         return tf.function(bound, input_signature=signature, autograph=False)
 
     @functools.wraps(function)
-    def call(*tensors, **options):
+    def call(*tensors: tf.Tensor, **options: Any) -> Any:
         kinds = tuple((tensor.shape.rank, tensor.dtype) for tensor in tensors)
         return traced(kinds, tuple(sorted(options.items())))(*tensors)
 
-    call.untraced = function
     return call

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,7 +16,7 @@ from tfcompress.quantization.fake_quant.affine import (
     fake_quantize_tensor,
 )
 from tfcompress.quantization.fake_quant.shared_trace import shared_trace
-from tfcompress.quantization.options import describe_details
+from tfcompress.quantization.options import ActivationOptions, describe_details
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -26,10 +28,18 @@ class UniformActivations(ActivationQuantizer):
     `ActivationQuantizer`: here `round` and `quantize` are not called.
     """
 
-    def quantize_known(self, x, scale, zero_point, active, options, training):
-        quantize = _quantize_known
-        if options.rounding == "stochastic":
-            quantize = _quantize_known.untraced
+    def quantize_known(
+        self,
+        x: tf.Tensor,
+        scale: tf.Tensor,
+        zero_point: tf.Tensor,
+        active: tf.Tensor,
+        options: ActivationOptions,
+        training: bool,
+    ) -> tf.Tensor:
+        # In one trace all tensors would draw the same random numbers.
+        shares = options.rounding != "stochastic"
+        quantize = _quantize_in_shared_trace if shares else _quantize_known
         return quantize(
             x,
             scale,
@@ -42,12 +52,21 @@ class UniformActivations(ActivationQuantizer):
             training=training,
         )
 
-    def describe(self, options):
+    def describe(self, options: ActivationOptions) -> str:
         return f"int{options.num_bits}{describe_details(options)}"
 
 
-@shared_trace
-def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, training, **grid):
+def _quantize_known(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    active: tf.Tensor,
+    *,
+    power_of_two: bool,
+    rounding: str,
+    training: bool,
+    **grid: Any,
+) -> tf.Tensor:
     """`x` rounded to its codes and back; `x` itself where `active` is 0.
 
     Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
@@ -59,22 +78,25 @@ def _quantize_known(x, scale, zero_point, active, *, power_of_two, rounding, tra
     # halves are common; between others they hardly ever occur.
     is_fused = rounding == "nearest" and not power_of_two
 
-    def quantized():
+    def quantized() -> tf.Tensor:
         if is_fused:
             return fake_quantize_tensor(x, scale, zero_point, **grid)
         return fake_quantize(x, scale, zero_point, rounding=rounding, training=training, **grid)
 
-    def passed(upstream):
+    def passed(upstream: tf.Tensor) -> tf.Tensor:
         if is_fused:
             derive = tf.quantization.fake_quant_with_min_max_vars_gradient
             return derive(upstream, x, low, high, **grid)[0]
         return tf.where((x >= low) & (x <= high), upstream, tf.zeros_like(upstream))
 
     @tf.custom_gradient
-    def quantize(x):
-        def gradient(upstream):
+    def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return tf.cond(active > 0, lambda: passed(upstream), lambda: tf.identity(upstream))
 
         return tf.cond(active > 0, quantized, lambda: tf.identity(x)), gradient
 
     return quantize(x)
+
+
+_quantize_in_shared_trace = shared_trace(_quantize_known)

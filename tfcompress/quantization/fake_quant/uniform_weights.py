@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -32,23 +33,29 @@ class UniformWeights(WeightQuantizer):
     has another one.
     """
 
-    def variables(self, grid):
+    def variables(self, grid: KernelGrid) -> Mapping[str, VariableSpec]:
         if _is_recomputed(grid.options):
             return {}
         return {name: VariableSpec(grid.scale_shape) for name in ("scale", "zero_point")}
 
-    def fit(self, kernel, grid):
+    def fit(self, kernel: np.ndarray, grid: KernelGrid) -> Mapping[str, np.ndarray]:
         options = grid.options
         if _is_recomputed(options):
             return {}
         qmin, qmax = code_range(options.num_bits, options.narrow_range)
         estimate = options.observer.estimate
         bounds = [estimate(row, qmax - qmin, options.symmetric) for row in grid.rows(kernel)]
-        low, high = (np.float32(b).reshape(grid.scale_shape) for b in zip(*bounds, strict=True))
+        low, high = np.array(bounds, np.float32).T.reshape(2, *grid.scale_shape)
         scale, zero_point = range_parameters(options, tf.constant(low), tf.constant(high))
         return {"scale": np.asarray(scale), "zero_point": np.asarray(zero_point)}
 
-    def quantize(self, kernel, state, grid, training):
+    def quantize(
+        self,
+        kernel: tf.Tensor,
+        state: Mapping[str, keras.Variable],
+        grid: KernelGrid,
+        training: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         if _is_recomputed(grid.options):
             scale, zero_point = range_parameters(grid.options, *_extremes(kernel, grid))
             return self._on_grid(kernel, scale, zero_point, grid.options, training), scale
@@ -62,7 +69,14 @@ class UniformWeights(WeightQuantizer):
         """Rounds clipped codes to whole numbers, differentiably."""
         return round_through(codes, options.rounding, training)
 
-    def _on_grid(self, kernel, scale, zero_point, options, training):
+    def _on_grid(
+        self,
+        kernel: tf.Tensor,
+        scale: tf.Tensor,
+        zero_point: tf.Tensor,
+        options: WeightOptions,
+        training: bool,
+    ) -> tf.Tensor:
         return scale_and_round(
             kernel,
             scale,
@@ -71,7 +85,7 @@ class UniformWeights(WeightQuantizer):
             lambda codes: self.round(codes, options, training),
         )
 
-    def limits(self, options):
+    def limits(self, options: WeightOptions) -> tuple[str, ...]:
         limits = []
         if not options.symmetric:
             limits.append("affine weights (int8 kernels have zero point 0)")
@@ -79,7 +93,7 @@ class UniformWeights(WeightQuantizer):
             limits.append("weights with code −128 (int8 kernels use −127 … 127)")
         return tuple(limits)
 
-    def describe(self, options):
+    def describe(self, options: WeightOptions) -> str:
         granularity = "per channel" if options.per_channel else "per tensor"
         return f"int{options.num_bits} {granularity}{describe_details(options)}"
 

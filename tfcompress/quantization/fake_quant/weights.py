@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.model.linking import Links
-from tfcompress.model.transforms import FAKE_QUANT, IntegerSum, RoundedKernel, WeightTransform
+from tfcompress.model.transforms import (
+    FAKE_QUANT,
+    IntegerSum,
+    RoundedKernel,
+    WeightCall,
+    WeightTransform,
+)
 from tfcompress.quantization.fake_quant.affine import round_to_grid
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.variables import add_variables
@@ -36,7 +42,7 @@ class FakeQuantizeWeights(WeightTransform):
 
     order = FAKE_QUANT
 
-    def __init__(self, scheme: WeightScheme | dict[str, Any] | None = None, **kwargs):
+    def __init__(self, scheme: WeightScheme | dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.scheme = scheme_from_config(WeightScheme, scheme or WeightScheme())
         # Call index → the batch norm that the runtime folds into the kernel in that call, and
@@ -51,7 +57,7 @@ class FakeQuantizeWeights(WeightTransform):
         """Bits of a code in the file."""
         return self.scheme.quantizer.num_bits(self.scheme)
 
-    def attach(self, layer, variable):
+    def attach(self, layer: keras.Layer, variable: keras.Variable) -> None:
         spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
         rank = len(variable.shape)
         # Values that channels share (a codebook) stay shared under one scale alone. Batch norm then
@@ -68,13 +74,13 @@ class FakeQuantizeWeights(WeightTransform):
         self._rounds_folded = not self.scheme.per_channel and not one_scale
         super().attach(layer, variable)
 
-    def build(self, shape):
+    def build(self, shape: tuple[int, ...]) -> None:
         self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
 
-    def link(self, layer, inputs, call_index):
+    def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         self._inputs.set(call_index, upstream_quantizer(inputs))
 
-    def link_rounding(self, quantizer, call_index):
+    def link_rounding(self, quantizer: Any, call_index: int) -> None:
         self._sum_quantizers.set(call_index, quantizer)
 
     def input_quantizer(self, call_index: int = 0) -> TensorQuantizer | None:
@@ -107,7 +113,7 @@ class FakeQuantizeWeights(WeightTransform):
         # A channel that batch norm switches off has nothing to round.
         return tf.where(factor == 0, 1.0, factor)
 
-    def apply(self, value, call):
+    def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor | RoundedKernel:
         factor = self.fold_factor(call.call_index)
         folded = value if factor is None else value * factor
         rounded, scale = self.scheme.quantizer.quantize(
@@ -138,12 +144,12 @@ class FakeQuantizeWeights(WeightTransform):
     def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.broadcast_to(scale, self.grid.channel_shape), [-1])
 
-    def _integer_sum(self, scale, input_scale, call_index: int) -> IntegerSum:
+    def _integer_sum(self, scale: tf.Tensor, input_scale: tf.Tensor, call_index: int) -> IntegerSum:
         """What turns the layer's input to codes, and its sums of codes back to values."""
         known = input_scale > 0
         step = tf.where(known, input_scale, 1.0)
 
-        def to_codes(inputs):
+        def to_codes(inputs: tf.Tensor) -> tf.Tensor:
             codes = inputs / step
             return tf.where(known, tf.round(codes), codes)
 
@@ -168,7 +174,7 @@ class RoundBias(WeightTransform):
 
     order = FAKE_QUANT
 
-    def apply(self, value, call):
+    def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor:
         kernel = call.kernel
         if kernel is None:
             return value
