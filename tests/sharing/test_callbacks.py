@@ -158,7 +158,9 @@ def test_assignments_are_stored_once_an_epoch_and_before_validation(small, monke
     model, x, y = small
     stored = []
     assign_nearest = Cluster.assign_nearest
-    monkeypatch.setattr(Cluster, "assign_nearest", lambda t, v: stored.append(t) or assign_nearest(t, v))
+    monkeypatch.setattr(
+        Cluster, "assign_nearest", lambda t, v: stored.append(t) or assign_nearest(t, v)
+    )
     options = {"batch_size": 8, "verbose": 0, "callbacks": [Clustering(frequency=100)]}
     model.fit(x, y, epochs=2, validation_data=(x, y), **options)
     assert len(stored) == 2 * 2
