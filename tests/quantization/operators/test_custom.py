@@ -228,6 +228,54 @@ def test_a_layer_of_layers_is_traced_and_shares_its_parts_between_its_calls(imag
     assert report.agreement == 1.0
 
 
+@serializable
+class SumAndFirst(layers.Layer):
+    """Several inputs and outputs, one of which is an input."""
+
+    def call(self, inputs):
+        first, second = inputs
+        return ops.relu(first + second), first
+
+
+@serializable
+class Rows(layers.Layer):
+    """Its reshape depends on the size that it is called with."""
+
+    def call(self, x):
+        return ops.reshape(ops.silu(x), (-1, x.shape[1] * x.shape[2], x.shape[3]))
+
+
+def unchanged(x):
+    return x
+
+
+def test_outputs_that_are_inputs_and_sizes_that_differ_between_calls(images, tmp_path):
+    for kind in (SumAndFirst, Rows, unchanged):
+        tfc.register_operator(kind)
+    image = keras.Input((8, 8, 3), name="image")
+    branches = [layers.Conv2D(3, size, padding="same")(image) for size in (1, 3)]
+    total, first = SumAndFirst(name="two")(branches)
+    rows = Rows(name="rows")
+    outputs = {
+        "large": rows(total),
+        "small": rows(layers.AveragePooling2D(2)(total)),
+        "first": layers.Flatten()(layers.Activation(unchanged, name="same")(first)),
+    }
+    model = keras.Model(image, outputs)
+    plan = tfc.plan(model)
+    assert not plan.float_layers
+    entries = {entry.name: entry for entry in plan}
+    assert entries["two"].parts == ("two_add", "two_relu")
+    assert entries["rows"].parts == ("rows_silu_sigmoid", "rows_silu", "rows", "rows_1")
+    assert (entries["same"].parts, entries["same"].activations) == ((), "returns its input")
+    quantized = tfc.quantize(model, calibration_data=images)
+    expected, results = model(images), quantized(images)
+    for name, value in expected.items():
+        assert np.abs(results[name] - value).max() < 0.05 * np.ptp(value)
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_data=images)
+    assert report.agreement == 1.0
+
+
 def test_a_layer_that_is_frozen_or_of_16_bits_has_such_parts():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Bottleneck(3, 2, dtype="mixed_bfloat16", name="b")(inputs))

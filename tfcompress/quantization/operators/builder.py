@@ -55,6 +55,8 @@ class Builder:
         self._traced: dict[tuple[Any, int], dict[tuple, Any]] = {}
         self._inserted: list[Node] = []
         self._taken = {operation.name for operation in graph.operations()}
+        # Originals whose name a part has.
+        self._left: set[Any] = set()
 
     def apply(self, rule: Callable[[Builder, Node], Any], node: Node) -> list[Node] | None:
         """Replaces `node` by what `rule` makes of it.
@@ -128,10 +130,14 @@ class Builder:
         origin = self.node.operation.name
         name = unique = "_".join(word for word in (origin, suffix, variant) if word)
         count = 0
-        while unique in self._taken and unique != origin:
+        # The name of the original is free for one part.
+        free = () if self.node.operation in self._left else (origin,)
+        while unique in self._taken and unique not in free:
             count += 1
             unique = f"{name}_{count}"
         self._taken.add(unique)
+        if unique == origin:
+            self._left.add(self.node.operation)
         return unique
 
     def insert(

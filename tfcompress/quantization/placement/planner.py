@@ -293,7 +293,7 @@ class Planner:
         if has_kernel and scheme is not None and not reasons:
             weights = describe_weights(scheme.weights)
             limits += weight_limits(scheme.weights)
-        activations = ""
+        activations = "" if nodes else "returns its input"
         if nodes and not reasons:
             activations = self._describe_output(nodes[-1])
             if scheme is not None and "int" in activations:
