@@ -110,7 +110,9 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
         )
     batches = calibration_batches(model, data)
     saved = [(layer.momentum, layer.trainable) for layer in norms]
-    held = [(n.frozen, n.frozen.numpy()) for n in norms if hasattr(n, "frozen")]
+    held = [
+        (n.frozen, n.frozen.numpy()) for n in norms if isinstance(n, QuantizedBatchNormalization)
+    ]
     frozen = [(q, q.trainable) for q in iterate_layers(model) if isinstance(q, FakeQuantize)]
     variables = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
     totals = [0.0] * len(variables)
