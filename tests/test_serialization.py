@@ -35,7 +35,7 @@ _WEIGHTS = tfc.WeightScheme(
 _ACTIVATIONS = tfc.ActivationScheme(
     7, True, True, "stochastic", True, tfc.MovingAverage(0.5), _OwnActivations(3)
 )
-# Every class of the rooms tested here → an instance with no argument at its default.
+# Every class of the packages tested here → an instance with no argument at its default.
 EXAMPLES = {
     KeepMask: lambda: KeepMask(name="mask"),
     FakeQuantizeWeights: lambda: FakeQuantizeWeights(_WEIGHTS, name="weights"),
@@ -70,7 +70,7 @@ EXAMPLES = {
         (8, 6), (3, 3), (2, 1), name="border"
     ),
 }
-ROOMS = ("tfcompress.model", "tfcompress.quantization")
+PACKAGES = ("tfcompress.model", "tfcompress.quantization")
 
 
 def registered():
@@ -79,7 +79,7 @@ def registered():
 
 
 def test_every_registered_class_of_these_rooms_has_an_example():
-    ours = {c for c in registered().values() if c.__module__.startswith(ROOMS)}
+    ours = {c for c in registered().values() if c.__module__.startswith(PACKAGES)}
     models = {c for c in ours if issubclass(c, keras.Model)}
     assert models == {tfc.QuantizedModel}
     generated = {c for c in ours if issubclass(c, Compressed)}

@@ -26,7 +26,7 @@ class Links:
 
 
 class Linked:
-    """Mixin for layers that compute by what stands before or behind them in the graph.
+    """Mixin for layers that compute by what comes before or after them in the graph.
 
     `link` is called whenever the layer is called on symbolic tensors. Keras does so when it loads
     or clones a model, so links need not be saved.

@@ -25,6 +25,16 @@ class QuantizationConfig:
     Raises:
         TypeError: A scheme or a mapping of another type.
         ValueError: An unknown scheme name. Keys that match no layer raise in `plan` and `quantize`.
+
+    Example:
+        >>> config = tfc.QuantizationConfig(
+        ...     default="int8",
+        ...     by_type={"Dense": tfc.Scheme(weights=tfc.WeightScheme(num_bits=4))},
+        ...     by_name={"logits": None, "block_.*": "w4a8"},
+        ... )
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="block_1")])
+        >>> tfc.plan(model, tfc.QuantizationConfig(by_name={"block_.*": "w4a8"})).entries[0].weights
+        'int4 per channel'
     """
 
     default: Scheme | str | None = "int8"
