@@ -55,5 +55,13 @@ READ, WRITE = typecheck.read_baseline, typecheck.write_baseline
 
 
 def test_no_entry_is_left_for_packages_that_are_clean():
-    clean = ("tfcompress/__init__.py", "tfcompress/callbacks.py", "tfcompress/version.py")
+    clean = (
+        "tfcompress/__init__.py",
+        "tfcompress/callbacks.py",
+        "tfcompress/distillation/",
+        "tfcompress/model/",
+        "tfcompress/quantization/",
+        "tfcompress/tools/",
+        "tfcompress/version.py",
+    )
     assert not [file for file, _ in typecheck.read_baseline() if file.startswith(clean)]

@@ -36,6 +36,13 @@ def plan(model: keras.Model, config: QuantizationConfig | Scheme | str = "int8")
 
     Raises:
         ValueError: As `quantize`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])
+        >>> [(entry.name, entry.weights) for entry in tfc.plan(model)]
+        [('logits', 'int8 per channel')]
+        >>> tfc.plan(model, tfc.QuantizationConfig(by_name={"logits": None})).float_layers
+        {'logits': 'the configuration says so'}
     """
     return Planner(model, as_config(config)).plan()
 
@@ -76,6 +83,12 @@ def quantize(
         ValueError: A subclassed, unbuilt or already quantized model; a configuration key that
             matches nothing; calibration data of the wrong shape or with NaN, or none where
             `bias_correction` needs it.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+        >>> images = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+        >>> quantized = tfc.quantize(model, "int8", calibration_data=images)
+        >>> quantized.compile("sgd", "mse")    # fit, evaluate, save as any Keras model
     """
     if bias_correction and calibration_data is None:
         raise ValueError(

@@ -77,6 +77,14 @@ class Scheme:
     Attributes:
         weights: Scheme of its kernels.
         activations: Scheme of the tensor that it produces.
+
+    Example:
+        >>> scheme = tfc.Scheme(
+        ...     weights=tfc.WeightScheme(num_bits=4),
+        ...     activations=tfc.ActivationScheme(observer=tfc.Percentile(99.9)),
+        ... )
+        >>> scheme.weights.num_bits, scheme.activations.num_bits
+        (4, 8)
     """
 
     weights: WeightScheme = dataclasses.field(default_factory=WeightScheme)

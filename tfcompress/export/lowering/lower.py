@@ -41,7 +41,6 @@ class Lowered:
         scales: Those of its quantizers.
         float_outputs: Names of outputs that no quantizer gives.
         float_inputs: Names of inputs that no quantizer reads.
-        preprocessing: What is folded behind an input, for whoever feeds the file.
     """
 
     function: Any

@@ -43,8 +43,6 @@ class Planner:
         graph: The graph of the model, decomposed, with a quantizer at every rounding.
         decomposition: What was taken apart.
         schemes: Operation → its scheme, `None` for float.
-        quantized: Operations that run in int8.
-        followed_by_batch_norm: Kernel operations whose sum a batch norm takes up.
     """
 
     def __init__(self, model: keras.Model, config: QuantizationConfig):
