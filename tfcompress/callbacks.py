@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.methods.threshold import ThresholdPruning
 from tfcompress.pruning.regularization.callback import Regularization
+from tfcompress.pruning.threshold_pruning import ThresholdPruning
 from tfcompress.quantization.callbacks import QuantizationSchedule
 from tfcompress.sharing.callbacks import Clustering
 

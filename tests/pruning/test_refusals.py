@@ -48,6 +48,7 @@ def test_bad_options_are_refused_before_training(model, blobs, options, message)
         (lambda: Pruning(ConstantSparsity(0.5), criterion="entropy"), "data=None"),
         (lambda: Pruning(RigL(0.5, 10)), "RigL.*data=None"),
         (lambda: Pruning(ConstantSparsity(0.5), criterion="size"), "Received: criterion='size'"),
+        (lambda: Pruning(ConstantSparsity(0.5), criterion="apoz"), "scores whole channels"),
         (lambda: Pruning(ConstantSparsity(0.5), pattern="rows"), "Received: pattern='rows'"),
     ],
 )
@@ -69,7 +70,7 @@ def test_bad_scores_are_refused(model):
 
 def test_movement_needs_a_step_before_it_can_score(model, blobs):
     callback = Pruning(ConstantSparsity(0.5), criterion="movement", verbose=0)
-    with pytest.raises(ValueError, match="nothing to go by before the first"):
+    with pytest.raises(ValueError, match="no scores before the first"):
         model.fit(*blobs, verbose=0, callbacks=[callback])
 
 

@@ -1,12 +1,11 @@
 """Sparsity during an ordinary `fit`: criteria, patterns, schedules, masks, regularization."""
 
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.criteria.functions import Criterion, get_criterion, register_criterion
+from tfcompress.pruning.criteria.registry import Criterion, get_criterion, register_criterion
 from tfcompress.pruning.masks.patterns import Block, Channels, NOfM, Pattern, Unstructured
 from tfcompress.pruning.methods.guided import MetricGuided
 from tfcompress.pruning.methods.sparse_training import SET, RigL
 from tfcompress.pruning.methods.surgery import DynamicNetworkSurgery
-from tfcompress.pruning.methods.threshold import ThresholdPruning
 from tfcompress.pruning.pruner import Pruner
 from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.report import PruningReport
@@ -16,6 +15,7 @@ from tfcompress.pruning.schedules import (
     PolynomialDecay,
     PruningSchedule,
 )
+from tfcompress.pruning.threshold_pruning import ThresholdPruning
 
 __all__ = [
     "SET",

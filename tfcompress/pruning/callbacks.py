@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
-from tfcompress.pruning.criteria.functions import get_criterion
+from tfcompress.pruning.criteria.registry import get_weight_criterion
 from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.masks.patterns import get_pattern
-from tfcompress.pruning.methods.method import get_method
+from tfcompress.pruning.methods.gradual import get_method
 from tfcompress.pruning.pruner import Pruner
 from tfcompress.pruning.report import PruningReport
 
@@ -41,7 +41,7 @@ class Pruning(keras.callbacks.Callback):
 
     Args:
         schedule: A schedule, a dynamic method, a schedule of tfmot or a callable; see `Pruner`.
-        criterion: Name or function of what a weight is worth.
+        criterion: Name or function that scores weights.
         pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
         scope: `"layer"` or `"global"`.
         layers: Names, regular expressions, classes, names of classes, predicates, or a list of
@@ -80,7 +80,7 @@ class Pruning(keras.callbacks.Callback):
         super().__init__()
         self.method = get_method(schedule)
         self.options = {
-            "criterion": get_criterion(criterion),
+            "criterion": get_weight_criterion(criterion),
             "pattern": get_pattern(pattern),
             "scope": scope,
             "layers": layers,

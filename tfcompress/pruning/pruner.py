@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.pruning.criteria.evidence import Evidence
-from tfcompress.pruning.criteria.functions import Criterion, get_criterion
+from tfcompress.pruning.criteria.registry import Criterion, get_weight_criterion
 from tfcompress.pruning.criteria.statistics import Loss, Statistics
 from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.masks.patterns import NOfM, Pattern, get_pattern
 from tfcompress.pruning.masks.ranking import global_masks, layer_masks
-from tfcompress.pruning.methods.method import Method, get_method
+from tfcompress.pruning.methods.gradual import get_method
+from tfcompress.pruning.methods.method import Method
 from tfcompress.pruning.report import PruningReport
 from tfcompress.pruning.selection import kernel_indices, kernel_labels, select_kernels
 from tfcompress.pruning.state import PruningState, attach_state, settings_key, state_key
@@ -43,8 +44,7 @@ class Pruner:
         schedule: A schedule (`PolynomialDecay`, ...), a dynamic method (`MetricGuided`, `RigL`,
             `SET`, `DynamicNetworkSurgery`), a schedule of tfmot, or a callable
             `step -> (should_prune, sparsity)`.
-        criterion: Name or function of what a weight is worth; see
-                `tfcompress.pruning.criteria.functions`.
+        criterion: Name or function that scores weights; see `tfcompress.pruning.criteria.registry`.
         pattern: `"unstructured"`, `"channels"`, `Block(h, w)` or `NOfM(n, m)`.
         scope: `"layer"`: every kernel gets the same sparsity. `"global"`: one ranking over all
             kernels.
@@ -83,7 +83,7 @@ class Pruner:
     ):
         self.model = model
         self.method: Method = get_method(schedule)
-        self.criterion = get_criterion(criterion)
+        self.criterion = get_weight_criterion(criterion)
         self.pattern = get_pattern(pattern)
         self.scope = scope
         self.seed = seed

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfcompress.pruning.criteria import functions as criteria
-from tfcompress.pruning.criteria.functions import Criterion, get_criterion, register_criterion
+from tfcompress.pruning.criteria.registry import (
+    Criterion,
+    get_criterion,
+    get_weight_criterion,
+    register_criterion,
+)
 
 arrays = hnp.arrays(np.float32, (4, 6), elements=st.floats(-10, 10, width=32))
 
@@ -64,6 +69,10 @@ def test_what_a_criterion_needs_is_read_off_its_parameters():
     assert get_criterion("entropy").needs_data
     assert get_criterion("movement").accumulate
     assert not get_criterion("movement").needs_data
+    assert not get_criterion("magnitude").scores_channels
+    assert not get_criterion("batch_norm_scale").needs_data
+    assert get_criterion("apoz").needs_data
+    assert get_criterion("apoz").scores_channels
 
 
 def test_a_users_criterion_is_registered_in_one_line():
@@ -84,8 +93,12 @@ def test_a_users_criterion_is_registered_in_one_line():
     [
         (lambda: get_criterion("magnitud"), "Received: criterion='magnitud'"),
         (lambda: register_criterion("taylor", lambda kernel: kernel), "built-in"),
-        (lambda: Criterion("x", lambda weights: weights), r"parameters \('weights',\)"),
+        (lambda: Criterion("x", lambda worth: worth), r"parameters \('worth',\)"),
         (lambda: Criterion("x", lambda gradient: gradient), "named `kernel`"),
+        (lambda: Criterion("x", lambda kernel, scale: kernel), "named `kernel`"),
+        (lambda: Criterion("x", lambda scale, nonzero: scale), "named `kernel`"),
+        (lambda: get_weight_criterion("apoz"), "'apoz', which scores whole channels"),
+        (lambda: register_criterion("apoz", lambda nonzero: nonzero), "built-in"),
         (lambda: Criterion("x", lambda kernel: kernel, accumulate=True), "accumulates"),
     ],
 )

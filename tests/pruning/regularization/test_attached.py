@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as hnp
 from tfcompress.model.kernels import KernelSpec
 from tfcompress.pruning import ConstantSparsity
 from tfcompress.pruning.callbacks import Pruning
-from tfcompress.pruning.methods.threshold import ThresholdPruning, below_threshold
+from tfcompress.pruning.methods.threshold import below_threshold
 from tfcompress.pruning.regularization import penalties
 from tfcompress.pruning.regularization.callback import Regularization
+from tfcompress.pruning.threshold_pruning import ThresholdPruning
 
 DENSE = KernelSpec("kernel", (-1,), (-2,))
 X = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)

@@ -9,12 +9,12 @@ from hypothesis.extra import numpy as arrays
 from keras import layers
 
 from tests.pruning.structure.oracle import randomize, sample
+from tfcompress.pruning.criteria.functions import geometric_median
 from tfcompress.pruning.structure import Dependencies
 from tfcompress.pruning.structure.scores import (
     NORMALIZATIONS,
     REDUCTIONS,
     Scoring,
-    geometric_median,
 )
 from tfcompress.pruning.structure.units import Units
 
@@ -44,6 +44,8 @@ def test_against_numpy(model):
     gamma = np.abs(np.asarray(model.get_layer("norm").gamma))
     close(scores(model, criterion="batch_norm_scale"), gamma)
     close(scores(model, criterion="activation_mean", **data), read.mean((0, 1, 2)), rtol=1e-5)
+    spread = kernel.reshape(-1, 5).std(0)
+    close(scores(model, criterion=lambda weights: weights.std(1)), spread, rtol=1e-5)
     apoz = (read == 0).mean((0, 1, 2))
     close(scores(model, criterion="apoz", **data), 1 - apoz, rtol=1e-5)
     assert 0.1 < apoz.mean() < 0.9
@@ -52,6 +54,13 @@ def test_against_numpy(model):
         counts, _ = np.histogram(means[:, channel], 32)
         p = counts[counts > 0] / 40
         assert score == pytest.approx(-(p * np.log(p)).sum(), rel=0.05)
+
+
+def test_a_criterion_of_channels_gives_one_score_per_channel(model):
+    with pytest.raises(
+        ValueError, match=r"expected shape \(5,\) for conv. Received: shape \(5, 18"
+    ):
+        scores(model, criterion=lambda weights: weights)
 
 
 def test_batches_in_the_forms_that_fit_takes():

@@ -211,7 +211,7 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
         ({"target_macs": 0.5, "target_parameters": 0.5}, "Expected one target"),
         ({"target_macs": 1.5}, r"must lie in \(0, 1\)"),
         ({"target_cost": 0.5}, "Expected `cost` and `target_cost` together"),
-        ({"target_macs": 0.5, "criterion": "magnitud"}, "for channels also"),
+        ({"target_macs": 0.5, "criterion": "magnitud"}, "for whole channels also"),
         ({"target_macs": 0.5, "criterion": "apoz"}, "data=None"),
         ({"target_macs": 0.5, "ranking": "local"}, "ranking"),
         ({"target_macs": 0.5, "bounds": {"nothing": (0, 1)}}, "`bounds` to match"),

@@ -1,1 +1,3 @@
-"""Criteria: what a weight is worth, and the statistics that they need."""
+"""Criteria: scores of weights and channels, and the gradients and activations that they need."""
+
+from tfcompress.pruning.criteria import functions  # noqa: F401  (registers the built-in criteria)

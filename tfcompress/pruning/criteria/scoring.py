@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.pruning.criteria.functions import Criterion
+from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.statistics import Statistics
 
 

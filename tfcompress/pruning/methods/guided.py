@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from tfcompress.pruning.masks.patterns import NOfM
 from tfcompress.pruning.methods.method import Method
-
-if TYPE_CHECKING:
-    from tfcompress.pruning.pruner import Pruner
+from tfcompress.pruning.methods.run import PruningRun
 
 _FIELDS = ("baseline", "current", "best", "best_metric", "rate", "waited", "done")
 
@@ -90,22 +88,22 @@ class MetricGuided(Method):
     def minimizes(self) -> bool:
         return self.mode == "min"
 
-    def check(self, pruner: Pruner) -> None:
-        if isinstance(pruner.pattern, NOfM) or pruner.criterion.accumulate:
+    def check(self, run: PruningRun) -> None:
+        if isinstance(run.pattern, NOfM) or run.criterion.accumulate:
             raise ValueError(
                 "MetricGuided chooses the sparsity itself, with a criterion that can be computed "
-                f"at any time. Received: pattern={pruner.pattern!r}, "
-                f"criterion={pruner.criterion.name!r}"
+                f"at any time. Received: pattern={run.pattern!r}, "
+                f"criterion={run.criterion.name!r}"
             )
 
     def due(self, last_update: int | None, step: int) -> bool:
         return False
 
-    def update(self, pruner: Pruner, step: int, batch: Any) -> None:
+    def update(self, run: PruningRun, step: int, batch: Any) -> None:
         raise NotImplementedError
 
-    def on_metrics(self, pruner: Pruner, step: int, metrics: dict[str, Any], batch: Any) -> bool:
-        search = self._search(pruner)
+    def on_metrics(self, run: PruningRun, step: int, metrics: dict[str, Any], batch: Any) -> bool:
+        search = self._search(run)
         if self.monitor not in metrics:
             if self.baseline is None and np.isnan(search["baseline"]):
                 raise ValueError(
@@ -119,33 +117,31 @@ class MetricGuided(Method):
             search["baseline"] = value if self.baseline is None else self.baseline
         drop = (search["baseline"] - value) * (-1 if self.minimizes else 1)
         if drop <= self.max_drop:
-            self._remember(pruner, search, value)
+            self._remember(run, search, value)
             search["waited"] = 0
-            changed = self._raise(pruner, search, step, batch)
+            changed = self._raise(run, search, step, batch)
         else:
             search["waited"] += 1
-            changed = search["waited"] >= self.patience and self._back_off(
-                pruner, search, step, batch
-            )
-        self._store(pruner, search)
+            changed = search["waited"] >= self.patience and self._back_off(run, search, step, batch)
+        self._store(run, search)
         return changed
 
-    def finish(self, pruner: Pruner, step: int) -> None:
-        search = self._search(pruner)
+    def finish(self, run: PruningRun, step: int) -> None:
+        search = self._search(run)
         if np.isnan(search["baseline"]):
             raise ValueError(
                 f"No epoch had the metric to go by, so nothing was pruned; is `validation_data` "
                 f"missing? Received: monitor={self.monitor!r}"
             )
         if not np.isnan(search["best"]):
-            self._recall(pruner)
+            self._recall(run)
             search["current"] = search["best"]
             # What was held is in the model now; a file need not carry it a second time.
             search["best"] = search["best_metric"] = float("nan")
-            values = pruner.state.values
+            values = run.state.values
             for name in [name for name in values if name.startswith("held_")]:
                 del values[name]
-            self._store(pruner, search)
+            self._store(run, search)
 
     def get_config(self) -> dict[str, Any]:
         names = (
@@ -164,55 +160,55 @@ class MetricGuided(Method):
     def from_config(cls, config: dict[str, Any]) -> MetricGuided:
         return cls(**config)
 
-    def _raise(self, pruner: Pruner, search: dict[str, float], step: int, batch: Any) -> bool:
+    def _raise(self, run: PruningRun, search: dict[str, float], step: int, batch: Any) -> bool:
         current = search["current"]
         if search["done"] or current >= self.max_sparsity:
             search["done"] = 1.0
             return False
         search["current"] = min(1 - (1 - current) * (1 - search["rate"]), self.max_sparsity)
-        pruner.prune_to(search["current"], step, batch)
+        run.prune_to(search["current"], step, batch)
         return True
 
-    def _back_off(self, pruner: Pruner, search: dict[str, float], step: int, batch: Any) -> bool:
+    def _back_off(self, run: PruningRun, search: dict[str, float], step: int, batch: Any) -> bool:
         search["waited"] = 0
         if np.isnan(search["best"]):
             # Not even the model that training began with holds: there is nothing to go back to.
             return False
-        self._recall(pruner)
+        self._recall(run)
         search["current"] = search["best"]
         search["rate"] /= 2
         if search["rate"] < self.min_rate:
             search["done"] = 1.0
-        self._raise(pruner, search, step, batch)
+        self._raise(run, search, step, batch)
         return True
 
-    def _remember(self, pruner: Pruner, search: dict[str, float], value: float) -> None:
+    def _remember(self, run: PruningRun, search: dict[str, float], value: float) -> None:
         same = search["current"] == search["best"]
         better = value < search["best_metric"] if self.minimizes else value > search["best_metric"]
         if same and not better:
             return
         search["best"], search["best_metric"] = search["current"], value
-        values = pruner.state.values
-        for index, variable in enumerate(_variables(pruner.model)):
+        values = run.state.values
+        for index, variable in enumerate(_variables(run.model)):
             values[f"held_{index}"] = variable.numpy().copy()
-        for index, mask in enumerate(pruner.masks):
+        for index, mask in enumerate(run.masks):
             values[f"held_mask_{index}"] = mask.numpy().copy()
 
-    def _recall(self, pruner: Pruner) -> None:
-        values = pruner.state.values
-        for index, variable in enumerate(_variables(pruner.model)):
+    def _recall(self, run: PruningRun) -> None:
+        values = run.state.values
+        for index, variable in enumerate(_variables(run.model)):
             variable.assign(values[f"held_{index}"])
-        pruner.set_masks([values[f"held_mask_{i}"] for i in range(len(pruner.masks))])
+        run.set_masks([values[f"held_mask_{i}"] for i in range(len(run.masks))])
 
-    def _search(self, pruner: Pruner) -> dict[str, float]:
-        stored = pruner.state.values.get("search")
+    def _search(self, run: PruningRun) -> dict[str, float]:
+        stored = run.state.values.get("search")
         if stored is None:
             nan = float("nan")
-            stored = [nan, pruner.overall_sparsity(), nan, nan, self.rate, 0.0, 0.0]
+            stored = [nan, run.overall_sparsity(), nan, nan, self.rate, 0.0, 0.0]
         return dict(zip(_FIELDS, map(float, stored), strict=True))
 
-    def _store(self, pruner: Pruner, search: dict[str, float]) -> None:
-        pruner.state.values["search"] = np.array([search[f] for f in _FIELDS], np.float64)
+    def _store(self, run: PruningRun, search: dict[str, float]) -> None:
+        run.state.values["search"] = np.array([search[f] for f in _FIELDS], np.float64)
 
 
 def _direction(monitor: str) -> Literal["max", "min"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -12,10 +12,8 @@ import numpy as np
 from tfcompress.pruning.masks.budgets import BUDGETS
 from tfcompress.pruning.masks.patterns import NOfM, keep_highest
 from tfcompress.pruning.methods.method import Method
+from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.schedules import check_sparsity
-
-if TYPE_CHECKING:
-    from tfcompress.pruning.pruner import Pruner
 
 
 class SparseTraining(Method):
@@ -81,24 +79,24 @@ class SparseTraining(Method):
         """Returns the fraction of the weights that moves at `step`."""
 
     @abc.abstractmethod
-    def growth(self, pruner: Pruner, step: int, batch: Any) -> list[np.ndarray]:
+    def growth(self, run: PruningRun, step: int, batch: Any) -> list[np.ndarray]:
         """Returns, per kernel, how much each weight deserves to grow."""
 
-    def check(self, pruner: Pruner) -> None:
-        if isinstance(pruner.pattern, NOfM):
+    def check(self, run: PruningRun) -> None:
+        if isinstance(run.pattern, NOfM):
             raise ValueError(
                 f"{type(self).__name__} moves single weights, blocks or channels. "
-                f"Received: pattern={pruner.pattern!r}"
+                f"Received: pattern={run.pattern!r}"
             )
-        if pruner.criterion.name != "magnitude":
+        if run.criterion.name != "magnitude":
             raise ValueError(
                 f"{type(self).__name__} drops by magnitude and has its own rule of growth. "
-                f"Expected criterion='magnitude'. Received: {pruner.criterion.name!r}"
+                f"Expected criterion='magnitude'. Received: {run.criterion.name!r}"
             )
-        if pruner.scope != "layer":
+        if run.scope != "layer":
             raise ValueError(
                 f"{type(self).__name__} shares the weights among the layers by its `budget`. "
-                f"Expected scope='layer'. Received: scope={pruner.scope!r}"
+                f"Expected scope='layer'. Received: scope={run.scope!r}"
             )
 
     def due(self, last_update: int | None, step: int) -> bool:
@@ -109,11 +107,11 @@ class SparseTraining(Method):
         at = min(step, self.end_step)
         return at - (at - self.begin_step) % self.frequency > last_update
 
-    def update(self, pruner: Pruner, step: int, batch: Any) -> None:
-        if pruner.last_update is None:
-            pruner.set_masks(self._first_masks(pruner))
+    def update(self, run: PruningRun, step: int, batch: Any) -> None:
+        if run.last_update is None:
+            run.set_masks(self._first_masks(run))
         else:
-            pruner.set_masks(self._moved_masks(pruner, step, batch))
+            run.set_masks(self._moved_masks(run, step, batch))
 
     def get_config(self) -> dict[str, Any]:
         names = (
@@ -131,28 +129,28 @@ class SparseTraining(Method):
     def from_config(cls, config: dict[str, Any]) -> SparseTraining:
         return cls(**config)
 
-    def _first_masks(self, pruner: Pruner) -> list[np.ndarray]:
-        shapes = [tuple(k.variable.shape) for k in pruner.kernels]
+    def _first_masks(self, run: PruningRun) -> list[np.ndarray]:
+        shapes = [tuple(k.variable.shape) for k in run.kernels]
         masks = []
         densities = BUDGETS[self.budget](shapes, self.sparsity)
-        for index, (kernel, density) in enumerate(zip(pruner.kernels, densities, strict=True)):
+        for index, (kernel, density) in enumerate(zip(run.kernels, densities, strict=True)):
             weights = kernel.variable.numpy()
             if self.initial_mask == "magnitude":
                 scores = np.abs(weights)
             else:
-                scores = _noise(pruner.seed, index, 0, weights.shape)
+                scores = _noise(run.seed, index, 0, weights.shape)
             # Weights that an earlier run removed start outside the mask; they may grow later.
             alive = weights != 0 if weights.any() else np.ones(weights.shape, bool)
-            masks.append(pruner.pattern.mask(scores, 1.0 - density, kernel.spec, alive))
+            masks.append(run.pattern.mask(scores, 1.0 - density, kernel.spec, alive))
         return masks
 
-    def _moved_masks(self, pruner: Pruner, step: int, batch: Any) -> list[np.ndarray]:
+    def _moved_masks(self, run: PruningRun, step: int, batch: Any) -> list[np.ndarray]:
         fraction = self.drop_fraction_at(step)
         masks = []
         for kernel, mask, growth in zip(
-            pruner.kernels, pruner.masks, self.growth(pruner, step, batch), strict=True
+            run.kernels, run.masks, self.growth(run, step, batch), strict=True
         ):
-            pattern, spec = pruner.pattern, kernel.spec
+            pattern, spec = run.pattern, kernel.spec
             active = pattern.alive(mask.numpy(), spec)
             weights = pattern.reduce(np.abs(kernel.variable.numpy()), spec)
             keep = move(active, weights, pattern.reduce(growth, spec), fraction)
@@ -193,10 +191,10 @@ class SET(SparseTraining):
     def drop_fraction_at(self, step: int) -> float:
         return self.drop_fraction
 
-    def growth(self, pruner: Pruner, step: int, batch: Any) -> list[np.ndarray]:
+    def growth(self, run: PruningRun, step: int, batch: Any) -> list[np.ndarray]:
         return [
-            _noise(pruner.seed, index, step, tuple(kernel.variable.shape))
-            for index, kernel in enumerate(pruner.kernels)
+            _noise(run.seed, index, step, tuple(kernel.variable.shape))
+            for index, kernel in enumerate(run.kernels)
         ]
 
 
@@ -216,8 +214,8 @@ class RigL(SparseTraining):
         progress = min(max((step - self.begin_step) / length, 0.0), 1.0)
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * progress))
 
-    def growth(self, pruner: Pruner, step: int, batch: Any) -> list[np.ndarray]:
-        return [np.abs(g) for g in pruner.gradients(step, batch)]
+    def growth(self, run: PruningRun, step: int, batch: Any) -> list[np.ndarray]:
+        return [np.abs(g) for g in run.gradients(step, batch)]
 
 
 def _noise(seed: int, index: int, step: int, shape: tuple[int, ...]) -> np.ndarray:

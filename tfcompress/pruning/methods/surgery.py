@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,10 +10,8 @@ import numpy as np
 from tfcompress.pruning.masks.constraints import LatentConstraint, MaskConstraint
 from tfcompress.pruning.masks.patterns import NOfM
 from tfcompress.pruning.methods.method import Method, remember_latent
+from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.schedules import get_schedule
-
-if TYPE_CHECKING:
-    from tfcompress.pruning.pruner import Pruner
 
 #: What a removed weight's magnitude counts in the last update: their order stays, behind the rest.
 _LAST = 2.0**-40
@@ -62,21 +60,21 @@ class DynamicNetworkSurgery(Method):
         self.begin_step = self.schedule.begin_step
         self.end_step = self.schedule.end_step
 
-    def check(self, pruner: Pruner) -> None:
-        if pruner.criterion.name != "magnitude" or isinstance(pruner.pattern, NOfM):
+    def check(self, run: PruningRun) -> None:
+        if run.criterion.name != "magnitude" or isinstance(run.pattern, NOfM):
             raise ValueError(
                 "DynamicNetworkSurgery goes by magnitude, and not in n-of-m groups. "
-                f"Received: criterion={pruner.criterion.name!r}, pattern={pruner.pattern!r}"
+                f"Received: criterion={run.criterion.name!r}, pattern={run.pattern!r}"
             )
 
-    def create(self, pruner: Pruner) -> list[MaskConstraint]:
+    def create(self, run: PruningRun) -> list[MaskConstraint]:
         return [
-            LatentConstraint(mask, pruner.create_variable(f"latent_{i}", k.variable.numpy()), True)
-            for i, (k, mask) in enumerate(zip(pruner.kernels, pruner.masks, strict=True))
+            LatentConstraint(mask, run.create_variable(f"latent_{i}", k.variable.numpy()), True)
+            for i, (k, mask) in enumerate(zip(run.kernels, run.masks, strict=True))
         ]
 
-    def start(self, pruner: Pruner, step: int) -> None:
-        remember_latent(pruner)
+    def start(self, run: PruningRun, step: int) -> None:
+        remember_latent(run)
 
     def due(self, last_update: int | None, step: int) -> bool:
         if step < self.begin_step:
@@ -89,22 +87,22 @@ class DynamicNetworkSurgery(Method):
             return self.schedule.end_step
         return step - (step - self.begin_step) % self.frequency
 
-    def update(self, pruner: Pruner, step: int, batch: Any) -> None:
+    def update(self, run: PruningRun, step: int, batch: Any) -> None:
         at = self._last_update(step)
-        magnitudes = [np.abs(c.latent.numpy()) for c in pruner.constraints]
+        magnitudes = [np.abs(c.latent.numpy()) for c in run.constraints]
         everything = [np.ones(m.shape, bool) for m in magnitudes]
         sparsity = self.schedule.sparsity(at)
         if at == self.schedule.end_step:
-            in_use = [np.where(m.numpy() != 0, 1.0, _LAST) for m in pruner.masks]
+            in_use = [np.where(m.numpy() != 0, 1.0, _LAST) for m in run.masks]
             ranked = [m * first for m, first in zip(magnitudes, in_use, strict=True)]
-            pruner.set_masks(pruner.rank(ranked, sparsity, everything))
+            run.set_masks(run.rank(ranked, sparsity, everything))
             return
-        target = pruner.rank(magnitudes, sparsity, everything)
+        target = run.rank(magnitudes, sparsity, everything)
         masks = []
         for kernel, magnitude, goal, mask in zip(
-            pruner.kernels, magnitudes, target, pruner.masks, strict=True
+            run.kernels, magnitudes, target, run.masks, strict=True
         ):
-            pattern, spec = pruner.pattern, kernel.spec
+            pattern, spec = run.pattern, kernel.spec
             keep = splice(
                 pattern.reduce(magnitude, spec),
                 pattern.alive(goal, spec),
@@ -112,7 +110,7 @@ class DynamicNetworkSurgery(Method):
                 self.margin,
             )
             masks.append(pattern.expand(keep, magnitude.shape, spec))
-        pruner.set_masks(masks)
+        run.set_masks(masks)
 
     def get_config(self) -> dict[str, Any]:
         return {

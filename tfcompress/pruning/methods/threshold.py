@@ -1,19 +1,15 @@
-"""Train with a penalty, cut what became small, finetune what is left: in one `fit`."""
+"""Removal of every weight below a threshold, at given steps."""
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.masks.patterns import Unstructured
 from tfcompress.pruning.methods.method import Method
-from tfcompress.pruning.pruner import Pruner
-from tfcompress.pruning.regularization.callback import Regularization
+from tfcompress.pruning.methods.run import PruningRun
 
 
 class Threshold(Method):
@@ -32,14 +28,14 @@ class Threshold(Method):
         self.begin_step = self.prune_steps[0]
         self.end_step = self.prune_steps[-1]
 
-    def check(self, pruner: Pruner) -> None:
-        by_magnitude = pruner.criterion.name == "magnitude" and pruner.pattern == Unstructured()
-        if not by_magnitude or pruner.scope != "layer":
+    def check(self, run: PruningRun) -> None:
+        by_magnitude = run.criterion.name == "magnitude" and run.pattern == Unstructured()
+        if not by_magnitude or run.scope != "layer":
             raise ValueError(
                 "A threshold on magnitudes removes single weights of each layer. Expected "
                 "criterion='magnitude', pattern='unstructured', scope='layer'. Received: "
-                f"criterion={pruner.criterion.name!r}, pattern={pruner.pattern!r}, "
-                f"scope={pruner.scope!r}"
+                f"criterion={run.criterion.name!r}, pattern={run.pattern!r}, "
+                f"scope={run.scope!r}"
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -50,11 +46,11 @@ class Threshold(Method):
         reached = [s for s in self.prune_steps if s <= step]
         return bool(reached) and (last_update is None or last_update < reached[-1])
 
-    def update(self, pruner: Pruner, step: int, batch: Any) -> None:
-        pruner.set_masks(
+    def update(self, run: PruningRun, step: int, batch: Any) -> None:
+        run.set_masks(
             [
                 below_threshold(k.variable.numpy(), m.numpy(), self.threshold, self.num_std)
-                for k, m in zip(pruner.kernels, pruner.masks, strict=True)
+                for k, m in zip(run.kernels, run.masks, strict=True)
             ]
         )
 
@@ -75,82 +71,3 @@ def below_threshold(
         threshold = num_std * float(np.std(kernel))
     keep = mask & (magnitude >= min(threshold, float(magnitude.max())))
     return keep if keep.any() else mask
-
-
-class ThresholdPruning(Pruning):
-    """Trains with L1 or L2, cuts what fell below a threshold, and finetunes the rest.
-
-    Up to the last of `prune_steps` the kernels that will be cut are regularized. At each of these
-    steps the weights below `threshold`, or below `num_std` standard deviations of their layer, are
-    removed for good. After the last one the model is finetuned without the penalty (Han et al.
-    2015, https://arxiv.org/abs/1506.02626).
-
-    Args:
-        prune_steps: The step at which to cut, or several; each >= 1.
-        threshold: Absolute threshold, > 0. Exactly one of `threshold` and `num_std` is given.
-        num_std: Threshold in standard deviations of the layer's weights (zeros included), > 0.
-        l1: Strength of the L1 penalty before the last cut.
-        l2: Strength of the L2 penalty before the last cut.
-        proximal: Take proximal steps in place of penalties; see `Regularization`.
-        layers: Names, regular expressions, classes, names of classes, predicates, or a list of
-            them.
-        **options: `skip_first_last`, `restore_from`, `log_dir`, `verbose`; see `Pruning`.
-
-    Raises:
-        ValueError: If a step or threshold is out of range.
-    """
-
-    def __init__(
-        self,
-        prune_steps: int | Sequence[int],
-        *,
-        threshold: float | None = None,
-        num_std: float | None = None,
-        l1: float = 0.0,
-        l2: float = 0.0,
-        proximal: bool = False,
-        layers: Any = None,
-        **options: Any,
-    ):
-        single = isinstance(prune_steps, numbers.Integral)
-        steps = [int(step) for step in ([prune_steps] if single else prune_steps)]
-        if not steps or min(steps) < 1 or steps != sorted(set(steps)):
-            raise ValueError(
-                "`prune_steps` must be one step or ascending steps, each >= 1. "
-                f"Received: prune_steps={prune_steps}"
-            )
-        given = [value for value in (threshold, num_std) if value is not None]
-        if len(given) != 1 or not given[0] > 0:
-            raise ValueError(
-                "Expected exactly one of `threshold` and `num_std`, above 0. "
-                f"Received: threshold={threshold}, num_std={num_std}"
-            )
-        super().__init__(Threshold(steps, threshold, num_std), layers=layers, **options)
-        self.regularization = None
-        if l1 or l2:
-            last = steps[-1]
-            self.regularization = Regularization(
-                l1=l1,
-                l2=l2,
-                schedule=lambda step: float(step < last),
-                layers=self._is_pruned,
-                proximal=proximal,
-            )
-
-    def _is_pruned(self, layer: keras.Layer) -> bool:
-        return any(kernel.layer is layer for kernel in self.pruner.kernels)
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        if self.regularization is not None:
-            self.regularization.set_model(model)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_begin(batch, logs)
-        if self.regularization is not None:
-            self.regularization.on_train_batch_begin(batch, logs)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if self.regularization is not None:
-            self.regularization.on_train_end(logs)
-        super().on_train_end(logs)

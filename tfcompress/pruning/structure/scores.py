@@ -1,7 +1,7 @@
-"""What a channel is worth: one score per channel of a group, higher for what should stay.
+"""Scores of the channels of each group, higher for what should stay.
 
-Scores come from the criteria that every kind of pruning shares (one score per weight, summed over
-the weights that make a channel), or from the criteria below, which look at whole channels.
+A criterion of weights is summed over the weights that make a channel; a criterion of channels is
+computed for each layer of the group. Both are in `tfcompress.pruning.criteria`.
 """
 
 from __future__ import annotations
@@ -14,73 +14,11 @@ import keras
 import numpy as np
 
 from tfcompress.model.kernels import compressible_kernels
-from tfcompress.pruning.criteria.functions import Criterion, channel_entropy, get_criterion
+from tfcompress.pruning.criteria.registry import Criterion, get_criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
 from tfcompress.pruning.criteria.statistics import Loss, Statistics, batches
 from tfcompress.pruning.structure.activations import ChannelActivations
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
-
-
-def batch_norm_scale(scale):
-    """`|γ|` of the batch norms that the channels pass.
-
-    Network slimming (Liu et al. 2017, https://arxiv.org/abs/1708.06519): train with an L1 penalty
-    on γ, then shrink.
-
-    Args:
-        scale: `(norms, channels)`.
-    """
-    return np.abs(scale)
-
-
-def geometric_median(weights):
-    """`Σ_k ‖w_j − w_k‖₂`: a filter near the geometric median of all can be replaced by others.
-
-    FPGM (He et al. 2019, https://arxiv.org/abs/1811.00250).
-
-    Args:
-        weights: `(channels, weights)` of one kernel.
-    """
-    squares = np.square(weights).sum(1)
-    distances = squares[:, None] + squares[None] - 2.0 * weights @ weights.T
-    return np.sqrt(np.maximum(distances, 0.0)).sum(1)
-
-
-def activation_mean(mean_magnitude):
-    """Mean `|a|` of what the following layers read, over examples and positions.
-
-    Molchanov et al. 2017, https://arxiv.org/abs/1611.06440.
-    """
-    return mean_magnitude
-
-
-def activation_entropy(position_means):
-    """Entropy in nats of each channel's mean over positions, in 32 bins over the examples.
-
-    Luo and Wu 2017, https://arxiv.org/abs/1706.05791.
-
-    Args:
-        position_means: `(examples, channels)`.
-    """
-    return channel_entropy(position_means)
-
-
-def nonzero_share(nonzero):
-    """Share of activations that are not zero: 1 − APoZ.
-
-    APoZ is the average percentage of zeros (Hu et al. 2016, https://arxiv.org/abs/1607.03250).
-    """
-    return nonzero
-
-
-#: Name → `(function, what it takes)`.
-CHANNEL_CRITERIA: dict[str, tuple[Callable, str]] = {
-    "batch_norm_scale": (batch_norm_scale, "scale"),
-    "geometric_median": (geometric_median, "weights"),
-    "activation_mean": (activation_mean, "mean_magnitude"),
-    "activation_entropy": (activation_entropy, "position_means"),
-    "apoz": (nonzero_share, "nonzero"),
-}
 
 #: Name → from the scores of several layers `(layers, channels)` to those of the group.
 REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -116,8 +54,7 @@ class Scoring:
     """How groups are scored.
 
     Attributes:
-        criterion: Name in the registry of criteria or in `CHANNEL_CRITERIA`, a function, or a
-            `Criterion`.
+        criterion: Name in the registry of criteria, a function, or a `Criterion`.
         reduction: How the scores of several layers of a group become one: a key of `REDUCTIONS`.
         normalization: How groups are made comparable: a key of `NORMALIZATIONS`.
         data: Batches, for criteria that need gradients or activations.
@@ -148,11 +85,13 @@ class Scoring:
                 raise ValueError(
                     f"`{name}` must be one of {list(table)}. Received: {getattr(self, name)!r}"
                 )
-        if self.criterion in CHANNEL_CRITERIA:
-            needs_data = CHANNEL_CRITERIA[self.criterion][1] not in ("scale", "weights")
-        else:
-            needs_data = self._shared().needs_data
-        if needs_data and self.data is None:
+        found = get_criterion(self.criterion)
+        if found.accumulate:
+            raise ValueError(
+                f"The criterion {found.name!r} adds up over training steps, and channels are "
+                "scored at one moment. Choose another, such as 'taylor'."
+            )
+        if found.needs_data and self.data is None:
             raise ValueError(
                 f"The criterion {self.criterion!r} looks at batches. Expected `data` as a tuple "
                 "(x, y) of arrays or a tf.data.Dataset. Received: data=None"
@@ -164,37 +103,27 @@ class Scoring:
         reduce, normalize = REDUCTIONS[self.reduction], NORMALIZATIONS[self.normalization]
         return [None if r is None else normalize(reduce(np.stack(r))) for r in raw]
 
-    def _shared(self) -> Criterion:
-        try:
-            criterion = get_criterion(self.criterion)
-        except ValueError as error:
-            raise ValueError(f"{error}; for channels also {sorted(CHANNEL_CRITERIA)}") from error
-        if criterion.accumulate:
-            raise ValueError(
-                f"The criterion {criterion.name!r} adds up over training steps, and channels are "
-                "scored at one moment. Choose another, such as 'taylor'."
-            )
-        return criterion
-
     def _raw(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
         """Per group, the scores by each of its layers."""
-        groups = dependencies.groups
-        if self.criterion not in CHANNEL_CRITERIA:
-            return self._by_weights(dependencies)
-        function, takes = CHANNEL_CRITERIA[self.criterion]
-        if takes == "scale":
-            return [_nothing([function(s) for s in _scales(g)]) for g in groups]
-        if takes == "weights":
-            return [_nothing([function(_rows(p)) for p in g.makers]) for g in groups]
+        criterion, groups = get_criterion(self.criterion), dependencies.groups
+        if not criterion.scores_channels:
+            return self._by_weights(criterion, dependencies)
+        (needed,) = criterion.parameters
+        if needed in _INPUTS_OF_GROUPS:
+            inputs = _INPUTS_OF_GROUPS[needed]
+            return [_nothing([_scored(criterion, g, a) for a in inputs(g)]) for g in groups]
         seen = ChannelActivations(dependencies)
         for batch in batches(self.data, self.num_batches, self.batch_size):
             seen.observe(batch[0])
-        return [[function(getattr(seen, takes)(g))] if seen.sees(g) else None for g in groups]
+        measure = getattr(seen, needed)
+        return [[_scored(criterion, g, measure(g))] if seen.sees(g) else None for g in groups]
 
-    def _by_weights(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
-        groups, criterion = dependencies.groups, self._shared()
+    def _by_weights(
+        self, criterion: Criterion, dependencies: Dependencies
+    ) -> list[list[np.ndarray] | None]:
+        groups = dependencies.groups
         by_variable = {id(k.variable): k for k in compressible_kernels(dependencies.model)}
-        # A layer of the user's own may make channels by a weight that is no kernel to pruning.
+        # A user's own layer may make channels by a weight that is not in the table of kernels.
         makers = [[p for p in g.makers if id(p.member.variable) in by_variable] for g in groups]
         wanted = {
             id(p.member.variable): by_variable[id(p.member.variable)]
@@ -213,6 +142,18 @@ class Scoring:
             _nothing([_along(by_kernel[id(p.member.variable)], p).sum(1) for p in places])
             for places in makers
         ]
+
+
+def _scored(criterion: Criterion, group: Group, values: np.ndarray) -> np.ndarray:
+    """The scores of a group's channels by a criterion of channels."""
+    scores = np.asarray(criterion(**{criterion.parameters[0]: values}))
+    if scores.shape != (len(group),):
+        raise ValueError(
+            f"A criterion of channels returns one score per channel: expected shape "
+            f"{(len(group),)} for {group.name}. Received: shape {scores.shape} from "
+            f"{criterion.name!r}"
+        )
+    return scores
 
 
 def _nothing(scores: Sequence) -> Sequence | None:
@@ -237,3 +178,10 @@ def _scales(group: Group) -> list[np.ndarray]:
         if isinstance(place.member.layer, keras.layers.BatchNormalization)
         and place.member.variable.name == "gamma"
     ]
+
+
+#: Input of a criterion of channels → function of a group that returns it for each of its layers.
+_INPUTS_OF_GROUPS: dict[str, Callable[[Group], list[np.ndarray]]] = {
+    "scale": _scales,
+    "weights": lambda group: [_rows(place) for place in group.makers],
+}
