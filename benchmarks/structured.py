@@ -26,7 +26,7 @@ from absl import app, flags
 import tfcompress as tfc
 from benchmarks.latency import ARCHITECTURES, cpu_name, settle_batch_norm
 from tfcompress.export import compare_latency
-from tfcompress.pruning.structure import shrink
+from tfcompress.pruning.structure import WidthOptions, shrink
 
 _ARCHITECTURE = flags.DEFINE_string("architecture", "mobilenet_v2_1.0_96", "What to build.")
 _TARGETS = flags.DEFINE_list("targets", ["0.5"], "Fractions of MACs to keep.")
@@ -42,7 +42,8 @@ def candidates(
     found = {"full": model}
     for target in targets:
         for step in round_to:
-            smaller = shrink(model, target_macs=target, round_to=step, ranking=ranking)
+            widths = WidthOptions(ranking=ranking)
+            smaller = shrink(model, target_macs=target, round_to=step, widths=widths)
             left = tfc.count_macs(smaller) / tfc.count_macs(model)
             found[f"{left:.3f} of the MACs, widths of {step}"] = smaller
     return found

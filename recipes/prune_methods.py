@@ -20,6 +20,7 @@ from tfcompress.pruning import (
     Pruning,
     Regularization,
     RigL,
+    ScoringOptions,
 )
 
 #: In the order of the tables. `dense` is the control, `random` (gradual) and `static` (a random
@@ -81,11 +82,13 @@ def callbacks(method: str, budget: Budget) -> list[keras.callbacks.Callback]:
         return [Pruning(budget.decay(), criterion=method, **whole)]
     if method in ("taylor", "fisher", "entropy"):
         # Many small batches, where a criterion averages over batches what it squares.
-        options = {"num_batches": 32, "batch_size": 16} if method == "fisher" else {}
-        return [Pruning(budget.decay(), criterion=method, data=budget.data, **options, **whole)]
+        scoring = ScoringOptions(32, 16) if method == "fisher" else ScoringOptions()
+        given = {"data": budget.data, "scoring": scoring}
+        return [Pruning(budget.decay(), criterion=method, **given, **whole)]
     if method == "snip":
         once = ConstantSparsity(budget.sparsity, begin_step=0, end_step=0)
-        return [Pruning(once, criterion="snip", data=budget.data, num_batches=8, **whole)]
+        given = {"data": budget.data, "scoring": ScoringOptions(num_batches=8)}
+        return [Pruning(once, criterion="snip", **given, **whole)]
     if method == "surgery":
         return [Pruning(DynamicNetworkSurgery(budget.decay()), **whole)]
     if method == "static":
@@ -94,7 +97,7 @@ def callbacks(method: str, budget: Budget) -> list[keras.callbacks.Callback]:
         return [Pruning(SET(budget.sparsity, stop, frequency=budget.steps_per_epoch), **common)]
     if method == "rigl":
         rigl = RigL(budget.sparsity, stop, frequency=frequency)
-        return [Pruning(rigl, data=budget.data, num_batches=2, **common)]
+        return [Pruning(rigl, data=budget.data, scoring=ScoringOptions(num_batches=2), **common)]
     if method == "proximal":
         end = budget.decay().end_step
         shrink = Regularization(l1=3e-4, proximal=True, schedule=lambda step: float(step < end))

@@ -43,8 +43,8 @@ from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
 from recipes.results import Results, summary
 from tfcompress.model import count_macs, render_table, strip
-from tfcompress.pruning import PolynomialDecay, Regularization
-from tfcompress.pruning.structure import ChannelPruning, shrink
+from tfcompress.pruning import PolynomialDecay, Regularization, ScoringOptions
+from tfcompress.pruning.structure import ChannelPruning, WidthOptions, shrink
 from tfcompress.tools import datasets
 
 #: Experiment → (data set, architecture, epochs of the dense model, epochs after).
@@ -126,8 +126,9 @@ class Run:
             criterion=criterion,
             target_macs=target,
             data=self.train,
-            loss=lambda m, x, y, _: cross_entropy()(y, m(x, training=True)),
-            num_batches=8,
+            scoring=ScoringOptions(
+                num_batches=8, loss=lambda m, x, y, _: cross_entropy()(y, m(x, training=True))
+            ),
             seed=seed,
             **options,
         )
@@ -177,7 +178,8 @@ class Run:
     def resnet8(self) -> None:
         dense, target = self.dense(), self.options.target
         small = self.shrunk(dense, target, self.options.criterion)
-        narrow = self.shrunk(dense, target, "magnitude", ranking="uniform", round_to=1)
+        uniform = WidthOptions(ranking="uniform")
+        narrow = self.shrunk(dense, target, "magnitude", widths=uniform, round_to=1)
         print(small.shrink_report, narrow.shrink_report, sep="\n")
         self.measure("dense", 0, 1.0, lambda: dense, dense)
         for seed in self.seeds:
@@ -230,8 +232,9 @@ class Run:
                 trained = self.fit(start, epochs, seed, rate, penalty)
                 limit = self.threshold(trained)
                 print(f"{name}: global threshold {limit:.4g} on |γ|", flush=True)
-                options = {"criterion": "batch_norm_scale", "normalization": None}
-                small = shrink(trained, threshold=limit, **options)
+                raw = WidthOptions(normalization=None)
+                given = {"criterion": "batch_norm_scale", "widths": raw}
+                small = shrink(trained, threshold=limit, **given)
                 print(small.shrink_report)
                 target = round(1 - self.options.cut, 4)
                 self.measure(f"{name}, trained", seed, target, lambda m=trained: m, trained)

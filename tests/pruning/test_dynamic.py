@@ -16,6 +16,7 @@ from tfcompress.pruning import (
     PolynomialDecay,
     Pruner,
     RigL,
+    ScoringOptions,
 )
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.masks import budgets
@@ -119,7 +120,9 @@ def test_rigl_grows_where_the_gradient_is_largest(blobs):
 @pytest.mark.parametrize("method", [SET, RigL])
 def test_sparse_training_keeps_its_budget_while_connections_move(method, blobs):
     model = build()
-    callback = Pruning(method(0.7, 20, frequency=2), data=blobs, num_batches=1, verbose=0)
+    callback = Pruning(
+        method(0.7, 20, frequency=2), data=blobs, scoring=ScoringOptions(num_batches=1), verbose=0
+    )
     masks = []
 
     class Record(keras.callbacks.Callback):

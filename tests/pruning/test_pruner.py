@@ -16,6 +16,7 @@ from tfcompress.pruning import (
     NOfM,
     PolynomialDecay,
     Pruner,
+    ScoringOptions,
     register_criterion,
 )
 from tfcompress.pruning.callbacks import Pruning
@@ -73,7 +74,11 @@ def test_scores_equal_numpy_on_a_real_model(model, blobs, criterion):
     x, y = blobs[0][:40], blobs[1][:40]
     parts = [(x[:20], y[:20]), (x[20:], y[20:])]
     pruner = Pruner(
-        model, ConstantSparsity(0.5), criterion=criterion, data=(x, y), num_batches=2, batch_size=20
+        model,
+        ConstantSparsity(0.5),
+        criterion=criterion,
+        data=(x, y),
+        scoring=ScoringOptions(num_batches=2, batch_size=20),
     )
     before = [v.numpy() for v in model.variables]
     scores = pruner.scores(0)
@@ -258,7 +263,8 @@ def test_data_may_be_a_list_of_batches_but_no_iterator(model, blobs):
     x, y = blobs
     parts = [(x[:8], y[:8]), [x[8:16], y[8:16]]]
     schedule = ConstantSparsity(0.5)
-    pruner = Pruner(model, schedule, criterion="taylor", data=parts, num_batches=2)
+    scoring = ScoringOptions(num_batches=2)
+    pruner = Pruner(model, schedule, criterion="taylor", data=parts, scoring=scoring)
     pruner.update(0)
     assert pruner.overall_sparsity() == pytest.approx(0.5, abs=0.02)
     with pytest.raises(ValueError, match="an iterator can be read once"):

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from tfcompress.pruning import SET, Block, ConstantSparsity, NOfM, PolynomialDecay, Pruner, RigL
+from tfcompress.pruning import (
+    SET,
+    Block,
+    ConstantSparsity,
+    NOfM,
+    PolynomialDecay,
+    Pruner,
+    RigL,
+    ScoringOptions,
+)
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.methods.threshold import Threshold
 
@@ -47,6 +56,8 @@ def test_bad_options_are_refused_before_training(model, blobs, options, message)
         (lambda: Pruning(ConstantSparsity(0.5), criterion="taylor"), "data=None"),
         (lambda: Pruning(ConstantSparsity(0.5), criterion="entropy"), "data=None"),
         (lambda: Pruning(RigL(0.5, 10)), "RigL.*data=None"),
+        (lambda: ScoringOptions(num_batches=0), "Received: num_batches=0"),
+        (lambda: ScoringOptions(batch_size=0.5), "Received: batch_size=0.5"),
         (lambda: Pruning(ConstantSparsity(0.5), criterion="size"), "Received: criterion='size'"),
         (lambda: Pruning(ConstantSparsity(0.5), criterion="apoz"), "scores whole channels"),
         (lambda: Pruning(ConstantSparsity(0.5), pattern="rows"), "Received: pattern='rows'"),

@@ -12,6 +12,7 @@ from tfcompress.pruning import (
     MetricGuided,
     PolynomialDecay,
     RigL,
+    ScoringOptions,
 )
 from tfcompress.pruning.callbacks import Pruning
 
@@ -57,7 +58,9 @@ METHODS = {
         DynamicNetworkSurgery(PolynomialDecay(0, 0.8, 0, 20), frequency=2), verbose=0
     ),
     "SET": lambda data: Pruning(SET(0.7, 20, frequency=3), verbose=0),
-    "RigL": lambda data: Pruning(RigL(0.7, 20, frequency=3), data=data, num_batches=1, verbose=0),
+    "RigL": lambda data: Pruning(
+        RigL(0.7, 20, frequency=3), data=data, scoring=ScoringOptions(num_batches=1), verbose=0
+    ),
     "guided": lambda data: Pruning(MetricGuided("accuracy", 0.5), verbose=0),
 }
 REGROWING = ["movement", "surgery", "SET", "RigL"]

@@ -1,9 +1,12 @@
 """Sparsity during an ordinary `fit`: criteria, patterns, schedules, masks, regularization."""
 
 from tfcompress.pruning.callbacks import Pruning
+from tfcompress.pruning.criteria.options import ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_criterion, register_criterion
 from tfcompress.pruning.masks.patterns import Block, Channels, NOfM, Pattern, Unstructured
 from tfcompress.pruning.methods.guided import MetricGuided
+from tfcompress.pruning.methods.method import Method
+from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.methods.sparse_training import SET, RigL
 from tfcompress.pruning.methods.surgery import DynamicNetworkSurgery
 from tfcompress.pruning.pruner import Pruner
@@ -25,6 +28,7 @@ __all__ = [
     "CosineSchedule",
     "Criterion",
     "DynamicNetworkSurgery",
+    "Method",
     "MetricGuided",
     "NOfM",
     "Pattern",
@@ -32,9 +36,11 @@ __all__ = [
     "Pruner",
     "Pruning",
     "PruningReport",
+    "PruningRun",
     "PruningSchedule",
     "Regularization",
     "RigL",
+    "ScoringOptions",
     "ThresholdPruning",
     "Unstructured",
     "get_criterion",

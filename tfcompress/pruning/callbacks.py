@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import get_weight_criterion
 from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.masks.patterns import get_pattern
@@ -52,7 +53,9 @@ class Pruning(keras.callbacks.Callback):
             model, whose masks and state the first `fit` takes up.
         log_dir: Folder for TensorBoard summaries of the sparsity per kernel and overall.
         verbose: 0 is silent; 1 prints what is left out, and a line after each epoch.
-        **options: `num_batches`, `batch_size`, `loss`, `seed`, `preserve_zeros`; see `Pruner`.
+        seed: Seed of whatever is random.
+        preserve_zeros: Whether zeros found at the start stay; see `Pruner`.
+        scoring: How a criterion reads `data`: number and size of batches, loss.
 
     Attributes:
         pruner: The `Pruner` of the current or the last `fit`.
@@ -75,7 +78,9 @@ class Pruning(keras.callbacks.Callback):
         restore_from: str | None = None,
         log_dir: str | None = None,
         verbose: int = 1,
-        **options: Any,
+        seed: int = 0,
+        preserve_zeros: bool = True,
+        scoring: ScoringOptions = DEFAULT_SCORING,
     ):
         super().__init__()
         self.method = get_method(schedule)
@@ -86,7 +91,9 @@ class Pruning(keras.callbacks.Callback):
             "layers": layers,
             "skip_first_last": skip_first_last,
             "data": data,
-            **options,
+            "seed": seed,
+            "preserve_zeros": preserve_zeros,
+            "scoring": scoring,
         }
         if data is None and (self.method.needs_data or self.options["criterion"].needs_data):
             needing = schedule if self.method.needs_data else repr(criterion)

@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.pruning.criteria.evidence import Evidence
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_weight_criterion
-from tfcompress.pruning.criteria.statistics import Loss, Statistics
+from tfcompress.pruning.criteria.statistics import Statistics
 from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.masks.patterns import NOfM, Pattern, get_pattern
 from tfcompress.pruning.masks.ranking import global_masks, layer_masks
@@ -53,12 +54,10 @@ class Pruner:
         skip_first_last: Leave the first and the last kernel dense.
         data: Batches for criteria that need gradients or activations: a tuple of arrays
             `(x, y)`, a `tf.data.Dataset`, or an iterable of such tuples.
-        num_batches: How many of them each update uses.
-        batch_size: Batch size where `data` is a tuple of arrays.
-        loss: `loss(model, x, y, sample_weight)` for these criteria; by default the compiled loss.
         seed: Seed of whatever is random.
         preserve_zeros: Whether zeros found at the start stay. A kernel that is nothing but zeros
             counts as freshly initialized, and is pruned from scratch.
+        scoring: How a criterion reads `data`: number and size of batches, loss.
 
     Raises:
         ValueError: If no layer is matched, a pattern does not fit a kernel, or data is missing.
@@ -75,11 +74,9 @@ class Pruner:
         layers: Any = None,
         skip_first_last: bool = False,
         data: Any = None,
-        num_batches: int = 4,
-        batch_size: int = 128,
-        loss: Loss | None = None,
         seed: int = 0,
         preserve_zeros: bool = True,
+        scoring: ScoringOptions = DEFAULT_SCORING,
     ):
         self.model = model
         self.method: Method = get_method(schedule)
@@ -92,12 +89,11 @@ class Pruner:
         self.names = kernel_labels(model, self.kernels)
         self.evidence = Evidence(
             self.criterion,
-            Statistics(model, self.kernels, loss),
+            Statistics(model, self.kernels, scoring.loss),
             self.names,
             [(seed, index) for index in kernel_indices(model, self.kernels)],
             data=data,
-            num_batches=num_batches,
-            batch_size=batch_size,
+            options=scoring,
         )
         self._check()
         self._settings = settings_key(

@@ -9,7 +9,7 @@ import tfcompress as tfc
 from recipes import models
 from tests.pruning.structure.oracle import outputs, relative_error
 from tfcompress.pruning import ConstantSparsity
-from tfcompress.pruning.structure import ChannelPruner, shrink
+from tfcompress.pruning.structure import ChannelPruner, WidthOptions, shrink
 from tfcompress.pruning.structure.callbacks import ChannelPruning
 
 
@@ -166,7 +166,7 @@ def test_channels_that_are_normalized_together_are_not_masked():
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(model(x), smaller(x), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"where the least is"):
-        ChannelPruner(model, ConstantSparsity(0.95), min_kept=0.5)
+        ChannelPruner(model, ConstantSparsity(0.95), widths=WidthOptions(min_kept=0.5))
 
 
 def test_a_dense_head_with_its_activation_inside(digits):

@@ -10,7 +10,8 @@ from recipes import models
 from tests import fresh
 from tests.pruning.structure.graphs import PATTERNS, build
 from tests.pruning.structure.oracle import outputs, plain, relative_error, sample
-from tfcompress.pruning.structure import Dependencies, shrink
+from tfcompress.pruning import ScoringOptions
+from tfcompress.pruning.structure import Dependencies, WidthOptions, shrink
 from tfcompress.pruning.structure.removal import remove
 from tfcompress.pruning.structure.widths import Bounds
 
@@ -24,7 +25,7 @@ def small():
 @pytest.mark.parametrize("ranking", ["global", "uniform"])
 @pytest.mark.parametrize("target", ["target_macs", "target_parameters"])
 def test_targets_are_met_as_counted_on_the_result(small, ranking, target):
-    smaller = shrink(small, ranking=ranking, **{target: 0.5})
+    smaller = shrink(small, widths=WidthOptions(ranking=ranking), **{target: 0.5})
     count = tfc.count_macs if target == "target_macs" else keras.Model.count_params
     ratio = count(smaller) / count(small)
     assert ratio == pytest.approx(0.5, abs=0.02)
@@ -68,7 +69,7 @@ def test_bounds_and_min_kept():
     assert smaller.get_layer("first").filters == 8
     assert smaller.get_layer("second").filters < 6
     with pytest.raises(ValueError, match="Expected a target that the model and the bounds allow"):
-        shrink(model, target_macs=0.1, min_kept=0.8)
+        shrink(model, target_macs=0.1, widths=WidthOptions(min_kept=0.8))
 
 
 def test_bounds_of_a_layer_that_only_passes_channels():
@@ -124,7 +125,7 @@ def test_a_layer_that_hardly_costs_is_not_emptied_for_nothing():
             model,
             target_macs=0.98,
             bounds=fixed,
-            tolerance=0.001,
+            widths=WidthOptions(tolerance=0.001),
             round_to=1,
         )
         .get_layer("hidden")
@@ -166,7 +167,7 @@ def test_how_layers_of_a_group_are_reduced_and_made_comparable():
     model.get_layer("wide").kernel.assign(np.ones((3, 1)) * [10.0, 90.0, 80.0])
 
     def kept(threshold, **options):
-        smaller = shrink(model, threshold=threshold, **options)
+        smaller = shrink(model, threshold=threshold, widths=WidthOptions(**options))
         return smaller.get_layer("a").kernel.numpy()[0], smaller.get_layer("wide").units
 
     np.testing.assert_array_equal(kept(4, reduction="min", normalization=None)[0], [2, 3])
@@ -175,14 +176,15 @@ def test_how_layers_of_a_group_are_reduced_and_made_comparable():
     assert kept(35, normalization=None)[1] == 2
     assert kept(0.4, normalization="mean")[1] == 2
     with pytest.raises(ValueError, match="Nothing to remove"):
-        shrink(model, threshold=0.05, normalization="max")
+        shrink(model, threshold=0.05, widths=WidthOptions(normalization="max"))
 
 
 def test_slimming_by_threshold():
     model = plain()
     gamma = np.array([1.0, 1e-6, 0.8, 0.9, 1e-5, 1.1, 0.01, 0.7], "float32")
     model.get_layer("norm").gamma.assign(gamma)
-    smaller = shrink(model, criterion="batch_norm_scale", normalization=None, threshold=0.02)
+    raw = WidthOptions(normalization=None)
+    smaller = shrink(model, criterion="batch_norm_scale", widths=raw, threshold=0.02)
     np.testing.assert_array_equal(smaller.get_layer("norm").gamma, gamma[[0, 2, 3, 5, 7]])
     # The second convolution has no batch norm, so nothing is said of it.
     assert smaller.get_layer("second").filters == 6
@@ -197,9 +199,10 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
         entropy = keras.losses.sparse_categorical_crossentropy
         return keras.ops.mean(entropy(y, model(x, training=True), from_logits=True))
 
+    scoring = ScoringOptions(loss=loss)
     for criterion in ("taylor", "fisher", "entropy", "random", "l2", lambda kernel: kernel**4):
         smaller = shrink(
-            model, criterion=criterion, target_macs=0.6, round_to=1, data=data, loss=loss
+            model, criterion=criterion, target_macs=0.6, round_to=1, data=data, scoring=scoring
         )
         assert tfc.count_macs(smaller) < 0.65 * tfc.count_macs(model)
 
@@ -213,7 +216,7 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
         ({"target_cost": 0.5}, "Expected `cost` and `target_cost` together"),
         ({"target_macs": 0.5, "criterion": "magnitud"}, "for whole channels also"),
         ({"target_macs": 0.5, "criterion": "apoz"}, "data=None"),
-        ({"target_macs": 0.5, "ranking": "local"}, "ranking"),
+        ({"target_macs": 0.5, "round_to": 0}, "`round_to` must be"),
         ({"target_macs": 0.5, "bounds": {"nothing": (0, 1)}}, "`bounds` to match"),
         ({"target_macs": 0.5, "bounds": {"first": (0.5, 0.2)}}, "least ≤ most"),
         ({"target_macs": 0.5, "bounds": {"first": 0.5}}, "least ≤ most"),
@@ -224,6 +227,21 @@ def test_a_shared_criterion_needs_the_compiled_loss_or_one_given():
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         shrink(plain(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ranking": "local"}, "`ranking` must be"),
+        ({"reduction": "median"}, "`reduction` must be one of"),
+        ({"normalization": "none"}, "`normalization` must be one of"),
+        ({"min_kept": 1.5}, r"`min_kept` must lie in \[0, 1\]. Received: 1.5"),
+        ({"tolerance": -0.1}, "`tolerance` must not be negative"),
+    ],
+)
+def test_wrong_width_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        WidthOptions(**options)
 
 
 def test_a_model_without_groups():
@@ -259,7 +277,7 @@ def test_groups_without_a_score_keep_what_they_have():
     model.get_layer("norm").gamma.assign(np.linspace(0.1, 1, 16))
     options = {"criterion": "batch_norm_scale", "target_macs": 0.6, "round_to": 1}
     for ranking in ("global", "uniform"):
-        smaller = shrink(model, ranking=ranking, **options)
+        smaller = shrink(model, widths=WidthOptions(ranking=ranking), **options)
         assert smaller.get_layer("plain").filters == 16
         assert smaller.get_layer("normed").filters < 16
     first = keras.Model(inputs, layers.Conv2D(4, 1)(model.get_layer("plain").output))

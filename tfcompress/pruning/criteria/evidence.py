@@ -1,4 +1,4 @@
-"""What an update of the masks goes by: scores and gradients, and the batches they come from."""
+"""Scores and gradients for an update of masks, from the batches that the update reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
 from tfcompress.pruning.criteria.statistics import Statistics, batches
@@ -16,13 +17,12 @@ class Evidence:
     """Scores and gradients of kernels at a step.
 
     Args:
-        criterion: What a weight is worth.
+        criterion: Scores the weights.
         statistics: Knows the kernels, their gradients and their activations.
         names: Names of the kernels, for errors.
         seeds: A seed per kernel, for criteria that are random.
         data: Batches; see `Pruner`.
-        num_batches: How many of them each update uses.
-        batch_size: Where `data` is a tuple of arrays.
+        options: How many batches each update reads, and their size.
 
     Raises:
         ValueError: `data` is an iterator, which could be read but once.
@@ -36,8 +36,7 @@ class Evidence:
         seeds: Sequence[tuple[int, ...]],
         *,
         data: Any = None,
-        num_batches: int = 4,
-        batch_size: int = 128,
+        options: ScoringOptions = DEFAULT_SCORING,
     ):
         if hasattr(data, "__next__"):
             raise ValueError(
@@ -49,8 +48,7 @@ class Evidence:
         self.names = names
         self.seeds = seeds
         self.data = data
-        self.num_batches = num_batches
-        self.batch_size = batch_size
+        self.options = options
 
     def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """The criterion's scores, one array per kernel."""
@@ -63,7 +61,7 @@ class Evidence:
         return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
 
     def batches(self, step: int, batch: Any = None) -> list[tuple[Any, ...]]:
-        """The batches that an update at `step` looks at: `batch` alone where it is given."""
+        """The batches that an update at `step` reads: `batch` alone where it is given."""
         if batch is not None:
             return [batch if isinstance(batch, tuple) else tuple(batch)]
         if self.data is None:
@@ -71,10 +69,10 @@ class Evidence:
                 "This update needs gradients or activations. Expected `data=` at construction or "
                 "`update(step, batch=(x, y))`. Received neither."
             )
-        return self._read(self.num_batches, step)
+        return self._read(self.options.num_batches, step)
 
     def try_out(self, step: int, with_gradients: bool) -> None:
-        """Computes once what updates will need, so that bad data shows before training.
+        """Computes once what updates will need, so that bad data is an error before training.
 
         Args:
             step: The step.
@@ -89,7 +87,7 @@ class Evidence:
             compute_scores(self.criterion, self.statistics, self.names, self.seeds, [part])
 
     def _read(self, count: int, step: int) -> list[tuple[Any, ...]]:
-        found = list(batches(self.data, count, self.batch_size, offset=step))
+        found = list(batches(self.data, count, self.options.batch_size, offset=step))
         if not found:
             raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
         return found

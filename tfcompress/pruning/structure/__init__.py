@@ -3,6 +3,7 @@
 from tfcompress.pruning.structure.callbacks import ChannelPruning
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
 from tfcompress.pruning.structure.masking import ChannelPruner
+from tfcompress.pruning.structure.options import WidthOptions
 from tfcompress.pruning.structure.report import ShrinkReport
 from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.shrink import shrink
@@ -15,6 +16,7 @@ __all__ = [
     "Group",
     "Role",
     "ShrinkReport",
+    "WidthOptions",
     "register_rule",
     "shrink",
 ]

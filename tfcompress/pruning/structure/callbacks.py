@@ -1,13 +1,18 @@
-"""The callback for channel masks during `model.fit`: thin, the work is done by `ChannelPruner`."""
+"""The callback for channel masks during `model.fit`; it calls `ChannelPruner`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
+from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.schedules import get_schedule
 from tfcompress.pruning.structure.masking import ChannelPruner
+from tfcompress.pruning.structure.options import DEFAULT_WIDTHS, WidthOptions
+from tfcompress.pruning.structure.planner import LayerBounds
 from tfcompress.pruning.structure.scores import Scoring
 
 
@@ -32,9 +37,7 @@ class ChannelPruning(keras.callbacks.Callback):
         schedule: A schedule (`PolynomialDecay`, ...), one of tfmot, or a callable.
         budget: What the schedule counts: `"macs"` or `"parameters"`.
         verbose: 0 is silent; 1 prints what cannot be removed, and a line after each epoch.
-        **options: `criterion`, `ranking`, `round_to`, `bounds`, `min_kept`, `tolerance`,
-            `reduction`, `normalization`, `data`, `loss`, `num_batches`, `batch_size`, `seed`,
-            `inputs`; see `shrink`.
+        criterion, data, bounds, round_to, inputs, seed, widths, scoring: See `ChannelPruner`.
 
     Attributes:
         pruner: The `ChannelPruner` of the current or the last `fit`.
@@ -43,19 +46,42 @@ class ChannelPruning(keras.callbacks.Callback):
         ValueError: Data is missing; and before training starts, as `shrink`.
     """
 
-    def __init__(self, schedule: Any, *, budget: str = "macs", verbose: int = 1, **options: Any):
+    def __init__(
+        self,
+        schedule: Any,
+        *,
+        budget: str = "macs",
+        criterion: str | Callable[..., Any] | Criterion = "magnitude",
+        data: Any = None,
+        bounds: LayerBounds | None = None,
+        round_to: int = 8,
+        inputs: Any = None,
+        seed: int = 0,
+        widths: WidthOptions = DEFAULT_WIDTHS,
+        scoring: ScoringOptions = DEFAULT_SCORING,
+        verbose: int = 1,
+    ):
         super().__init__()
         self.schedule = get_schedule(schedule)
         self.budget = budget
         self.verbose = verbose
-        self.options = options
-        names = Scoring.__dataclass_fields__
-        Scoring(**{k: v for k, v in options.items() if k in names})
+        Scoring(criterion, data, scoring, widths, seed)  # Raises for what does not fit together.
+        self.options = {
+            "budget": budget,
+            "criterion": criterion,
+            "data": data,
+            "bounds": bounds,
+            "round_to": round_to,
+            "inputs": inputs,
+            "seed": seed,
+            "widths": widths,
+            "scoring": scoring,
+        }
         self.pruner: ChannelPruner | None = None
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        self.pruner = ChannelPruner(model, self.schedule, budget=self.budget, **self.options)
+        self.pruner = ChannelPruner(model, self.schedule, **self.options)
         # The step was traced without the constraints if the model was fitted before.
         model.train_function = None
         if self.verbose and self.pruner.dependencies.kept:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
+from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.masks import constraints
 from tfcompress.pruning.schedules import get_schedule
 from tfcompress.pruning.structure.constants import Constants
 from tfcompress.pruning.structure.costs import macs_cost, parameter_cost
 from tfcompress.pruning.structure.dependencies import Dependencies
+from tfcompress.pruning.structure.options import DEFAULT_WIDTHS, WidthOptions
 from tfcompress.pruning.structure.planner import LayerBounds, Planner
 from tfcompress.pruning.structure.scores import Scoring
-from tfcompress.pruning.structure.shrink import check_options
+from tfcompress.pruning.structure.shrinking import check_round_to
 from tfcompress.pruning.structure.tracer import Member, Role
 
 
@@ -33,16 +37,22 @@ class ChannelPruner:
     ```
 
     A masked channel is zero in everything that makes it and that it passes (kernels, biases, γ and
-    β), and in the rows of the kernels that read it: it emits nothing and nothing hears it. Masks
-    are held by constraints on the variables and never grow back; a new run starts from the
+    β), and in the rows of the kernels that read it, so that no output depends on it. Masks are
+    held by constraints on the variables and never grow back; a new run starts from the
     channels that it finds at zero.
 
     Args:
         model: A built Sequential or Functional model, or a distiller with such a `student`.
         schedule: Fraction of the budget that is gone at each step.
         budget: What the schedule counts: `"macs"` or `"parameters"`.
-        criterion, reduction, normalization, data, loss, num_batches, batch_size, seed, ranking,
-            round_to, bounds, min_kept, tolerance, inputs: See `shrink`.
+        criterion: What scores a channel; see `shrink`.
+        data: Batches for criteria that need gradients or activations; see `shrink`.
+        bounds: Fractions of their channels that layers keep; see `shrink`.
+        round_to: Widths are multiples of it, where the schedule ends.
+        inputs: An example batch, where the model's input sizes are not known, for counting MACs.
+        seed: For criteria that are random.
+        widths: How scores become widths.
+        scoring: How a criterion reads `data`.
 
     Raises:
         TypeError: Not a Keras model.
@@ -55,24 +65,27 @@ class ChannelPruner:
         schedule: Any,
         *,
         budget: str = "macs",
-        ranking: str = "global",
-        round_to: int = 8,
+        criterion: str | Callable[..., Any] | Criterion = "magnitude",
+        data: Any = None,
         bounds: LayerBounds | None = None,
-        min_kept: float = 0.1,
-        tolerance: float = 0.02,
+        round_to: int = 8,
         inputs: Any = None,
-        **scoring: Any,
+        seed: int = 0,
+        widths: WidthOptions = DEFAULT_WIDTHS,
+        scoring: ScoringOptions = DEFAULT_SCORING,
     ):
         if budget not in ("macs", "parameters"):
             raise ValueError(f"`budget` must be 'macs' or 'parameters'. Received: {budget!r}")
-        check_options(ranking, round_to, tolerance)
+        check_round_to(round_to)
         self.model = model
         self.schedule = get_schedule(schedule)
-        self.scoring = Scoring(**scoring, trained=model)
+        self.round_to = round_to
+        self.widths = widths
+        self.scoring = Scoring(criterion, data, scoring, widths, seed, trained=model)
         self.dependencies = Dependencies(getattr(model, "student", model))
         self._attach()
         self._pin_what_no_mask_silences()
-        self.planner = Planner(self.dependencies, bounds, min_kept)
+        self.planner = Planner(self.dependencies, bounds, widths.min_kept)
         if not self.planner.groups:
             raise ValueError(
                 f"No channel of the model can be removed; kept whole: {self.dependencies.kept}"
@@ -81,14 +94,13 @@ class ChannelPruner:
         self._cost = macs_cost(self.dependencies, inputs) if is_macs else None
         self._cost = self._cost or parameter_cost(self.dependencies)
         least, target = self.planner.least(self._cost), 1.0 - self.schedule.final
-        if least > target + tolerance:
+        if least > target + widths.tolerance:
             raise ValueError(
                 "Expected a schedule that ends at what the model and the bounds allow. Received: "
                 f"{self.schedule!r}, which leaves {target:g} of the {budget}, where the least is "
-                f"{least:.3f}. Lower `min_kept`={min_kept:g}, or widen `bounds`; "
+                f"{least:.3f}. Lower `min_kept`={widths.min_kept:g}, or widen `bounds`; "
                 f"kept whole: {self.dependencies.kept}"
             )
-        self._options = {"ranking": ranking, "round_to": round_to, "tolerance": tolerance}
         self.units = np.zeros(0, np.int64)
         self.last_update: int | None = None
         self.begun = False
@@ -164,10 +176,17 @@ class ChannelPruner:
             return
         scores = self.planner.scores(self.scoring, self.units)
         found = self.planner.reach(
-            scores, self._cost, target, at_most=at_most, relax=relax, **self._options
+            scores,
+            self._cost,
+            target,
+            ranking=self.widths.ranking,
+            round_to=self.round_to,
+            tolerance=self.widths.tolerance,
+            relax=relax,
+            at_most=at_most,
         )
         # Rounded widths may overshoot where the schedule is to end, and nothing grows back.
-        is_beyond = found.cost < 1.0 - self.schedule.final - self._options["tolerance"]
+        is_beyond = found.cost < 1.0 - self.schedule.final - self.widths.tolerance
         if relax or not is_beyond:
             self.units = np.union1d(self.units, found.units)
 
@@ -211,8 +230,8 @@ class ChannelPruner:
     def _pin_what_no_mask_silences(self) -> None:
         """Keeps channels that could not be removed though they are zero.
 
-        Those are normalized together with others, or what follows makes of zero what is still
-        heard: a sum over sigmoids, a quotient, a logarithm. It is tried with all of them at zero.
+        They are normalized together with others, or an operation maps zero to another value: a sum
+        over sigmoids, a quotient, a logarithm. Found by setting all of them to zero.
         """
         for group in self.dependencies.groups:
             if group.inexact:
@@ -230,7 +249,7 @@ class ChannelPruner:
             self._set_masks(every[:0])
             for key, variable in self._variables.items():
                 variable.assign(before[key])
-        self.dependencies.pin(np.setdiff1d(every, dead), "is heard even where it is zero")
+        self.dependencies.pin(np.setdiff1d(every, dead), "has an influence even where it is zero")
         self.dependencies.regroup()
 
     def _mask_of(self, variable: int, kept) -> np.ndarray:
@@ -253,5 +272,5 @@ class ChannelMaskConstraint(constraints.MaskConstraint):
 
 
 def _is_masked(member: Member) -> bool:
-    """All but a variance; a moving mean of zeros stays zero, for nothing comes in."""
+    """All but a variance; a moving mean of zeros stays zero where all inputs are zero."""
     return member.labels is not None and member.variable.name != "moving_variance"

@@ -51,8 +51,6 @@ class Planner:
     def __init__(
         self, dependencies: Dependencies, bounds: LayerBounds | None = None, min_kept: float = 0.1
     ):
-        if not 0.0 <= min_kept <= 1.0:
-            raise ValueError(f"`min_kept` must lie in [0, 1]. Received: {min_kept}")
         self.dependencies = dependencies
         self.min_kept = min_kept
         _check_bounds(bounds or {})

@@ -7,60 +7,36 @@ computed for each layer of the group. Both are in `tfcompress.pruning.criteria`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.model.kernels import compressible_kernels
+from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
-from tfcompress.pruning.criteria.statistics import Loss, Statistics, batches
+from tfcompress.pruning.criteria.statistics import Statistics, batches
 from tfcompress.pruning.structure.activations import ChannelActivations
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
-
-#: Name → from the scores of several layers `(layers, channels)` to those of the group.
-REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": lambda s: s.mean(0),
-    "sum": lambda s: s.sum(0),
-    "max": lambda s: s.max(0),
-    "min": lambda s: s.min(0),
-    "l2": lambda s: np.sqrt(np.square(s).sum(0)),
-}
-
-
-def _divided_by(measure: Callable) -> Callable[[np.ndarray], np.ndarray]:
-    def normalize(scores):
-        size = measure(np.abs(scores))
-        return scores / size if size > 0 else scores
-
-    return normalize
-
-
-#: Name → from the scores of a group to comparable ones.
-NORMALIZATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
-    None: lambda s: s,
-    "mean": _divided_by(np.mean),
-    "max": _divided_by(np.max),
-    "sum": _divided_by(np.sum),
-    "l2": _divided_by(lambda s: np.sqrt(np.square(s).sum())),
-    "standard": lambda s: (s - s.mean()) / (s.std() or 1.0),
-}
+from tfcompress.pruning.structure.options import (
+    DEFAULT_WIDTHS,
+    NORMALIZATIONS,
+    REDUCTIONS,
+    WidthOptions,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How groups are scored.
+    """Computes the scores of the channels of every group.
 
     Attributes:
         criterion: Name in the registry of criteria, a function, or a `Criterion`.
-        reduction: How the scores of several layers of a group become one: a key of `REDUCTIONS`.
-        normalization: How groups are made comparable: a key of `NORMALIZATIONS`.
         data: Batches, for criteria that need gradients or activations.
-        loss: `loss(model, x, y, sample_weight)`, for gradients; by default the compiled one.
-        num_batches: How many batches are looked at.
-        batch_size: Where `data` is a tuple of arrays.
+        options: How criteria read the data.
+        widths: How the scores of layers are reduced and normalized.
         seed: For criteria that are random.
         trained: The model whose loss it is, where that is not the one that loses channels: a
             distiller around it.
@@ -70,21 +46,13 @@ class Scoring:
     """
 
     criterion: Any = "magnitude"
-    reduction: str = "mean"
-    normalization: str | None = "mean"
     data: Any = None
-    loss: Loss | None = None
-    num_batches: int = 4
-    batch_size: int = 128
+    options: ScoringOptions = DEFAULT_SCORING
+    widths: WidthOptions = DEFAULT_WIDTHS
     seed: int = 0
     trained: keras.Model | None = None
 
     def __post_init__(self):
-        for name, table in (("reduction", REDUCTIONS), ("normalization", NORMALIZATIONS)):
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"`{name}` must be one of {list(table)}. Received: {getattr(self, name)!r}"
-                )
         found = get_criterion(self.criterion)
         if found.accumulate:
             raise ValueError(
@@ -100,7 +68,8 @@ class Scoring:
     def scores(self, dependencies: Dependencies) -> list[np.ndarray | None]:
         """One array per group, one score per channel; `None` where the criterion says nothing."""
         raw = self._raw(dependencies)
-        reduce, normalize = REDUCTIONS[self.reduction], NORMALIZATIONS[self.normalization]
+        reduce = REDUCTIONS[self.widths.reduction]
+        normalize = NORMALIZATIONS[self.widths.normalization]
         return [None if r is None else normalize(reduce(np.stack(r))) for r in raw]
 
     def _raw(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
@@ -113,10 +82,13 @@ class Scoring:
             inputs = _INPUTS_OF_GROUPS[needed]
             return [_nothing([_scored(criterion, g, a) for a in inputs(g)]) for g in groups]
         seen = ChannelActivations(dependencies)
-        for batch in batches(self.data, self.num_batches, self.batch_size):
+        for batch in self._batches():
             seen.observe(batch[0])
         measure = getattr(seen, needed)
         return [[_scored(criterion, g, measure(g))] if seen.sees(g) else None for g in groups]
+
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
+        return batches(self.data, self.options.num_batches, self.options.batch_size)
 
     def _by_weights(
         self, criterion: Criterion, dependencies: Dependencies
@@ -131,10 +103,8 @@ class Scoring:
             for p in places
         }
         kernels = list(wanted.values())
-        statistics = Statistics(self.trained or dependencies.model, kernels, self.loss)
-        parts = []
-        if criterion.needs_data:
-            parts = list(batches(self.data, self.num_batches, self.batch_size))
+        statistics = Statistics(self.trained or dependencies.model, kernels, self.options.loss)
+        parts = list(self._batches()) if criterion.needs_data else []
         seeds = [(self.seed, i) for i in range(len(kernels))]
         arrays = compute_scores(criterion, statistics, [k.name for k in kernels], seeds, parts)
         by_kernel = dict(zip(wanted, arrays, strict=True))
