@@ -66,11 +66,32 @@ def factorize(
     return _build(planner)
 
 
-def plan_factorization(model: keras.Model, **arguments) -> FactorizationPlan:
-    """Says what `factorize` would do with the same arguments, without doing it."""
-    options = {"ranks": None, "energy": None, "target_macs": None, "sensitivity": None}
-    options = {"methods": METHODS, "data": None, **options, **arguments}
-    return Planner(model, **options).plan
+def plan_factorization(
+    model: keras.Model,
+    *,
+    ranks: int | Mapping[Any, int | tuple[int, int] | None] | None = None,
+    energy: float | None = None,
+    target_macs: int | float | None = None,
+    sensitivity: Mapping[Any, float] | None = None,
+    methods: Sequence[str] = METHODS,
+    data: Any = None,
+) -> FactorizationPlan:
+    """The plan that `factorize` would follow with the same arguments; nothing is changed.
+
+    Args:
+        model: See `factorize`, as for all other arguments.
+        ranks: A rank for all layers, or layer → rank.
+        energy: Share of each kernel's squared norm to keep.
+        target_macs: Multiply-accumulates of the whole model, or their share.
+        sensitivity: Layer → weight of its error, for `target_macs`.
+        methods: Which methods may be used.
+        data: Inputs, for errors of layer outputs instead of kernels.
+
+    Raises:
+        TypeError: As `factorize`.
+        ValueError: As `factorize`.
+    """
+    return Planner(model, methods, data, ranks, energy, target_macs, sensitivity).plan
 
 
 def _build(planner: Planner) -> keras.Model:

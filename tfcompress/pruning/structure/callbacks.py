@@ -36,8 +36,15 @@ class ChannelPruning(keras.callbacks.Callback):
     Args:
         schedule: A schedule (`PolynomialDecay`, ...), one of tfmot, or a callable.
         budget: What the schedule counts: `"macs"` or `"parameters"`.
+        criterion: What scores a channel; see `shrink`.
+        data: Batches for criteria that need gradients or activations; see `shrink`.
+        bounds: Fractions of their channels that layers keep; see `shrink`.
+        round_to: Widths are multiples of it, where the schedule ends.
+        inputs: An example batch, where the model's input sizes are not known, for counting MACs.
+        seed: For criteria that are random.
+        widths: How scores become widths.
+        scoring: How a criterion reads `data`.
         verbose: 0 is silent; 1 prints what cannot be removed, and a line after each epoch.
-        criterion, data, bounds, round_to, inputs, seed, widths, scoring: See `ChannelPruner`.
 
     Attributes:
         pruner: The `ChannelPruner` of the current or the last `fit`.
