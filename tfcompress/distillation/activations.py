@@ -13,7 +13,7 @@ from tfcompress.model.graph import producer
 
 _SOFTMAX = (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax)
 _SIGMOID = (keras.activations.sigmoid, keras.ops.sigmoid, tf.nn.sigmoid)
-# What leaves logits, or may be taken for them. Anything else (a lambda, a hard sigmoid) is unknown.
+# Outputs that are logits, or count as such. Anything else (a lambda, a hard sigmoid) is unknown.
 _LOGITS = ("linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "log_softmax")
 _KINDS = {
     **dict.fromkeys(_SOFTMAX, "softmax"),
@@ -28,7 +28,7 @@ _LINEAR = (
     layers.BatchNormalization,
     layers.LayerNormalization,
 )
-# What gives back the values it gets: in training with noise, in 16 bits, or on a grid.
+# Layers that return their inputs: in training with noise, in 16 bits, or on a grid.
 _TRANSPARENT = (
     "Identity",
     "Dropout",
@@ -39,7 +39,7 @@ _TRANSPARENT = (
     "Cast",
     "StopGradient",
 )
-# A mean of distributions is one too; so are the same rows in another arrangement.
+# A mean of distributions is a distribution, and so are the same rows in another shape.
 _MEANS = (
     layers.Average,
     layers.AveragePooling1D,
@@ -50,7 +50,7 @@ _MEANS = (
     layers.GlobalAveragePooling3D,
 )
 _ROWS = (layers.Reshape, layers.Flatten)
-# These keep logits logits, but of probabilities they make something else.
+# These return logits for logits, but no probabilities for probabilities.
 _MIXED = (
     layers.Add,
     layers.MaxPooling1D,

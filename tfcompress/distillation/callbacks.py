@@ -1,4 +1,4 @@
-"""A callback that moves the temperature and the weights of a distillation."""
+"""The callback that schedules the temperature and the weights of a distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checksums of data and of files that keep something computed from it."""
+"""Checksums of data, of teachers and of arrays, for caches of outputs."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def checksum_of_teacher(teacher: Any) -> str | None:
     """SHA-256 of what a teacher computes with; `None` where that cannot be told.
 
     Of a Keras model its configuration and weights, of a file its bytes, of an ensemble its weights
-    and its teachers; a plain callable gives no sign of what it does.
+    and its teachers; of a plain callable nothing is known.
     """
     members = getattr(teacher, "teachers", None)
     if members is not None:
-        signs = [checksum_of_teacher(member) for member in members]
-        if None in signs:
+        checksums = [checksum_of_teacher(member) for member in members]
+        if None in checksums:
             return None
-        return hashlib.sha256(repr((signs, teacher.teacher_weights)).encode()).hexdigest()
+        return hashlib.sha256(repr((checksums, teacher.teacher_weights)).encode()).hexdigest()
     if isinstance(teacher, keras.Layer):
         weights = {f"{i:06d}": np.asarray(w) for i, w in enumerate(teacher.weights)}
         whole = checksum_of_arrays(weights) + _configuration(teacher)

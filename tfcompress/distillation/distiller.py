@@ -1,4 +1,4 @@
-"""The model that trains a student under a teacher."""
+"""`Distiller`: the Keras model that trains a student with a teacher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tfcompress.model.training import PrebuiltTrainingVariables, make_training_v
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class Distiller(PrebuiltTrainingVariables, keras.Model):
-    """Trains a student on its own loss and on what a teacher says.
+    """Trains a student on its own loss and on losses against a teacher.
 
     `total = student_loss_weight · (the compiled loss) + Σ wᵢ · (distillation loss i)`
 
@@ -38,11 +38,10 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
 
     It is compiled, fitted, evaluated and saved like the student, and `predict` is the student's.
     In a train step the student runs once, features included; the teacher runs once, in inference
-    mode, and never learns. `evaluate` computes the same total with both in inference mode.
+    mode, and is not trained. `evaluate` computes the same total with both in inference mode.
     `sample_weight` and `class_weight` weigh the distillation losses too: a loss on one output has
     the weights of that output, a loss on features their average. So does Keras' padding mask.
-    Callbacks that compress act on the student. The student inside is an ordinary model: take
-    `distiller.student` when done.
+    Callbacks that compress act on the student. `distiller.student` is an ordinary model: export it.
 
     A teacher that is a Python function is saved by its name: load with `custom_objects` or
     register it with Keras. A lambda cannot be loaded: save `distiller.student`. A student without
@@ -142,7 +141,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
 
     @property
     def losses(self) -> list[Any]:
-        """What layers add. A learned adapter has part in it only where it has just run."""
+        """The losses that layers add; those of adapters only after a step that ran them."""
         return super().losses if self._compared else self.student.losses
 
     def compressible_kernels(self) -> tuple:
@@ -150,7 +149,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         return compressible_kernels(self.student)
 
     def build(self, input_shape: Any) -> None:
-        """Makes what the losses learn, for a student without a graph.
+        """Creates the variables of the losses, for a student without a graph.
 
         Args:
             input_shape: Of the student's inputs: a shape or a structure of shapes.
@@ -158,7 +157,8 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         self._pairing.try_to_bind(split_inputs(input_shape)[0])
 
     def make_training_variables(self, data: Any) -> None:
-        """As `PrebuiltTrainingVariables`. What is not bound yet may still learn on its own."""
+class Distiller(PrebuiltTrainingVariables, keras.Model):
+    """Trains a student on its own loss and on losses against a teacher.
         if self._pairing.bound and is_functional(self.student):
             make_training_variables(self, output_structure(self.student), data)
 
@@ -168,7 +168,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         teacher = self._run_teacher(x, training=True)
-        with tf.GradientTape() as tape:  # Nothing of the teacher is differentiated.
+        with tf.GradientTape() as tape:  # Without the teacher.
             student = self._pairing.run_student(x, training=True)
             parts = self._parts(y, sample_weight, teacher, student, training=True)
             loss = self.optimizer.scale_loss(parts[0])
@@ -237,7 +237,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         student: Features,
         training: bool = False,
     ) -> list[Any]:
-        """The total, the compiled loss, and each distillation loss (none without a teacher)."""
+        """The total, the compiled loss, each distillation loss (none without a teacher)."""
         # First, since an adapter may add a loss of its own.
         terms = self._terms(sample_weight, teacher, student, training) if teacher else []
         self._compared = bool(terms)
@@ -257,7 +257,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         terms = self._pairing.terms(teacher, student, sample_weight, training)
         if len(self.trainable_variables) > known and optimizer is not None and optimizer.built:
             raise ValueError(
-                "Expected what the losses learn to be there before the optimizer is built. "
+                "Expected the variables of the losses to exist before the optimizer is built. "
                 "Received: a student that was not built. Call `distiller(x[:1])` first."
             )
         self.built = True
@@ -286,7 +286,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         missing = {metric.name for metric in own[len(parts) - 1 :]}
         if len(parts) == 2 and self._initial_weights[-1] == 0:
-            missing.add(total.name)  # No term of it is known; 0 would look like a perfect student.
+            missing.add(total.name)  # None of its terms is known.
         return {name: value for name, value in logs.items() if name not in missing}
 
     def _scalar(self, value: float, name: str) -> keras.Variable:

@@ -1,4 +1,4 @@
-"""What a `Distiller` compares: its losses, tied to the tensors of its two models."""
+"""`Pairing`: the losses of a `Distiller` with the tensors of both models that they compare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pairing:
     """Both models, and the losses between their tensors.
 
     Args:
-        teacher: What teaches.
+        teacher: The teacher; see `Distiller`.
         student: The student.
         losses: The losses.
 
@@ -68,7 +68,7 @@ class Pairing:
         try:
             specs = self._specs(shape_specs(input_shape, self.student.runner.input_dtype))
         except ValueError:
-            return  # The first batch will tell.
+            return  # The first batch decides.
         self._bind(*specs)
 
     def run_teacher(self, x: Any) -> Features:

@@ -1,4 +1,4 @@
-"""What a `Distiller` checks before training."""
+"""Checks of the arguments and tensors of a `Distiller` before training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_student(student: Any) -> None:
 
 
 def check_teacher(teacher: Any) -> Any:
-    """Returns `teacher`; raises unless it is something that can teach."""
+    """Returns `teacher`; raises unless it can be a teacher."""
     if isinstance(teacher, (list, tuple)):
         raise TypeError(
             f"Expected one teacher. Received: {len(teacher)} in a {type(teacher).__name__}. "

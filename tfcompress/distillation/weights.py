@@ -52,7 +52,7 @@ def gate(outputs: Any, is_open: Any) -> Any:
     """
 
     def gated(tensor: Any) -> Any:
-        # The gradient of a choice chooses: 0 · NaN would be NaN.
+        # `where` also selects the gradient; a product would give 0 · NaN = NaN.
         result = tf.where(is_open, tensor, ops.stop_gradient(tensor))
         result._keras_mask = padding_mask(tensor)
         return result

@@ -1,4 +1,4 @@
-"""E[x xᵀ] of what layers read, from real inputs."""
+"""E[x xᵀ] of the inputs of layers, computed on data."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def input_metrics(
 ) -> dict[keras.Layer, dict[str, Metric]]:
     """Layer → method → the metric of its inputs, summed over all its calls.
 
-    A layer that saw nothing but zeros is not in it: they do not tell which outputs matter.
+    A layer whose inputs were all zeros is left out.
 
-    For `"svd"` x is what the whole kernel sees of the input, a patch of height · width · channels;
-    for `"spatial"` it is what the first factor sees, a column of it. Tucker-2 has no metric.
+    For `"svd"` x is the input of the whole kernel, a patch of height · width · channels; for
+    `"spatial"` it is the input of the first factor, a column of it. Tucker-2 has no metric.
 
     Args:
         model: The model.
@@ -78,7 +78,7 @@ def input_metrics(
 
 
 def _parts(layer: keras.Layer, inputs: tf.Tensor) -> Iterator[tf.Tensor]:
-    """Slices of a batch whose patches fit into memory: each value stands in many of them."""
+    """Slices of a batch whose patches fit into memory: each value is in many of them."""
     times = math.prod(getattr(layer, "kernel_size", (1,)))
     count = max(1, _MOST_VALUES // (times * math.prod(inputs.shape[1:])))
     for start in range(0, inputs.shape[0], count):

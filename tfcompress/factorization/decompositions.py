@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-# Directions in which the inputs hardly vary get this share of the largest variance, so that what
-# the training data did not show is still approximated.
+# Directions in which the inputs hardly vary get this share of the largest variance, so that inputs
+# unlike those of the data are still approximated.
 _FLOOR = 1e-6
 
 # A singular value with no more than this share of the largest is rounding of a float32 kernel.

@@ -1,4 +1,4 @@
-"""`factorize`: a Keras model in, a plain Keras model with layers of low rank out."""
+"""`factorize`: returns a plain Keras model in which layers have low rank."""
 
 from __future__ import annotations
 

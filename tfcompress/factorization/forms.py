@@ -1,4 +1,4 @@
-"""The forms that a layer can take: which factors it becomes, at what cost and error."""
+"""The low-rank forms of a layer: their factors, cost and error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Forms:
     """The forms of one layer.
 
     Args:
-        layer: A built Dense or convolution layer for which `reason` has nothing to say.
+        layer: A built Dense or convolution layer for which `reason` returns `None`.
         shapes: `(input shape, output shape)` of every call, batch axis included.
         methods: Which forms may be used.
         metrics: Method → the metric of the layer's inputs; a method without one is not used.
@@ -173,9 +173,9 @@ class Forms:
         made = []
         for i, kernel in enumerate(kernels):
             own = {**config, **_own_config(self.layer, form.method, i, kernel.shape)}
-            # A constraint speaks of the whole kernel, and no factor is that.
+            # A constraint applies to the whole kernel, not to a factor.
             own["kernel_constraint"] = None
-            # The weights are assigned, and the layer's own may be for its shape alone.
+            # The weights are assigned; an initializer may fit the shape of the layer alone.
             own["kernel_initializer"] = "glorot_uniform"
             if i < len(kernels) - 1:
                 suffix = ("in", "core")[i]

@@ -1,4 +1,4 @@
-"""Inputs of a model in batches that fit it."""
+"""Batches of inputs: cut from arrays or read from an iterable, and checked against a model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What each layer of a model receives and returns: watched while the model runs.
+"""Watches calls of layers: what each layer of a model receives and returns while the model runs.
 
-Works on any model (functional, nested, subclassed), because it replaces the layers' own `call` for
-the time and asks nothing of the graph. It happens in Python: while a compiled step is traced, not
-when it runs. A shared layer is seen once per call.
+Works on any model (functional, nested, subclassed), because it temporarily replaces the layers' own
+`call` and does not need the graph. It happens in Python: while a compiled step is traced, not when
+it runs. A shared layer is recorded once per call.
 """
 
 from __future__ import annotations

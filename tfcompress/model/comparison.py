@@ -76,7 +76,7 @@ def compare_models(
 
     Args:
         before: A built model.
-        after: What became of it; layers are matched by name, also where those of nested models
+        after: The compressed model; layers are matched by name, also where those of nested models
             are now one model's.
         packed: Layer → bytes in a packed file, as `PackReport.layer_bytes()` gives them; what is
             inside a layer (the cells of a wrapper) counts as the layer's.

@@ -10,10 +10,10 @@ from typing import Any
 def render_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, width: int = 140
 ) -> str:
-    """Returns a table as text; numbers are set flush right.
+    """Returns a table as text; numbers are aligned right.
 
     Args:
-        title: Stands above the table; empty for none.
+        title: Printed above the table; empty for none.
         columns: Headings.
         rows: One sequence of cells per row; anything with a `str`.
         width: Characters to a line.

@@ -1,4 +1,4 @@
-"""Callbacks for `model.fit`: thin, the work is done by `Pruner`."""
+"""The callback for pruning during `model.fit`; it calls `Pruner`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Pruning(keras.callbacks.Callback):
     which Keras applies in the training step; they are taken off when training ends, so that a
     later `fit` without this callback is free to change every weight.
 
-    What is needed to continue is saved with the model's weights: `BackupAndRestore` brings it
-    back by itself (put this callback before it), a file is named by `restore_from`. The sparsity
-    goes to the epoch's logs as `"sparsity"`.
+    The state that a continued run needs is saved with the model's weights: `BackupAndRestore`
+    restores it (put this callback before it); for a file give `restore_from`. The sparsity goes to
+    the epoch's logs as `"sparsity"`.
 
-    Callbacks that put other weights into the model go before this one, so that it can mask what
-    they bring: `SwapEMAWeights`, and `EarlyStopping(restore_best_weights=True)`. With the latter
-    let `start_from_epoch` be past `end_step`, or weights of a denser model come back that were
-    never trained with the final masks. `MetricGuided` is made for that wish.
+    Callbacks that put other weights into the model go before this one, so that it masks them:
+    `SwapEMAWeights`, and `EarlyStopping(restore_best_weights=True)`. With the latter let
+    `start_from_epoch` be past `end_step`; otherwise it may restore weights of a denser model that
+    were never trained with the final masks. `MetricGuided` does what both are meant to do together.
 
     Args:
         schedule: A schedule, a dynamic method, a schedule of tfmot or a callable; see `Pruner`.
@@ -50,7 +50,7 @@ class Pruning(keras.callbacks.Callback):
         skip_first_last: Leave the first and the last kernel dense.
         data: Batches for criteria that need gradients or activations.
         restore_from: A `.keras` or `.weights.h5` file, saved while this callback was training the
-            model, whose masks and state the first `fit` takes up.
+            model; the first `fit` continues from its masks and state.
         log_dir: Folder for TensorBoard summaries of the sparsity per kernel and overall.
         verbose: 0 is silent; 1 prints what is left out, and a line after each epoch.
         seed: Seed of whatever is random.
@@ -117,7 +117,7 @@ class Pruning(keras.callbacks.Callback):
         super().set_model(model)
         self.pruner = None
         self._checked = False
-        # A model that builds itself in its first step has no kernels yet; `built` may lie.
+        # A model that builds itself in its first step has no kernels yet; `built` may be set.
         whole = model.built and all(layer.built for layer in iterate_layers(model))
         if whole or (model.built and compressible_kernels(model)):
             self._make_pruner()
@@ -128,7 +128,7 @@ class Pruning(keras.callbacks.Callback):
         # Not earlier: in between, `BackupAndRestore` loads weights and steps.
         self._check_constraints()
         step = self.pruner.clock()
-        # Once: in a later `fit` the model itself goes on from where it is.
+        # Once: a later `fit` continues from the model itself.
         self.pruner.begin(step, None if self._restored else self.restore_from)
         self._restored = True
         self.pruner.update(step)
@@ -145,7 +145,7 @@ class Pruning(keras.callbacks.Callback):
             self.pruner.update(step)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        # `SwapEMAWeights` may just have put averages in, and averages keep what was removed.
+        # `SwapEMAWeights` may just have put averages in, where removed weights are not zero.
         if self.pruner is not None and self.pruner.begun:
             self.pruner.apply_masks()
 
@@ -177,7 +177,7 @@ class Pruning(keras.callbacks.Callback):
             self._writer = None
 
     def report(self) -> PruningReport:
-        """What was pruned, how far, and what was left out and why."""
+        """The sparsity of each kernel, and what is not pruned, with the reason."""
         if self.pruner is None:
             raise ValueError("There is nothing to report before `fit` has seen this callback.")
         return self.pruner.report()

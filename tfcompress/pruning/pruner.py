@@ -1,8 +1,7 @@
-"""`Pruner`: holds masks on a model's kernels and updates them; the callback only calls it."""
+"""`Pruner`: holds masks on a model's kernels and updates them; `Pruning` calls it during `fit`."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,12 +14,17 @@ from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_weight_criterion
 from tfcompress.pruning.criteria.statistics import Statistics
 from tfcompress.pruning.masks import constraints
-from tfcompress.pruning.masks.patterns import NOfM, Pattern, get_pattern
+from tfcompress.pruning.masks.patterns import Pattern, get_pattern
 from tfcompress.pruning.masks.ranking import global_masks, layer_masks
 from tfcompress.pruning.methods.gradual import get_method
 from tfcompress.pruning.methods.method import Method
 from tfcompress.pruning.report import PruningReport
-from tfcompress.pruning.selection import kernel_indices, kernel_labels, select_kernels
+from tfcompress.pruning.selection import (
+    check_pattern,
+    kernel_indices,
+    kernel_labels,
+    select_kernels,
+)
 from tfcompress.pruning.state import PruningState, attach_state, settings_key, state_key
 
 
@@ -95,7 +99,8 @@ class Pruner:
             data=data,
             options=scoring,
         )
-        self._check()
+        check_pattern(self.pattern, scope, self.names, self.kernels)
+        self.method.check(self)
         self._settings = settings_key(
             self.method, self.criterion.name, self.pattern, scope, preserve_zeros
         )
@@ -108,7 +113,7 @@ class Pruner:
     def update(
         self, step: int, *, metrics: dict[str, Any] | None = None, batch: Any = None
     ) -> bool:
-        """Brings the masks to where they belong at `step`, and applies them.
+        """Updates the masks to those of `step`, and applies them.
 
         Args:
             step: Number of optimizer steps taken so far.
@@ -139,11 +144,11 @@ class Pruner:
         return not self.begun or self.method.due(self.last_update, int(step))
 
     def begin(self, step: int, restore_from: str | None = None) -> None:
-        """Takes up the state of an interrupted run, or starts from the zeros it finds.
+        """Continues an interrupted run, or starts from the zeros in the kernels.
 
         Called by the first `update`. The order of preference is: what Keras has loaded into the
-        model since the pruner was attached (`BackupAndRestore`), `restore_from`, what an earlier
-        run with the same settings on this model left off at this very step, the zeros.
+        model since the pruner was attached (`BackupAndRestore`), `restore_from`, the state of an
+        earlier run with the same settings on this model that ended at this very step, the zeros.
 
         Raises:
             ValueError: If a file holds the state of another run, or the data cannot give what the
@@ -196,13 +201,13 @@ class Pruner:
         return self
 
     def __exit__(self, kind: Any, *exception: Any) -> None:
-        # A loop that broke off has not come to where `finish` would leave the model.
+        # After an exception the masks are not final.
         if kind is None:
             self.finish()
         else:
             self.detach()
 
-    # ---- what it tells --------------------------------------------------------------------------
+    # ---- reports --------------------------------------------------------------------------------
 
     def sparsity(self) -> dict[str, float]:
         """Fraction of weights outside the mask, per kernel."""
@@ -217,7 +222,7 @@ class Pruner:
         return 1.0 - kept / sum(int(np.prod(mask.shape)) for mask in self.masks)
 
     def report(self) -> PruningReport:
-        """What was pruned, how far, and what was left out and why."""
+        """The sparsity of each kernel, and what is not pruned, with the reason."""
         sizes = [int(np.prod(mask.shape)) for mask in self.masks]
         return PruningReport(
             dict(zip(self.names, sizes, strict=True)), self.sparsity(), dict(self.skipped)
@@ -261,40 +266,10 @@ class Pruner:
         self._apply_latent()
 
     def create_variable(self, name: str, value: np.ndarray) -> keras.Variable:
-        """Creates a variable beside the model's, saved with them under `name`."""
-        with self._scope():
-            variable = keras.Variable(
-                value,
-                dtype=str(value.dtype),
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
-                name=name,
-            )
-        self.state.variables[name] = variable
-        return variable
+        """Creates a variable that is saved with the model under `name`."""
+        return self.state.create_variable(self.model, name, value)
 
     # ---- inside ---------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"`scope` must be 'layer' or 'global'. Received: scope={self.scope!r}")
-        if self.scope == "global" and isinstance(self.pattern, NOfM):
-            raise ValueError(
-                "`NOfM` fixes the sparsity of every group, so there is nothing to rank globally. "
-                "Received: scope='global'; use scope='layer'."
-            )
-        misfits = {
-            name: reason
-            for name, k in zip(self.names, self.kernels, strict=True)
-            if (reason := self.pattern.fit(tuple(k.variable.shape), k.spec))
-        }
-        if misfits:
-            raise ValueError(
-                f"{self.pattern!r} does not fit these kernels: {misfits}. Choose the layers that "
-                "it fits with `layers=`, or another pattern."
-            )
-        self.method.check(self)
 
     def _attach(self) -> None:
         shapes = [k.variable.shape for k in self.kernels]
@@ -317,7 +292,7 @@ class Pruner:
         self._apply_latent = tf.function(lambda: self._assign_masked(latent=True))
 
     def _drop_traces(self) -> None:
-        # A step that was traced before holds the constraints of then.
+        # A train step that is traced already has the constraints of that time.
         if getattr(self.model, "train_function", None) is not None:
             self.model.train_function = None
 
@@ -337,7 +312,3 @@ class Pruner:
         if not keep or not nonzero.any():
             return np.ones(kernel.shape, bool)
         return nonzero
-
-    def _scope(self):
-        strategy = getattr(self.model, "distribute_strategy", None)
-        return contextlib.nullcontext() if strategy is None else strategy.scope()

@@ -1,4 +1,4 @@
-"""What was pruned, how far, and what was left out and why."""
+"""`PruningReport`: the sparsity of each kernel, and why others are not pruned."""
 
 from __future__ import annotations
 

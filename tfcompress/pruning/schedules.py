@@ -1,4 +1,4 @@
-"""How sparse at which step: schedules are functions `step -> (update now?, sparsity)`."""
+"""Pruning schedules: functions `step -> (whether masks are updated, sparsity)`."""
 
 from __future__ import annotations
 

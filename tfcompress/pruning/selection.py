@@ -12,6 +12,7 @@ from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layer
 from tfcompress.model.lookup import check_keys, find_key
 from tfcompress.model.paths import full_paths, layer_paths
 from tfcompress.model.transforms import WeightTransform
+from tfcompress.pruning.masks.patterns import Pattern
 
 Selector = str | re.Pattern | type | Callable[[keras.Layer], bool]
 
@@ -132,3 +133,26 @@ def _unknown_matrices(model: keras.Model) -> dict[str, str]:
         for variable in model.trainable_variables
         if len(variable.shape) >= 2 and variable.name != "bias" and id(variable) not in known
     }
+
+
+def check_pattern(
+    pattern: Pattern, scope: str, names: Sequence[str], kernels: Sequence[Kernel]
+) -> None:
+    """Raises `ValueError` where the pattern fits not every kernel, or not the scope."""
+    if scope not in ("layer", "global"):
+        raise ValueError(f"`scope` must be 'layer' or 'global'. Received: scope={scope!r}")
+    if scope == "global" and pattern.sparsity is not None:
+        raise ValueError(
+            f"{pattern!r} fixes the sparsity of every kernel, so there is nothing to rank "
+            "globally. Received: scope='global'; use scope='layer'."
+        )
+    misfits = {
+        name: reason
+        for name, k in zip(names, kernels, strict=True)
+        if (reason := pattern.fit(tuple(k.variable.shape), k.spec))
+    }
+    if misfits:
+        raise ValueError(
+            f"{pattern!r} does not fit these kernels: {misfits}. Choose the layers that "
+            "it fits with `layers=`, or another pattern."
+        )

@@ -1,12 +1,13 @@
-"""What pruning must remember to continue: saved with the weights of the model, by Keras itself.
+"""The state that pruning needs to continue, saved by Keras with the weights of the model.
 
 Keras writes every saveable that it finds among a model's attributes into the weights file, and
-skips what a file has beyond the model at hand. So a backup carries the masks while the callback is
-there, and the same file opens as a plain model where it is not.
+ignores entries of a file that the model does not have. A backup therefore holds the masks, and the
+same file loads into a plain model without them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,6 +44,21 @@ class PruningState(keras.Operation):
     def call(self, *args):
         raise NotImplementedError
 
+    def create_variable(self, model: keras.Model, name: str, value: np.ndarray) -> keras.Variable:
+        """Creates a variable beside those of `model`, saved with them under `name`."""
+        strategy = getattr(model, "distribute_strategy", None)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            variable = keras.Variable(
+                value,
+                dtype=str(value.dtype),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                name=name,
+            )
+        self.variables[name] = variable
+        return variable
+
     def snapshot(self) -> dict[str, np.ndarray]:
         """Returns everything as arrays."""
         arrays = {name: variable.numpy() for name, variable in self.variables.items()}
@@ -66,10 +82,10 @@ class PruningState(keras.Operation):
         kernels: Sequence[np.ndarray],
         restore_from: str | None = None,
     ) -> dict[str, np.ndarray] | None:
-        """The arrays of the run that goes on; `None` where one begins. Asked for once.
+        """The arrays of the run to continue; `None` where a new one begins. Can be called once.
 
-        The order of preference is: what Keras has loaded into the model, the file, and what an
-        earlier run with the same settings left off at this very step.
+        The order of preference is: what Keras has loaded into the model, the file, and the state of
+        an earlier run with the same settings that ended at this very step.
 
         Args:
             step: The optimizer's step.
@@ -142,7 +158,7 @@ def _described(value: Any) -> Any:
 
 
 def attach_state(model: keras.Model, state: PruningState) -> None:
-    """Makes the state part of what Keras saves with the model, in the stead of an earlier one."""
+    """Makes the state part of what Keras saves with the model, in place of an earlier one."""
     state.previous = getattr(model, state.key, None)
     if state.previous is not None:
         state.previous.previous = None
@@ -154,7 +170,7 @@ def _continues(arrays: dict[str, np.ndarray], step: int, settings: int) -> bool:
 
 
 def _fits(arrays: dict[str, np.ndarray], kernels: Sequence[np.ndarray]) -> bool:
-    """Whether nothing grew where the masks were: such weights were trained without them since."""
+    """Whether all weights outside the masks are still zero: else they were trained since."""
     return not any(
         np.any(kernel[~arrays[f"mask_{i}"].astype(bool)]) for i, kernel in enumerate(kernels)
     )
@@ -173,7 +189,7 @@ def _check_continues(arrays: dict[str, np.ndarray], step: int, settings: int) ->
 
 
 class _Holder(keras.Sequential):
-    """Takes the state from a file of any model, and leaves the model's own variables there."""
+    """Reads the state from a file of any model, without the model's own variables."""
 
     def load_own_variables(self, store: Any) -> None:
         pass

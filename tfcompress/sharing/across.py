@@ -1,4 +1,4 @@
-"""`share_weights`: one layer in the stead of similar ones, within a model or across models."""
+"""`share_weights`: one layer in place of similar ones, within a model or across models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cluster`: a Keras model in, the same model with its kernels read through codebooks out."""
+"""`cluster`: returns a copy of a Keras model whose kernels are read through codebooks."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _weights_per_codebook(kernel: Kernel, scope: str) -> int:
 
 
 def _forward_value(kernel: Kernel) -> np.ndarray:
-    """The latent kernel behind its mask; its rounding is left to the links that come after."""
+    """The latent kernel after its mask, before the transforms that round it."""
     value = np.asarray(kernel.variable, np.float32)
     if is_compressed(kernel.layer):
         mask = kernel.layer.transformed.of_type(KeepMask).get(kernel.spec.name)
@@ -223,7 +223,7 @@ def _check_joined(transforms: list[Cluster]) -> None:
         )
 
 
-# --- what there is --------------------------------------------------------------------------------
+# --- clustered kernels-----------------------------------------------------------------------------
 
 
 def clustered_kernels(model: keras.Model) -> list[tuple[Kernel, Cluster]]:
@@ -238,7 +238,7 @@ def clustered_kernels(model: keras.Model) -> list[tuple[Kernel, Cluster]]:
 
 
 def latent_value(kernel: Kernel, transform: Cluster) -> np.ndarray:
-    """What the clustering of a kernel gets to see: the latent kernel behind what stands before."""
+    """The input of a kernel's `Cluster`: the latent kernel after the transforms before it."""
     value = tf.cast(kernel.variable.value, tf.float32)
     for link in kernel.layer.transformed.chains[kernel.spec.name]:
         if link is transform:

@@ -44,7 +44,7 @@ def nearest_centroids(values: tf.Tensor, codebook: tf.Tensor, usable: tf.Tensor)
         codebook: float32 of shape (groups, k).
         usable: bool of shape (groups, k), True for one centroid of each group at least.
     """
-    # What is not usable comes last, behind a border that no weight is beyond.
+    # Centroids that are not usable are sorted last, with an infinite border before them.
     order = tf.argsort(tf.where(usable, codebook, np.float32(np.inf)), axis=1)
     far = tf.gather(tf.where(usable, codebook, np.float32(np.inf)), order, batch_dims=1)
     place = tf.searchsorted((far[:, :-1] + far[:, 1:]) / 2.0, values)

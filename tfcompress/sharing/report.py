@@ -95,12 +95,12 @@ def _reason(kernel: Kernel) -> str:
 
 def _unknown(model: keras.Model, known: tuple[Kernel, ...]) -> Iterator[keras.Layer]:
     """Layers with matrices of their own that the table of kernels does not name."""
-    # A Distiller's teacher is nobody's to cluster.
+    # Of a distiller only the student is clustered.
     found = list(iterate_layers(getattr(model, "student", model)))
     seen = {id(kernel.variable) for kernel in known}
     seen |= {id(v) for t in found if isinstance(t, WeightTransform) for v in t.variables}
     for layer in found:
-        # The cell of a recurrent layer is the layer itself.
+        # The cell of a recurrent layer counts as the layer itself.
         parts = [] if isinstance(layer, layers.RNN) else layer._flatten_layers(include_self=False)
         inner = {id(v) for part in parts for v in part.variables}
         own = [v for v in layer.variables if id(v) not in inner | seen]

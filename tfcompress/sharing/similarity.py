@@ -1,4 +1,4 @@
-"""Which layers are alike, and which of them belong together."""
+"""Distances between layers of equal kind and shape, and groups of similar ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfcompress.model.compressed import compressed_class
 from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import layer_kernels
 
-# What may differ between two layers that are one afterwards, beside how their weights began.
+# What may differ between two layers that are shared, beside their initializers.
 _IGNORED = ("name", "trainable", "seed")
 
 
@@ -81,8 +81,7 @@ def group_similar(found: list[Candidate], tolerance: float, within: bool) -> lis
         if a.key == b.key and (within or a.model != b.model):
             distance = distance_of(a, b)
             if distance <= tolerance:
-                # Kernels that have nothing to do with each other are all about equally far apart,
-                # and then their place decides.
+                # Unrelated kernels all have about the same distance; then their position decides.
                 near = min(round(distance, 1), 1.0)
                 pairs.append((near, abs(a.position - b.position), distance, a, b))
     group_of = {id(candidate): [candidate] for candidate in found}

@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfcompress.model.kernels import KernelSpec
+from tfcompress.pruning.masks.groups import keep_count, keep_highest
 from tfcompress.pruning.masks.patterns import (
     Block,
     Channels,
     NOfM,
     Unstructured,
     get_pattern,
-    keep_count,
-    keep_highest,
 )
 
 DENSE = KernelSpec("kernel", (-1,), (-2,))

@@ -19,7 +19,7 @@ _EPSILON = 1e-12
 
 
 def attention_map(features: Any, p: float = 2.0) -> Any:
-    """Where a layer looks: `Q / ‖Q‖₂` with `Q = vec(mean_c |A_c|^p)`.
+    """The attention map of a layer: `Q / ‖Q‖₂` with `Q = vec(mean_c |A_c|^p)`.
 
     Args:
         features: Channels-last tensor `(batch, positions…, channels)`.
@@ -40,7 +40,7 @@ def attention_map(features: Any, p: float = 2.0) -> Any:
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class AttentionTransfer(DistillationLoss):
-    """The student learns where the teacher looks; the numbers of channels may differ.
+    """Makes the student's attention maps those of the teacher; numbers of channels may differ.
 
     `‖Q_t / ‖Q_t‖₂ - Q_s / ‖Q_s‖₂‖²` with `Q = vec(Σ_c |A_c|^p)`, the mean over samples. Maps of
     different height and width are averaged down to the smaller one.

@@ -1,4 +1,4 @@
-"""What every distillation loss of this package is: options, a few variables, and one formula."""
+"""`DistillationLoss`: the base class of the distillation losses, with its options and variables."""
 
 from __future__ import annotations
 

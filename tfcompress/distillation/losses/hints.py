@@ -18,7 +18,7 @@ from tfcompress.distillation.losses.reduction import (
 def elementwise_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any) -> Any:
     """Applies a Keras loss (function or object) to features and takes the weighted mean.
 
-    Objects are asked for their unreduced values (`Loss.call`), so that the weights of samples
+    Of objects the unreduced values are taken (`Loss.call`), so that the weights of samples
     mean the same for every loss.
     """
     call = loss.call if isinstance(loss, keras.losses.Loss) else loss

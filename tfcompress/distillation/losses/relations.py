@@ -75,7 +75,7 @@ class _Relational(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class SimilarityPreserving(_Relational):
-    """Samples that look alike to the teacher shall look alike to the student.
+    """Makes similarities between samples those of the teacher.
 
     `1/b² · ‖G_t - G_s‖²_F` with `G = A Aᵀ`, rows scaled to length 1, over the flattened features
     `A` of a batch of `b` samples. Sample weights multiply the pairs: `wᵢ wⱼ`.
@@ -97,7 +97,7 @@ class SimilarityPreserving(_Relational):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class RelationalDistance(_Relational):
-    """Distances between samples, relative to their mean, shall be those of the teacher.
+    """Makes distances between samples, relative to their mean, those of the teacher.
 
     `mean_{i≠j} huber(‖tᵢ - tⱼ‖ / μ_t - ‖sᵢ - sⱼ‖ / μ_s)` with the mean distance `μ` of the batch.
     Sample weights multiply the pairs: `wᵢ wⱼ`.
@@ -122,7 +122,7 @@ class RelationalDistance(_Relational):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class RelationalAngle(_Relational):
-    """Angles between triples of samples shall be those of the teacher.
+    """Makes angles between triples of samples those of the teacher.
 
     `mean_{i,j,k distinct} huber(cos ∠ tᵢ tⱼ tₖ - cos ∠ sᵢ sⱼ sₖ)`. It takes `O(b³)` memory for a
     batch of `b`: compare a small embedding. Sample weights multiply the triples: `wᵢ wⱼ wₖ`.

@@ -1,4 +1,4 @@
-"""Teacher outputs, computed once and kept beside the data they belong to."""
+"""`TeacherCache`: outputs of a teacher, computed once and stored with a checksum of the data."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FORMAT = 1
 class TeacherCache:
     """Teacher outputs per sample, with a checksum of the data they were computed on.
 
-    It stands where a teacher does: `Distiller(cache, student, losses)`, and the train step then
-    costs no teacher. The outputs travel with the samples, so that shuffling and augmentation
+    It takes the place of a teacher: `Distiller(cache, student, losses)`, and the train step runs no
+    teacher. The outputs are joined with the samples, so that shuffling and augmentation
     keep them together: `fit(cache.pair(x), y)` for arrays, `cache.attach(dataset)` for a
-    `tf.data.Dataset`, before shuffling and augmentation. Augmented samples are thus taught what
-    the teacher said of the original.
+    `tf.data.Dataset`, before shuffling and augmentation. Augmented samples thus have the teacher's
+    outputs for the original.
 
     Make one with `TeacherCache.compute`.
 
@@ -90,8 +90,8 @@ class TeacherCache:
             The cache.
 
         Raises:
-            ValueError: If `path` holds the outputs for other data, of another teacher (of which a
-                plain callable gives no sign), or lacks a layer.
+            ValueError: If `path` holds the outputs for other data, of another teacher (which is
+                not known of a plain callable), or lacks a layer.
         """
         if path is not None and os.path.exists(path):
             cache = cls.load(path)
@@ -250,7 +250,7 @@ class TeacherCache:
         return cls.load(config["path"])
 
     def rows(self) -> dict[str, Any]:
-        """What travels with the samples: the outputs and the features."""
+        """What is joined with the samples: the outputs and the features."""
         return {"outputs": self.outputs, **({"features": self.features} if self.features else {})}
 
 

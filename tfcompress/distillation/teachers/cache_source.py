@@ -14,14 +14,14 @@ from tfcompress.distillation.teachers.sources import Features, Source, picked
 
 
 class CacheSource(Source):
-    """Gives what the cached teacher said of the samples."""
+    """The cached outputs of the teacher, read from the samples."""
 
     def __init__(self, cache: TeacherCache, keys: Sequence[Any]):
         super().__init__(cache, keys, "teacher")
         self._pick(cache.rows())
 
     def __call__(self, inputs: Any, cached: Any = None, training: bool = False) -> Features:
-        """Returns what travelled with the samples; `{}` where nothing did."""
+        """Returns the outputs that are joined with the samples; `{}` without them."""
         return {} if cached is None else self._pick(cached)
 
     def specs(self, inputs: Any) -> Features:

@@ -52,7 +52,7 @@ class TeacherEnsemble(keras.Model):
                 f"Expected weights of at least 0, not all 0. Received: weights={weights}"
             )
         self.teacher_weights = weights
-        #: What `LogitsDistillation` goes by.
+        #: Read by `LogitsDistillation`.
         self.activations = _common([output_activations(t) for t in self.teachers])
         self.supports_jit = all(getattr(t, "supports_jit", True) for t in self.teachers)
         self.built = True
@@ -92,7 +92,7 @@ def _common(activations: list[list[str | None]]) -> list[str | None]:
     """The activation of each output, `None` where one teacher does not tell."""
     known = [kinds for kinds in activations if kinds]
     if len({len(kinds) for kinds in known}) > 1:
-        return []  # Their outputs differ, which is told when they run.
+        return []  # Their outputs differ, which is an error when they run.
     columns = list(zip(*known, strict=True))
     if any(len(set(column) - {None}) > 1 for column in columns):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The two sides of a distillation loss: what runs once a step and gives the tensors to compare."""
+"""Sources of the tensors that losses compare: a model, a callable or a cache, run once a step."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class ModelSource(Source):
             output = getattr(operation, "output", None)
             return [activation_of(output)] if isinstance(output, keras.KerasTensor) else []
         if key is None or not found:
-            # An ensemble has no graph of its own, and says what its teachers' outputs are.
+            # An ensemble has no graph of its own, but knows the outputs of its teachers.
             return found or list(getattr(self.runner, "activations", []))
         return [pick_output(keras.tree.pack_sequence_as(self.runner.output, found), key, "")]
 

@@ -1,7 +1,7 @@
-"""Which shapes of zeros: patterns turn scores and a sparsity into a mask.
+"""Patterns: which weights are removed together; they turn scores and a sparsity into a mask.
 
 A pattern groups the weights of a kernel (one weight, a block, a channel). The groups with the
-highest summed score stay. Counts are exact and ties go to the group that comes first.
+highest summed score stay. Counts are exact, and of equal scores the first one stays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,26 @@ import keras
 import numpy as np
 
 from tfcompress.model.kernels import KernelSpec
+from tfcompress.pruning.masks.groups import (
+    channel_view,
+    from_channel_view,
+    keep_count,
+    keep_highest,
+    view_shape,
+)
 
 
 class Pattern(abc.ABC):
-    """Base of the patterns: how weights are grouped."""
+    """Base of the patterns: how weights are grouped.
+
+    A subclass implements `reduce` and `expand`, and is given as `pattern=MyPattern(...)`; one that
+    a saved object refers to is registered with `keras.saving.register_keras_serializable`.
+    """
+
+    @property
+    def sparsity(self) -> float | None:
+        """The one sparsity that the finished pattern has; `None` where it may have any."""
+        return None
 
     @abc.abstractmethod
     def reduce(self, scores: np.ndarray, spec: KernelSpec) -> np.ndarray:
@@ -51,7 +67,7 @@ class Pattern(abc.ABC):
             scores: One score per weight.
             sparsity: Fraction of groups to remove, in [0, 1).
             spec: The axes of the kernel.
-            current: The mask in force; its groups stay ahead of groups that are gone, so that
+            current: The mask in force; its groups rank before removed ones, so that
                 masks are nested while the sparsity grows.
 
         Returns:
@@ -228,67 +244,3 @@ def get_pattern(identifier: str | Pattern) -> Pattern:
         f"`pattern` must be one of {sorted(_BY_NAME)} or a Pattern such as Block(16, 1) or "
         f"NOfM(2, 4). Received: pattern={identifier!r}"
     )
-
-
-def keep_count(size: int, sparsity: float) -> int:
-    """How many of `size` groups stay: `round(size · (1 - sparsity))`, and never fewer than 1."""
-    return max(1, round(size * (1.0 - sparsity)))
-
-
-def keep_highest(scores: np.ndarray, count: int, alive: np.ndarray | None = None) -> np.ndarray:
-    """Marks the `count` highest scores; ties go to the lower index.
-
-    Args:
-        scores: One-dimensional array without NaN.
-        count: Number of entries to mark.
-        alive: Boolean array; every alive entry ranks before every other one.
-
-    Returns:
-        A boolean array with exactly `count` True entries.
-    """
-    if alive is not None and not alive.all():
-        living = np.flatnonzero(alive)
-        keep = np.zeros(scores.size, bool)
-        if count <= living.size:
-            keep[living[keep_highest(scores[living], count)]] = True
-        else:
-            keep[living] = True
-            dead = np.flatnonzero(~alive)
-            keep[dead[keep_highest(scores[dead], count - living.size)]] = True
-        return keep
-    if count >= scores.size:
-        return np.ones(scores.size, bool)
-    if count <= 0:
-        return np.zeros(scores.size, bool)
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
-    keep = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
-    keep[ties[: count - int(keep.sum())]] = True
-    return keep
-
-
-def channel_view(array: np.ndarray, spec: KernelSpec) -> np.ndarray:
-    """Rearranges a kernel to `(positions, inputs, outputs)`."""
-    return np.transpose(array, _permutation(array.ndim, spec)).reshape(
-        view_shape(array.shape, spec)
-    )
-
-
-def from_channel_view(view: np.ndarray, shape: tuple[int, ...], spec: KernelSpec) -> np.ndarray:
-    """The inverse of `channel_view`."""
-    order = _permutation(len(shape), spec)
-    return np.transpose(view.reshape([shape[a] for a in order]), np.argsort(order))
-
-
-def view_shape(shape: tuple[int, ...], spec: KernelSpec) -> tuple[int, int, int]:
-    """The shape of `channel_view` for a kernel of this shape."""
-    inputs = int(np.prod([shape[a] for a in spec.input_axes], dtype=int))
-    outputs = int(np.prod([shape[a] for a in spec.output_axes], dtype=int))
-    return int(np.prod(shape, dtype=int)) // (inputs * outputs), inputs, outputs
-
-
-def _permutation(ndim: int, spec: KernelSpec) -> list[int]:
-    inputs = [a % ndim for a in spec.input_axes]
-    outputs = [a % ndim for a in spec.output_axes]
-    rest = [a for a in range(ndim) if a not in inputs + outputs]
-    return rest + inputs + outputs

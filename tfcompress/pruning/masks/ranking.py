@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfcompress.model.kernels import KernelSpec
-from tfcompress.pruning.masks.patterns import Pattern, keep_highest
+from tfcompress.pruning.masks.groups import keep_highest
+from tfcompress.pruning.masks.patterns import Pattern
 
 
 def layer_masks(

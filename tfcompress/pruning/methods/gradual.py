@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from tfcompress.pruning.masks.constraints import LatentConstraint, MaskConstraint
-from tfcompress.pruning.masks.patterns import NOfM
 from tfcompress.pruning.methods.method import Method, remember_latent
 from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.schedules import PruningSchedule, get_schedule
@@ -27,7 +26,7 @@ class Gradual(Method):
 
     def check(self, run: PruningRun) -> None:
         pattern = run.pattern
-        if isinstance(pattern, NOfM) and abs(self.schedule.final - pattern.sparsity) > 1e-6:
+        if pattern.sparsity is not None and abs(self.schedule.final - pattern.sparsity) > 1e-6:
             raise ValueError(
                 f"{pattern!r} ends at a sparsity of {pattern.sparsity:g}, and the schedule "
                 f"must end there too. Received: {self.schedule!r}"

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress.pruning.masks.patterns import NOfM
 from tfcompress.pruning.methods.method import Method
 from tfcompress.pruning.methods.run import PruningRun
 
@@ -89,7 +88,7 @@ class MetricGuided(Method):
         return self.mode == "min"
 
     def check(self, run: PruningRun) -> None:
-        if isinstance(run.pattern, NOfM) or run.criterion.accumulate:
+        if run.pattern.sparsity is not None or run.criterion.accumulate:
             raise ValueError(
                 "MetricGuided chooses the sparsity itself, with a criterion that can be computed "
                 f"at any time. Received: pattern={run.pattern!r}, "

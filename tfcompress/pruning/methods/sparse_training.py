@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress.pruning.masks.budgets import BUDGETS
-from tfcompress.pruning.masks.patterns import NOfM, keep_highest
+from tfcompress.pruning.masks.groups import keep_highest
 from tfcompress.pruning.methods.method import Method
 from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.schedules import check_sparsity
@@ -83,7 +83,7 @@ class SparseTraining(Method):
         """Returns, per kernel, how much each weight deserves to grow."""
 
     def check(self, run: PruningRun) -> None:
-        if isinstance(run.pattern, NOfM):
+        if run.pattern.sparsity is not None:
             raise ValueError(
                 f"{type(self).__name__} moves single weights, blocks or channels. "
                 f"Received: pattern={run.pattern!r}"

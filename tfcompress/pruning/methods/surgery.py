@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from tfcompress.pruning.masks.constraints import LatentConstraint, MaskConstraint
-from tfcompress.pruning.masks.patterns import NOfM
 from tfcompress.pruning.methods.method import Method, remember_latent
 from tfcompress.pruning.methods.run import PruningRun
 from tfcompress.pruning.schedules import get_schedule
@@ -61,7 +60,7 @@ class DynamicNetworkSurgery(Method):
         self.end_step = self.schedule.end_step
 
     def check(self, run: PruningRun) -> None:
-        if run.criterion.name != "magnitude" or isinstance(run.pattern, NOfM):
+        if run.criterion.name != "magnitude" or run.pattern.sparsity is not None:
             raise ValueError(
                 "DynamicNetworkSurgery goes by magnitude, and not in n-of-m groups. "
                 f"Received: criterion={run.criterion.name!r}, pattern={run.pattern!r}"

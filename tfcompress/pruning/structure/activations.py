@@ -1,4 +1,4 @@
-"""What the layers that read a group's channels see of them on data."""
+"""Statistics of channels on data, where the next layers read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfcompress.pruning.structure.tracer import Role
 class ChannelActivations:
     """Collects activations of a model in inference, at the inputs of the layers that read them.
 
-    That is behind batch norm and activation function, where a zero means that a channel is silent.
+    That is after batch norm and activation function, where a zero means that a channel is silent.
 
     Args:
         dependencies: Of the model.
@@ -59,15 +59,15 @@ class ChannelActivations:
         return self._channels(group, np.average(parts, axis=0, weights=self._examples))
 
     def _channels(self, group: Group, values: np.ndarray) -> np.ndarray:
-        """Picks the channels of a group from what was seen of the tensor, averaged where several
-        places belong to one."""
+        """Picks the channels of a group from the statistics of the tensor, averaged where several
+        indices belong to one channel."""
         tracer, value = self.dependencies.tracer, self._tensor[id(group)]
         labels = tracer.units.find(tracer.of(value)[_axis(tracer, value)])
         places = [np.flatnonzero(labels == unit) for unit in group.units]
         return np.stack([values[..., p].mean(-1) for p in places], -1)
 
     def _read_tensor(self, group: Group) -> Value | None:
-        """The input of the first layer that reads the group, else what carries it last."""
+        """The input of the first layer that reads the group, else the last tensor with it."""
         tracer = self.dependencies.tracer
         for place in group.places:
             if place.member.role is Role.INPUT:

@@ -1,12 +1,12 @@
-"""What a channel emits that no longer depends on the input, and whose bias can take that over.
+"""Channels whose output is constant, and the biases that can take the constants over.
 
-A channel whose weights are all zero still emits its bias, or what a batch norm and an activation
-make of it. Where it is a constant, the layers that read it can have it added to their biases, and
-then the channel can go without any change of the outputs. Constants are found by running every
-operation, in inference, on tensors in which known channels hold their constants and the others
-hold values of both signs and several sizes: what comes out the same everywhere is a constant.
-What a kernel makes must besides have no weight on anything that is not known, for an activation
-inside its layer may hide from a few examples what it lets through on data.
+A channel whose weights are all zero still has its bias as output, or what a batch norm and an
+activation make of it. Where it is a constant, it can be added to the biases of the layers that
+read it, and the channel can be removed without any change of the outputs. Constants are found by
+running every operation, in inference, on tensors in which constant channels hold their constants
+and the others hold values of both signs and several sizes: an output that is the same everywhere
+is a constant. A kernel must besides have no weight on any input that is not constant, because an
+activation inside its layer may hide on a few examples what it lets through on data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.pruning.structure.bias import (
+    batch_norm_after,
+    bias_response,
+    effective_value,
+    why_not_movable,
+)
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.removal import Additions
 from tfcompress.pruning.structure.tracer import Member, Role, is_kernel, operation_class
@@ -71,7 +77,7 @@ class Constants:
         """Reason → labels of the units that emit a constant which cannot be moved exactly."""
         found: dict[str, list[np.ndarray]] = {}
         for node, labels, constants, rows in self._kernel_readings():
-            reason = _why_not(node, self.tracer.graph)
+            reason = why_not_movable(node, self.tracer.graph)
             stuck = np.isfinite(constants) & (constants != 0) & rows
             if reason is not None and stuck.any():
                 found.setdefault(reason, []).append(labels[stuck])
@@ -83,10 +89,10 @@ class Constants:
         names = []
         for node, labels, constants, rows in self._kernel_readings():
             gone = ~kept.of(labels) & np.isfinite(constants) & (constants != 0) & rows
-            if not gone.any() or _why_not(node, self.tracer.graph) is not None:
+            if not gone.any() or why_not_movable(node, self.tracer.graph) is not None:
                 continue
-            moved = _response(node.operation, np.where(gone, constants, 0.0))
-            norm = _batch_norm_after(node, self.tracer.graph)
+            moved = bias_response(node.operation, np.where(gone, constants, 0.0))
+            norm = batch_norm_after(node, self.tracer.graph)
             if not node.operation.use_bias and norm is not None:
                 # What a batch norm subtracts is as good as a bias before it.
                 additions.add(norm.moving_mean, -moved)
@@ -95,7 +101,7 @@ class Constants:
             names.append(node.name)
         return names
 
-    # ---- who reads ------------------------------------------------------------------------------
+    # ---- readers --------------------------------------------------------------------------------
 
     def _kernel_readings(self):
         """Yields `(node, labels, constants, whether its weights are not all zero)`."""
@@ -114,8 +120,8 @@ class Constants:
     def _readings(self):
         """Yields `(labels, whether outputs depend on each)` of everything that mixes channels."""
         for node, labels, constants, rows in self._kernel_readings():
-            stuck = _why_not(node, self.tracer.graph) is not None
-            # A row of zeros hears nothing, but for what is no number.
+            stuck = why_not_movable(node, self.tracer.graph) is not None
+            # A row of zeros ignores its input, unless that is not finite.
             is_read = rows & (np.isnan(constants) | (stuck & (constants != 0)))
             yield labels, is_read | np.isinf(constants)
         for value, labels in self.tracer.sums:
@@ -124,7 +130,7 @@ class Constants:
                 constants = np.full(len(labels), np.nan)
             yield labels, constants != 0
 
-    # ---- what is emitted ------------------------------------------------------------------------
+    # ---- constants ------------------------------------------------------------------------------
 
     def _sizes_known(self) -> bool:
         values = [
@@ -137,7 +143,7 @@ class Constants:
         rng = np.random.default_rng(0)
         for node in self.tracer.graph.nodes:
             if issubclass(operation_class(node.operation), layers.Embedding):
-                # Whatever comes in, out come rows of the table.
+                # The outputs are rows of the table, whatever the inputs are.
                 rows = node.operation(tf.range(node.operation.input_dim))
                 self.values[node.output] = _uniform(np.asarray(rows, np.float64), 1)
                 continue
@@ -147,20 +153,20 @@ class Constants:
             try:
                 results = self._run(node, rng)
             except (tf.errors.OpError, ValueError, TypeError):
-                # A reshape that takes so many examples apart, say.
+                # Such as a reshape that does not fit this number of examples.
                 self.unknown.append(node.name)
                 continue
-            heard = self._heard(node)
+            varying = self._varying(node)
             for value, result in zip(node.outputs, results, strict=True):
                 if axes[value] is not None:
                     found = _uniform(result, axes[value])
-                    if heard is not None:
+                    if varying is not None:
                         labels = self.tracer.of(value)[axes[value]]
-                        found[heard[self.tracer.units.find(labels)]] = np.nan
+                        found[varying[self.tracer.units.find(labels)]] = np.nan
                     self.values[value] = found
 
     def _run(self, node: Node, rng) -> list[np.ndarray]:
-        """What comes out for every probe, examples one below the other."""
+        """The outputs for every probe, along the axis of examples."""
         # Where the number of examples is fixed, the probes come one after the other.
         is_fixed = any(value.shape[0] is not None for value in node.inputs)
         turns = []
@@ -174,15 +180,15 @@ class Constants:
             turns.append([np.asarray(result, np.float64) for result in results])
         return [np.concatenate(results) for results in zip(*turns, strict=True)]
 
-    def _heard(self, node: Node) -> np.ndarray | None:
-        """By label, whether a kernel of the layer makes the unit from what is not known."""
+    def _varying(self, node: Node) -> np.ndarray | None:
+        """By label, whether a kernel of the layer makes the unit from inputs that vary."""
         kernels: dict[int, list[Member]] = {}
         for member in self.tracer.members:
             if member.layer is node.operation and is_kernel(member) and member.labels is not None:
                 kernels.setdefault(id(member.variable), []).append(member)
         if not kernels:
             return None
-        units, heard = self.tracer.units, np.zeros(len(self.tracer.units), bool)
+        units, varying = self.tracer.units, np.zeros(len(self.tracer.units), bool)
         known = np.zeros(len(units), bool)
         constants, axis = self.of(node.inputs[0]), self._channel_axis(node.inputs[0])
         if constants is not None:
@@ -190,8 +196,8 @@ class Constants:
             known[labels] = True
             known[labels[~np.isfinite(constants)]] = False
         for members in kernels.values():
-            weights = np.abs(_effective(members[0]))
-            # The state that a recurrent kernel reads is not what comes in.
+            weights = np.abs(effective_value(members[0]))
+            # A recurrent kernel reads the state, not the input.
             is_state = members[0].variable.name == "recurrent_kernel"
             for member in members:
                 if member.role is not Role.OUTPUT and not is_state:
@@ -201,8 +207,8 @@ class Constants:
             for member in members:
                 if member.role is not Role.INPUT:
                     rows = np.moveaxis(weights, member.axis, 0).reshape(len(member.labels), -1)
-                    heard[units.find(member.labels[rows.any(1)])] = True
-        return heard
+                    varying[units.find(member.labels[rows.any(1)])] = True
+        return varying
 
     def _channel_axis(self, value: Value) -> int | None:
         axes = [i for i, labels in enumerate(self.tracer.of(value)) if labels is not None]
@@ -228,22 +234,14 @@ def _can_be_constant(dependencies: Dependencies) -> bool:
     for member in dependencies.tracer.members:
         if member.role is Role.INPUT or member.variable.name in ("bias", "beta", "moving_mean"):
             continue
-        values = np.moveaxis(_effective(member), member.axis, 0)
+        values = np.moveaxis(effective_value(member), member.axis, 0)
         if (np.abs(values).reshape(len(values), -1).max(1, initial=0.0) == 0).any():
             return True
     return False
 
 
-def _effective(member) -> np.ndarray:
-    """The variable as a forward pass reads it: behind the transforms of a compressed layer."""
-    layer, name = member.layer, member.variable.name
-    if hasattr(layer, "effective_weights") and name in layer.transformed.chains:
-        return np.asarray(layer.effective_weights()[name])
-    return np.asarray(member.variable)
-
-
 def _nonzero_rows(member) -> np.ndarray:
-    values = np.moveaxis(_effective(member), member.axis, 0)
+    values = np.moveaxis(effective_value(member), member.axis, 0)
     return np.abs(values).reshape(len(values), -1).max(1, initial=0.0) != 0
 
 
@@ -255,47 +253,3 @@ def _uniform(result: np.ndarray, axis: int) -> np.ndarray:
     found = np.where(same & np.isfinite(high), high, np.nan)
     found[~np.isfinite(rows).any(1)] = np.inf
     return found
-
-
-_SLIDING = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-
-
-def _why_not(node: Node, graph) -> str | None:
-    """Why the call's bias cannot take over a constant of its input; `None` where it can."""
-    layer, cls = node.operation, operation_class(node.operation)
-    name = layer.name
-    if len(graph.calls(layer)) > 1:
-        return f"emits a constant that the shared layer {name!r} reads"
-    if cls in _SLIDING:
-        if layer.groups > 1:
-            return f"emits a constant that the grouped convolution {name!r} reads"
-        if layer.padding != "valid" and any(size > 1 for size in layer.kernel_size):
-            return (
-                f"emits a constant that {name!r} reads with padding {layer.padding!r}, where it "
-                "is missing at the border"
-            )
-    elif cls is not layers.Dense:
-        return f"emits a constant that {name!r} ({cls.__name__}) reads"
-    is_fixed = hasattr(layer, "transformed") and not layer.use_bias
-    if is_fixed and _batch_norm_after(node, graph) is None:
-        return f"emits a constant that {name!r} reads, which is compressed and has no bias"
-    return None
-
-
-def _batch_norm_after(node: Node, graph):
-    after = graph.sole_consumer(node.output)
-    is_norm = after is not None and operation_class(after.operation) is layers.BatchNormalization
-    activation = getattr(node.operation, "activation", None)
-    if not is_norm or len(graph.calls(after.operation)) > 1:
-        return None
-    return after.operation if activation in (None, keras.activations.linear) else None
-
-
-def _response(layer, constants: np.ndarray) -> np.ndarray:
-    """What constants in the input add to each output channel before the activation."""
-    kernel = layer.kernel
-    if hasattr(layer, "effective_weights") and "kernel" in layer.transformed.chains:
-        kernel = layer.effective_weights()["kernel"]
-    kernel = np.asarray(kernel, np.float64)
-    kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(0)
-    return (constants @ kernel).astype(np.float32)

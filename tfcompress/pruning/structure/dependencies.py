@@ -35,7 +35,7 @@ from tfcompress.pruning.structure.tracer import (
 
 @dataclasses.dataclass(eq=False)
 class Place:
-    """Where the channels of a group stand on one axis of one variable.
+    """The indices of a group's channels along one axis of one variable.
 
     Attributes:
         member: The axis.
@@ -50,8 +50,8 @@ class Place:
 class Group:
     """Channels that can be removed one by one, each with everything that depends on it.
 
-    All channels of a group stand in the same variables, so it has one size, which rounding and
-    bounds are about. Print it to see what removing a channel takes.
+    All channels of a group are in the same variables, so that the group has one size, to which
+    rounding and bounds apply. Print it to see what removing a channel takes.
 
     Attributes:
         units: One label per channel, in the order of the first layer that makes them.
@@ -178,8 +178,8 @@ class Dependencies:
 
     def _make_groups(self) -> Iterator[Group]:
         units = self.tracer.units
-        # Unit → where it stands: (number of the member, how often).
-        standing: dict[int, list[tuple[int, int]]] = {}
+        # Unit → its members: (number of the member, how often).
+        members_of: dict[int, list[tuple[int, int]]] = {}
         roots: list[np.ndarray | None] = []
         for number, member in enumerate(self.tracer.members):
             labels = None if member.labels is None else units.find(member.labels)
@@ -187,12 +187,12 @@ class Dependencies:
             if labels is None:
                 continue
             for unit, count in zip(*np.unique(labels, return_counts=True), strict=True):
-                standing.setdefault(int(unit), []).append((number, int(count)))
+                members_of.setdefault(int(unit), []).append((number, int(count)))
         alike: dict[tuple, list[int]] = {}
-        for unit in sorted(standing):
-            made = any(_makes(self.tracer.members[n]) for n, _ in standing[unit])
+        for unit in sorted(members_of):
+            made = any(_makes(self.tracer.members[n]) for n, _ in members_of[unit])
             if made and units.reason(unit) is None:
-                alike.setdefault(tuple(standing[unit]), []).append(unit)
+                alike.setdefault(tuple(members_of[unit]), []).append(unit)
         inexact = {
             int(unit): reason
             for labels, reason in self.tracer.inexact
@@ -227,7 +227,7 @@ class Dependencies:
                 part = "" if len(found) == len(reasons) else f"{len(found)} of {len(reasons)}: "
                 kept.setdefault(self._path(member.layer), part + found[0])
         for node in self.graph.nodes:
-            # What no rule knows may make channels too.
+            # A layer without a rule may make channels too.
             operation = node.operation
             if find_rule(operation) is None and _has_variables(node):
                 kept.setdefault(self._path(operation), f"no rule for {describe(operation)}")
@@ -249,7 +249,7 @@ def _has_variables(node: Node) -> bool:
 
 
 def _rows(roots: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """`(len(units), n)` places of each unit; all stand at the same number of places."""
+    """`(len(units), n)` indices of each unit; all have the same number of indices."""
     order = np.argsort(roots, kind="stable")
     ordered = roots[order]
     first = np.searchsorted(ordered, units, "left")
@@ -264,7 +264,7 @@ def _variable_name(member: Member) -> str:
 
 
 def _ranges(indices: np.ndarray) -> str:
-    """`"0–15"` for neighbours, else the first few."""
+    """`"0–15"` for consecutive indices, else the first few."""
     if len(indices) == 1:
         return str(indices[0])
     if (np.diff(indices) == 1).all():

@@ -1,4 +1,4 @@
-"""Merging of near-duplicate channels: one of them goes, and the others are read in its place."""
+"""Merging of near-duplicate channels: one is removed, and another is read in its place."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ class Merged:
     """Which channels are near-duplicates of which.
 
     Attributes:
-        removed: Labels of the units that another one stands for.
+        removed: Labels of the units that another one replaces.
     """
 
-    def __init__(self, dependencies: Dependencies, stands_for: dict[int, int]):
+    def __init__(self, dependencies: Dependencies, replaced_by: dict[int, int]):
         self._dependencies = dependencies
-        self._stands_for = stands_for
-        self.removed = np.array(sorted(stands_for), np.int64)
+        self._replaced_by = replaced_by
+        self.removed = np.array(sorted(replaced_by), np.int64)
 
     def move(self, removed: np.ndarray, additions: Additions) -> None:
-        """Adds the rows of what went, in the layers that read it, to those of what stands for it.
+        """Adds the rows of removed channels, in the layers that read them, to those of others.
 
         Args:
-            removed: Everything that goes. What stands for another and goes itself takes it along.
+            removed: All units that are removed. A unit that replaces another one, and is removed
+                itself, replaces it no longer.
             additions: Where to add.
         """
         kept = self._dependencies.removed(removed)
@@ -34,9 +35,9 @@ class Merged:
             left = kept.of(group.units)
             place_of = {int(unit): i for i, unit in enumerate(group.units)}
             pairs = [
-                (i, place_of[self._stands_for[unit]])
+                (i, place_of[self._replaced_by[unit]])
                 for unit, i in place_of.items()
-                if unit in self._stands_for and not left[i]
+                if unit in self._replaced_by and not left[i]
             ]
             pairs = [(old, new) for old, new in pairs if left[new]]
             for place in group.places:
@@ -49,7 +50,7 @@ class Merged:
 
 
 def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
-    """Finds channels that another one of their group can stand for.
+    """Finds channels that another one of their group can replace.
 
     Two channels are near-duplicates where they pass the same tensors, and everything that makes
     them and that they pass on their way (kernels, biases, batch norms) is the same up to
@@ -66,7 +67,7 @@ def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
     """
     if tolerance < 0:
         raise ValueError(f"`merge` is a tolerance, 0 or more. Received: {tolerance}")
-    stands_for: dict[int, int] = {}
+    replaced_by: dict[int, int] = {}
     for group in dependencies.groups:
         if group.inexact or not _is_read_by_kernels(dependencies, group):
             continue
@@ -75,9 +76,9 @@ def merge_duplicates(dependencies: Dependencies, tolerance: float) -> Merged:
         for j in range(len(group)):
             # The first of several near-duplicates stays.
             first = int(np.argmax(near[j, : j + 1]))
-            if first < j and int(group.units[first]) not in stands_for:
-                stands_for[int(group.units[j])] = int(group.units[first])
-    return Merged(dependencies, stands_for)
+            if first < j and int(group.units[first]) not in replaced_by:
+                replaced_by[int(group.units[j])] = int(group.units[first])
+    return Merged(dependencies, replaced_by)
 
 
 def _near(group: Group, tolerance: float) -> np.ndarray:
@@ -111,7 +112,7 @@ def _paths(dependencies: Dependencies, group: Group) -> np.ndarray:
 
 
 def _is_read_by_kernels(dependencies: Dependencies, group: Group) -> bool:
-    """Whether all that is done with the channels is to sum them with weights."""
+    """Whether kernels are the only readers of the channels."""
     tracer = dependencies.tracer
     for _, labels in tracer.sums:
         if np.isin(group.units, tracer.units.find(labels)).any():

@@ -56,7 +56,9 @@ class WidthOptions:
         ValueError: An unknown name, or a number out of range.
 
     Example:
-        >>> smaller = tfc.shrink(model, target_macs=0.5, widths=tfc.WidthOptions(min_kept=0.2))
+        >>> widths = tfc.WidthOptions(min_kept=0.2)    # for shrink(model, widths=widths)
+        >>> widths.ranking
+        'global'
     """
 
     ranking: Literal["global", "uniform"] = "global"

@@ -1,4 +1,4 @@
-"""Which channels go: scores, bounds and a target brought together."""
+"""Chooses the channels to remove from their scores, the bounds of layers and a target."""
 
 from __future__ import annotations
 
@@ -109,30 +109,17 @@ class Planner:
         Raises:
             ValueError: No group has scores.
         """
-        # A group of which the criterion says nothing keeps what it has.
-        unscored = [
-            0 if np.isfinite(values).any() else int(np.isposinf(values).sum()) for values in scores
-        ]
-        is_ranked = refine and ranking == "global"
-        cheap = self._cheap(cost, target + tolerance, at_most) if is_ranked else {}
-        for i, most in cheap.items():
-            unscored[i] = unscored[i] or most
-        if all(unscored):
-            raise ValueError(
-                "Expected a criterion that has scores for some channels of the model. Received one "
-                f"that says nothing of {', '.join(group.name for group in self.groups)}."
-            )
+        fixed, cheap = self._fixed(scores, cost, target + tolerance, at_most, refine, ranking)
         best: Widths | None = None
         step, found_at = round_to, round_to
         while step >= 1:
             bounds = [
                 dataclasses.replace(bound, low=left, high=left) if left else bound
-                for bound, left in zip(self.allowed(step, at_most), unscored, strict=True)
+                for bound, left in zip(self.allowed(step, at_most), fixed, strict=True)
             ]
-            path = uniform(bounds) if ranking == "uniform" else by_rank(scores, bounds)
             # A measured cost takes minutes, and its noise would be chased.
             found = choose_widths(
-                path,
+                uniform(bounds) if ranking == "uniform" else by_rank(scores, bounds),
                 bounds,
                 cost,
                 target,
@@ -155,12 +142,41 @@ class Planner:
             )
         return Reached(self.lowest(scores, best.kept), best.cost, found_at, tuple(notes))
 
+    def _fixed(
+        self,
+        scores: Sequence[np.ndarray],
+        cost: Cost,
+        target: float,
+        at_most: np.ndarray | None,
+        refine: bool,
+        ranking: str,
+    ) -> tuple[list[int], dict[int, int]]:
+        """`(width of each group that keeps its width, else 0; the groups that hardly cost)`.
+
+        Raises:
+            ValueError: No group has scores.
+        """
+        # A group without scores keeps its channels.
+        fixed = [
+            0 if np.isfinite(values).any() else int(np.isposinf(values).sum()) for values in scores
+        ]
+        is_ranked = refine and ranking == "global"
+        cheap = self._cheap(cost, target, at_most) if is_ranked else {}
+        for i, most in cheap.items():
+            fixed[i] = fixed[i] or most
+        if all(fixed):
+            raise ValueError(
+                "Expected a criterion that has scores for some channels of the model. Received one "
+                f"that says nothing of {', '.join(group.name for group in self.groups)}."
+            )
+        return fixed, cheap
+
     def _cheap(self, cost: Cost, target: float, at_most: np.ndarray | None) -> dict[int, int]:
         """Groups that carry less than a tenth of what groups carry on average, and their widths.
 
-        A ranking by score alone would empty them for nothing: a dense layer behind convolutions
-        takes most of the channels and hardly any multiply-accumulates. None where the target
-        cannot be met without them.
+        A ranking by score alone would remove their channels without an effect on the cost: a dense
+        layer behind convolutions has most of the channels and hardly any multiply-accumulates.
+        Empty where the target cannot be met without them.
         """
         bounds = self.allowed(1, at_most)
         most, least = (np.array([b.allowed[end] for b in bounds]) for end in (-1, 0))

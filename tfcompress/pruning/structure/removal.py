@@ -79,8 +79,8 @@ def remove(
 def variable_axes(dependencies: Dependencies) -> dict[int, dict[int, np.ndarray]]:
     """`id(variable)` → its axes with channels → their labels.
 
-    The states of a compressed layer's transforms follow the variable that they stand before, each
-    as its transform says.
+    The states of a compressed layer's transforms lie along the axes of the variable that they
+    transform, as `WeightTransform.axes_of` says.
     """
     found: dict[int, dict[int, np.ndarray]] = {}
     for member in dependencies.tracer.members:
@@ -103,12 +103,12 @@ def _copy(operation: Any, changes: dict[str, Any]) -> Any:
         try:
             return fresh(operation)
         except ValueError:
-            # A Lambda of a Python function, say; without weights it may serve two models.
+            # Such as a Lambda of a Python function; without weights two models may share it.
             if getattr(operation, "variables", []):
                 raise
             return operation
     config = operation.get_config()
-    # The weights are assigned, and arrays that they once started from no longer fit.
+    # The weights are assigned; arrays of initial values no longer fit.
     for key, value in config.items():
         if key.endswith("_initializer") and _starts_from_array(value):
             changes[key] = "zeros"

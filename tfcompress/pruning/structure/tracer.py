@@ -29,7 +29,7 @@ class Role(enum.Enum):
     """What a variable's axis does with channels."""
 
     OUTPUT = "makes"
-    CHANNEL = "follows"
+    CHANNEL = "passes"
     INPUT = "reads"
 
 

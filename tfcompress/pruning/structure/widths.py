@@ -9,7 +9,7 @@ import numpy as np
 
 from tfcompress.pruning.structure.costs import Cost
 
-# Groups of which pairs are moved.
+# With at most this many groups, the widths of two are changed at once.
 _FEW = 24
 
 
@@ -149,7 +149,7 @@ def _refine(
     while abs(evaluate(kept) - target) > enough:
         moves = [kept]
         for _ in range(at_once):
-            moves += [m for start in moves for m in _neighbours(start, bounds)]
+            moves += [m for start in moves for m in _one_step_away(start, bounds)]
         nearest = min(moves, key=lambda k: abs(evaluate(k) - target))
         if abs(evaluate(nearest) - target) >= abs(evaluate(kept) - target):
             break
@@ -157,7 +157,7 @@ def _refine(
     return kept
 
 
-def _neighbours(kept: np.ndarray, bounds: Sequence[Bounds]) -> Iterator[np.ndarray]:
+def _one_step_away(kept: np.ndarray, bounds: Sequence[Bounds]) -> Iterator[np.ndarray]:
     """The widths one step of one group away."""
     for g, bound in enumerate(bounds):
         allowed = bound.allowed
