@@ -157,8 +157,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         self._pairing.try_to_bind(split_inputs(input_shape)[0])
 
     def make_training_variables(self, data: Any) -> None:
-class Distiller(PrebuiltTrainingVariables, keras.Model):
-    """Trains a student on its own loss and on losses against a teacher.
+        """As `PrebuiltTrainingVariables`. A loss that is not bound yet may still create some."""
         if self._pairing.bound and is_functional(self.student):
             make_training_variables(self, output_structure(self.student), data)
 
