@@ -86,7 +86,7 @@ class Pruner:
         self.method: Method = get_method(schedule)
         self.criterion = get_weight_criterion(criterion)
         self.pattern = get_pattern(pattern)
-        self.scope = scope
+        self.scope: Literal["layer", "global"] = scope
         self.seed = seed
         self.preserve_zeros = preserve_zeros
         self.kernels, self.skipped = select_kernels(model, layers, skip_first_last)
@@ -105,6 +105,7 @@ class Pruner:
             self.method, self.criterion.name, self.pattern, scope, preserve_zeros
         )
         self.last_update: int | None = None
+        self.found: list[np.ndarray] = []
         self.begun = False
         self._attach()
 

@@ -32,10 +32,13 @@ class Selection:
             layers = ()
         elif isinstance(layers, (str, re.Pattern, type)) or callable(layers):
             layers = (layers,)
-        selectors = list(layers)
-        is_key = [isinstance(s, (str, re.Pattern, type)) or not callable(s) for s in selectors]
-        self.keys = [s for s, is_one in zip(selectors, is_key, strict=True) if is_one]
-        self.predicates = [s for s, is_one in zip(selectors, is_key, strict=True) if not is_one]
+        self.keys: list[Any] = []
+        self.predicates: list[Callable[[Any], bool]] = []
+        for selector in layers:
+            if isinstance(selector, (str, re.Pattern, type)) or not callable(selector):
+                self.keys.append(selector)
+            else:
+                self.predicates.append(selector)
 
     def check(self, candidates: Iterable[tuple[Any, ...]]) -> None:
         """Refuses keys that choose none of `(layer, *paths)`; see `lookup.check_keys`."""

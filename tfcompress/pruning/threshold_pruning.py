@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -48,8 +47,8 @@ class ThresholdPruning(Pruning):
         layers: Any = None,
         **options: Any,
     ):
-        single = isinstance(prune_steps, numbers.Integral)
-        steps = [int(step) for step in ([prune_steps] if single else prune_steps)]
+        given_steps = prune_steps if isinstance(prune_steps, Iterable) else [prune_steps]
+        steps = [int(step) for step in given_steps]
         if not steps or min(steps) < 1 or steps != sorted(set(steps)):
             raise ValueError(
                 "`prune_steps` must be one step or ascending steps, each >= 1. "
@@ -74,7 +73,8 @@ class ThresholdPruning(Pruning):
             )
 
     def _is_pruned(self, layer: keras.Layer) -> bool:
-        return any(kernel.layer is layer for kernel in self.pruner.kernels)
+        kernels = () if self.pruner is None else self.pruner.kernels
+        return any(kernel.layer is layer for kernel in kernels)
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)

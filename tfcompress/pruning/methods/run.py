@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import keras
 import numpy as np
@@ -34,15 +34,15 @@ class PruningRun(Protocol):
     """
 
     model: keras.Model
-    kernels: Sequence[Kernel]
-    names: Sequence[str]
-    masks: Sequence[keras.Variable]
-    constraints: Sequence[MaskConstraint]
-    found: Sequence[np.ndarray]
+    kernels: tuple[Kernel, ...]
+    names: list[str]
+    masks: list[keras.Variable]
+    constraints: list[MaskConstraint]
+    found: list[np.ndarray]
     state: PruningState
     criterion: Criterion
     pattern: Pattern
-    scope: str
+    scope: Literal["layer", "global"]
     seed: int
     last_update: int | None
 

@@ -37,9 +37,10 @@ def why_not_movable(node: Node, graph: Graph) -> str | None:
 def batch_norm_after(node: Node, graph: Graph) -> keras.Layer | None:
     """The batch norm that alone reads the call; `None` where there is none, or an activation."""
     after = graph.sole_consumer(node.output)
-    is_norm = after is not None and operation_class(after.operation) is layers.BatchNormalization
+    if after is None or operation_class(after.operation) is not layers.BatchNormalization:
+        return None
     activation = getattr(node.operation, "activation", None)
-    if not is_norm or len(graph.calls(after.operation)) > 1:
+    if len(graph.calls(after.operation)) > 1:
         return None
     return after.operation if activation in (None, keras.activations.linear) else None
 

@@ -96,18 +96,22 @@ def shrink(
     scores = Scoring(criterion, data, scoring, widths, seed)
     # Without a target exactly what is silent goes, however much of a layer that is.
     work = Shrinking(model, bounds, 0.0 if target is None else widths.min_kept, merge, inputs)
+    used = round_to or 1
     if target is None:
-        units, used = work.dead(round_to or 1), round_to or 1
-    elif target == "threshold":
-        units, used = work.below(scores, threshold, round_to or 1), round_to or 1
+        units = work.dead(used)
+    elif target[0] == "threshold":
+        units = work.below(scores, target[1], used)
     else:
-        units, used = work.reach(scores, target, targets[target], cost, round_to or 8)
+        units, used = work.reach(scores, *target, cost, round_to or 8)
     smaller = work.build(units)
     smaller.shrink_report = work.report(units, used, smaller)
     return smaller
 
 
-def _one_target(targets: Mapping[str, float | None], cost) -> str | None:
+def _one_target(
+    targets: Mapping[str, float | None], cost: Callable[[keras.Model], float] | None
+) -> tuple[str, float] | None:
+    """`(name, value)` of the target or threshold that is given; `None` without one."""
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"Expected one target. Received: {given}")
@@ -121,4 +125,4 @@ def _one_target(targets: Mapping[str, float | None], cost) -> str | None:
             "Expected `cost` and `target_cost` together: a function of a model, and the fraction "
             f"of its value for the given model. Received: cost={cost}, {given}"
         )
-    return next(iter(given), None)
+    return next(iter(given.items()), None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -116,7 +115,7 @@ class Shrinking:
         """
         scores = self.planner.scores(scoring, self.gone, self.notes)
         if name == "target_macs" and positions_carry_channels(self.dependencies):
-            cost = functools.partial(count_macs, inputs=self.inputs)
+            cost = self._macs
         if cost is not None:
             function = self._measured(scores, cost)
         elif name == "target_macs":
@@ -195,11 +194,13 @@ class Shrinking:
         """`{"macs": fraction that is left}`; empty, with a note, where a size is not known."""
         left = {}
         try:
-            before = count_macs(self.dependencies.model, inputs=self.inputs)
-            left["macs"] = count_macs(smaller, inputs=self.inputs) / before
+            left["macs"] = self._macs(smaller) / self._macs(self.dependencies.model)
         except ValueError:
             self.notes.append("MACs are not known, for a size of the inputs is not: pass `inputs`")
         uncounted = uncounted_layers(self.dependencies.model)
         if uncounted:
             self.notes.append(f"the MACs of {', '.join(uncounted)} are not known and count as none")
         return left
+
+    def _macs(self, model: keras.Model) -> int:
+        return cast(int, count_macs(model, inputs=self.inputs))
