@@ -67,7 +67,7 @@ def checksum_of_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 
 def checksum_of_teacher(teacher: Any) -> str | None:
-    """SHA-256 of what a teacher computes with; `None` where that cannot be told.
+    """SHA-256 of all that a teacher computes with; `None` where that is not known.
 
     Of a Keras model its configuration and weights, of a file its bytes, of an ensemble its weights
     and its teachers; of a plain callable nothing is known.
@@ -97,9 +97,9 @@ def _configuration(layer: keras.Layer) -> str:
     return repr(_without_names(config, {}))
 
 
-#: What a configuration says that does not change what is computed.
+#: Entries of a configuration that do not change what is computed.
 _NOT_COMPUTED = ("name", "registered_name", "build_config", "compile_config")
-#: Where a model's configuration says how its layers, by name, are connected.
+#: Entries of a model's configuration with the connections of its layers, by name.
 _CONNECTIONS = ("keras_history", "input_layers", "output_layers")
 
 
@@ -107,7 +107,7 @@ def _without_names(config: Any, places: dict[str, int], connects: bool = False) 
     """Leaves out names; a connection has the place of its layer among the model's layers."""
     if isinstance(config, dict):
         if str(config.get("class_name")).endswith("DTypePolicy"):
-            return repr(config)  # Its name is all that it says.
+            return repr(config)  # It has only a name.
         layers = config.get("layers")
         if isinstance(layers, (list, tuple)):
             names = [str(layer.get("name")) for layer in layers if isinstance(layer, dict)]

@@ -97,7 +97,7 @@ def pick_output(outputs: Any, key: str | int, owner: str) -> Any:
 
 
 class FeatureTap:
-    """Runs a Keras model and returns its outputs and the features that were asked for.
+    """Runs a Keras model and returns its outputs and the features of `keys`.
 
     Args:
         model: A Keras model or layer.

@@ -22,7 +22,7 @@ def weights_of(source: Source, key: Any, features: Features, sample_weight: Any)
 
     Args:
         source: The student.
-        key: What a loss compares: `None` for all outputs, or what one feature is asked for by.
+        key: What a loss compares: `None` for all outputs, or the key of one feature.
         features: The student's tensors, by key.
         sample_weight: `None`, a tensor for all outputs, or a structure like the outputs'.
 

@@ -33,7 +33,7 @@ def factorize(
     The last layer keeps the name, bias and activation of the original. A kernel regularizer goes to
     every factor, a kernel constraint to none. Give exactly one of `ranks`, `energy` and
     `target_macs`. A layer whose factors would take more weights or more multiply-accumulates stays
-    as it is. `plan_factorization` tells all this without doing it. Finetune afterwards.
+    as it is. `plan_factorization` returns the plan alone. Finetune afterwards.
 
     Args:
         model: A built Sequential or Functional model that is not compressed yet; left untouched.
@@ -46,7 +46,7 @@ def factorize(
         target_macs: Multiply-accumulates of the whole model, or their share in (0, 1). Ranks are
             then chosen over all layers such that the sum of relative errors is the least.
         sensitivity: Layer name, regular expression, class or name of a class → weight of its
-            error, for `target_macs`; 1 where it does not say.
+            error, for `target_macs`; 1 for layers without a key.
         methods: Which methods may be used.
         data: Inputs: an array (or a list or dict of arrays for several inputs), which is cut into
             batches of 32, or a finite iterable of batches of inputs. Kernels are then approximated

@@ -197,7 +197,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
 
 
 def has_kernel(layer: keras.Layer) -> bool:
-    """Whether a layer, or one inside it, multiplies with a matrix as far as its weights tell."""
+    """Whether a layer, or one inside it, has a matrix among its weights."""
     return not isinstance(layer, _ELEMENTWISE) and any(len(v.shape) > 1 for v in layer.weights)
 
 

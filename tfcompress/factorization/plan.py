@@ -209,7 +209,7 @@ class Planner:
 
 
 def _method_for(forms: Forms, rank: Any) -> str | None:
-    """The method that a given rank, or pair of ranks, asks for."""
+    """The method for a given rank, or pair of ranks."""
     if isinstance(rank, tuple):
         return "tucker2" if "tucker2" in forms.methods and len(rank) == 2 else None
     return next((m for m in ("spatial", "svd") if m in forms.methods), None)

@@ -16,7 +16,7 @@ from typing import Any
 OnCall = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 # Replicas of a distributed step are traced in threads of their own that take turns: each thread
-# has its own watchers, and an operation gets its `call` back when nobody watches it any more.
+# has its own watchers, and an operation gets its `call` back when no watcher is left.
 _LOCAL = threading.local()
 _LOCK = threading.Lock()
 _WATCHED: dict[int, int] = {}
@@ -28,7 +28,7 @@ _REPLACED: dict[int, Any] = {}
 def watch_calls(operations: Iterable[Any], on_call: OnCall) -> Iterator[None]:
     """Calls `on_call(operation, args, kwargs, outputs)` after every call made in this thread.
 
-    Watching nests: each watcher is told of all calls inside its own block.
+    Watching can be nested: each watcher receives all calls inside its own block.
 
     Args:
         operations: Layers, or operations of a functional graph.

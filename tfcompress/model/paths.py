@@ -1,4 +1,4 @@
-"""Names of the layers of a model that tell layers of nested models apart."""
+"""Unique names of the layers of a model, also of nested models: their paths."""
 
 from __future__ import annotations
 

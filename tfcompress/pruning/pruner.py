@@ -44,8 +44,8 @@ class Pruner:
     at each `update`. A new run starts from the zeros it finds, and they stay.
 
     Args:
-        model: A built model. A model with a method `compressible_kernels()` (a distiller) says
-            itself what may be pruned.
+        model: A built model. A method `compressible_kernels()` of it (a distiller has one) decides
+            what may be pruned.
         schedule: A schedule (`PolynomialDecay`, ...), a dynamic method (`MetricGuided`, `RigL`,
             `SET`, `DynamicNetworkSurgery`), a schedule of tfmot, or a callable
             `step -> (should_prune, sparsity)`.

@@ -225,7 +225,7 @@ class CosineSchedule(_Ramp):
 class CallableSchedule(PruningSchedule):
     """Any callable `step -> (should_prune, sparsity)`, such as a subclass of tfmot's schedule.
 
-    The callable is asked once for every step, because only it knows when its updates are due.
+    The callable is called once for every step, because updates may be due at any step.
     """
 
     def __init__(self, function: Callable[[int], tuple[Any, Any]]):

@@ -256,5 +256,5 @@ class TeacherCache:
 
 def _as_array(tensor: Any) -> np.ndarray:
     array = np.asarray(tensor)
-    # NumPy knows bfloat16 as raw bytes, and so would write it.
+    # NumPy would write bfloat16 as raw bytes.
     return array.astype("float32") if array.dtype.kind == "V" else array

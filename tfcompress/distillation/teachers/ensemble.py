@@ -89,7 +89,7 @@ class TeacherEnsemble(keras.Model):
 
 
 def _common(activations: list[list[str | None]]) -> list[str | None]:
-    """The activation of each output, `None` where one teacher does not tell."""
+    """The activation of each output, `None` where it is not known of one teacher."""
     known = [kinds for kinds in activations if kinds]
     if len({len(kinds) for kinds in known}) > 1:
         return []  # Their outputs differ, which is an error when they run.

@@ -23,7 +23,7 @@ _NUMPY_REMEDY = (
     "`tf.ensure_shape`, or compute the outputs once with `TeacherCache`."
 )
 
-#: Tensors by what a loss asked for: a layer's name, an output's key or index, `None` for all.
+#: Tensors by the key of a loss: a layer's name, an output's key or index, `None` for all.
 Features = dict[Any, Any]
 
 

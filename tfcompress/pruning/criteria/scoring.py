@@ -1,4 +1,4 @@
-"""Runs a criterion over kernels, with the statistics that it asks for."""
+"""Runs a criterion over kernels, with the gradients and activations that it needs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def compute_scores(
         ValueError: If a score is not a number, or there is not one per weight.
     """
     kernels = [k.variable.numpy() for k in statistics.kernels]
-    wants = criterion.parameters
+    needed = criterion.parameters
     nothing = [None] * len(kernels)
     activations = [
-        statistics.activations(part) if "activations" in wants else nothing for part in parts
+        statistics.activations(part) if "activations" in needed else nothing for part in parts
     ]
-    if "gradient" in wants:
+    if "gradient" in needed:
         scores = [np.zeros(kernel.shape, np.float32) for kernel in kernels]
         for part, outputs in zip(parts, activations, strict=True):
             gradients = statistics.gradients(part)
@@ -44,7 +44,7 @@ def compute_scores(
                 scores[i] += criterion(kernel=k, gradient=g, activations=a, seed=s) / len(parts)
     else:
         joined = nothing
-        if "activations" in wants:
+        if "activations" in needed:
             joined = [np.concatenate(outputs) for outputs in zip(*activations, strict=True)]
         scores = [
             criterion(kernel=k, activations=a, seed=s)

@@ -1,7 +1,7 @@
 """The constraints that hold zeros: Keras applies them in the graph after every optimizer step.
 
-A constraint is captured when the training step is traced, so whoever attaches or detaches one
-must drop `model.train_function` afterwards.
+A constraint is captured when the training step is traced, so after
+attaching or detaching one `model.train_function` must be set to `None`.
 """
 
 from __future__ import annotations

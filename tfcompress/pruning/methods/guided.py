@@ -42,7 +42,7 @@ class MetricGuided(Method):
             to be better when it is higher (accuracy, AUC, ...) or lower (a loss, an error, ...).
 
     Raises:
-        ValueError: If an argument is out of range, or `mode="auto"` cannot tell.
+        ValueError: If an argument is out of range, or `mode="auto"` does not know the metric.
     """
 
     needs_metrics = True
@@ -211,7 +211,7 @@ class MetricGuided(Method):
 
 
 def _direction(monitor: str) -> Literal["max", "min"]:
-    """Whether a metric is better when it is higher, as far as its name tells."""
+    """Whether a metric is better when it is higher, decided by its name."""
     name = monitor.removeprefix("val_")
     # In this order: "accuracy_loss" is a loss.
     for mode, words in _DIRECTIONS.items():

@@ -65,7 +65,7 @@ class ProximalConstraint(masks.ChainedConstraint):
     Args:
         target: The variable and its strengths.
         factor: Variable that multiplies all strengths.
-        optimizer: The optimizer, asked for its learning rate and for gradient accumulation.
+        optimizer: The optimizer, whose learning rate and gradient accumulation are read.
     """
 
     def __init__(self, target: Target, factor: keras.Variable, optimizer: keras.Optimizer):

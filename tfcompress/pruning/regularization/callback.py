@@ -21,7 +21,7 @@ class Regularization(keras.callbacks.Callback):
     With `proximal=True` nothing enters the loss. Instead each optimizer step is followed by the
     proximal step of the same penalty, with thresholds multiplied by the learning rate: for L1 the
     soft threshold `w - α sign(w)`, clipped at 0, with `α = factor · l1 · learning_rate`. Weights
-    then become exactly zero, and come back where the gradient asks for it.
+    then become exactly zero, and nonzero again where a step is larger than the threshold.
 
     What the variables had before (regularizers, constraints) stays in force, and is all that is
     left when training ends.

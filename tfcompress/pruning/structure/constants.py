@@ -41,7 +41,7 @@ class Constants:
         possible: Whether any channel is silent.
         values: Tensor → what each place of its channel axis emits; NaN where that is unknown,
             infinite where it is no number at all. Empty where a size is not known: then only what
-            nobody reads is dead.
+            no operation reads is dead.
         unknown: Names of operations that do not run on such tensors: nothing is known behind them.
     """
 

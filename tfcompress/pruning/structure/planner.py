@@ -189,7 +189,7 @@ class Planner:
     def below(
         self, scores: Sequence[np.ndarray], threshold: float, round_to: int = 1
     ) -> np.ndarray:
-        """The channels whose score is below the threshold, fewer where rounding wants it."""
+        """The channels whose score is below the threshold, fewer where widths are rounded up."""
         kept = []
         for bound, values in zip(self.allowed(round_to), scores, strict=True):
             # Up, never down: what is above the threshold stays.

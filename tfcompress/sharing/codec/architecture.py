@@ -29,7 +29,7 @@ _BASES = (
     keras.constraints.Constraint,
     keras.dtype_policies.DTypePolicy,
 )
-# These run what a file says.
+# These run code of the file.
 _CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 # These read other files.
 _LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
@@ -181,7 +181,7 @@ def _check_object(node: dict[str, Any]) -> None:
 
 
 def _expected(name: Any) -> str:
-    """What a packed file may hold in the stead of an object that it may not."""
+    """The first half of the error: what a packed file may hold in place of such an object."""
     if name in _CODE:
         return "Expected a model that is no code: write the code as a registered layer."
     if name in _LOOKUPS:
@@ -208,7 +208,7 @@ def _loaded(module: str, name: str) -> Any:
 
 
 def _without_build(node: Any) -> Any:
-    """A functional model builds its layers by calling them: their input shapes are no news."""
+    """A functional model builds its layers by calling them: their input shapes are redundant."""
     if isinstance(node, list):
         return [_without_build(item) for item in node]
     if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Bytes in and out: every byte written is booked to a part, every byte read is checked for."""
+"""Writer and reader of bytes: counts bytes written by part, and checks the length on reading."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
 
-#: What `pack` may be asked for; `"auto"` takes the smallest, stream by stream.
+#: Values of the argument `coder` of `pack`; `"auto"` takes the smallest, stream by stream.
 CODERS = ("auto", "fixed", "huffman", "ans")
 
 _FIXED, _HUFFMAN, _ANS = range(3)
@@ -27,7 +27,7 @@ def encode_symbols(symbols: np.ndarray, part: str, coder: str = "auto") -> Write
 
     Args:
         symbols: Integers from 0 on, 1-D.
-        part: The part that the bits are booked to; tables go to `"tables"`.
+        part: The part that the bits are counted in; tables are counted in `"tables"`.
         coder: One of `CODERS`.
     """
     symbols = np.asarray(symbols, np.int64)
@@ -95,7 +95,7 @@ def table(counts: np.ndarray) -> np.ndarray:
 
 def _fixed(symbols: np.ndarray, size: int, part: str) -> Writer:
     width = (size - 1).bit_length()
-    # Bit by bit: a kernel of a hundred million weights has no room for eight bytes to each.
+    # Bit by bit: a kernel of a hundred million weights would take eight bytes for each.
     bits = np.empty((symbols.size, width), np.uint8)
     for place in range(width):
         bits[:, place] = (symbols >> place) & 1

@@ -73,7 +73,7 @@ def _head(layout: int) -> Writer:
 
 
 def relative_index(positions: np.ndarray, bits: int) -> np.ndarray:
-    """Symbols in [0, 2ᵇ): the zeros before each entry; 2ᵇ − 1 skips as many and says no more."""
+    """Symbols in [0, 2ᵇ): the zeros before each entry; 2ᵇ − 1 skips as many, without an entry."""
     longest = 2**bits - 1
     gaps = np.diff(positions, prepend=-1) - 1
     skips, rest = np.divmod(gaps, longest)

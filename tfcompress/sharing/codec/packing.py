@@ -2,7 +2,7 @@
 
 A file is: `TFCP`, the version, the checksum of all that follows (BLAKE2b, 8 bytes), the length
 of the architecture and the architecture, and the weights of each layer in the order of the model.
-Shapes and dtypes are those that the architecture gives, so nothing in the weights can ask for more
+Shapes and dtypes are those that the architecture gives, so no part of the weights can take more
 memory than the model itself takes; and for the model itself there is a limit (`max_weights`).
 """
 

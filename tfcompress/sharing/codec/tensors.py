@@ -193,7 +193,7 @@ def _on_grid(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def _grid(array: np.ndarray, coder: str) -> Iterator[Writer]:
     last, fitted = array.ndim - 1, False
     for axes in _axes(array.ndim):
-        # A scale for each pair of channels is a depthwise kernel's: dearer than any coarser one.
+        # A scale for each pair of channels, as of a depthwise kernel, takes the most bytes.
         if len(axes) == 2 and fitted:
             continue
         channels = int(np.prod([array.shape[axis] for axis in axes]))
