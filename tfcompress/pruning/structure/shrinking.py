@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -203,4 +203,4 @@ class Shrinking:
         return left
 
     def _macs(self, model: keras.Model) -> int:
-        return cast(int, count_macs(model, inputs=self.inputs))
+        return count_macs(model, inputs=self.inputs)
