@@ -49,7 +49,7 @@ class Clustering(keras.callbacks.Callback):
     latent value at that step; before and after, the assignments stay and the centroids train. The
     step is `optimizer.iterations`. Zeros that pruning makes in the same `fit` are read as zeros at
     once, and get a centroid of their own at the next refresh, at the latest when training ends.
-    At the end of an epoch the assignments are those of its last step, so that checkpoints,
+    When an epoch ends the assignments stand as its last step has left them, so that checkpoints,
     `EarlyStopping` and `BackupAndRestore` may be listed before it or after it. What is saved in the
     middle of an epoch holds those of the last refresh.
 
