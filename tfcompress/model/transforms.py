@@ -84,12 +84,15 @@ class WeightTransform(keras.Layer):
     """
 
     order: int = 0
-    one_scale: bool = False
     built: bool
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.pop("dtype", None)
         super().__init__(dtype="float32", **kwargs)
+
+    @property
+    def one_scale(self) -> bool:
+        return False
 
     def attach(self, layer: keras.Layer, variable: keras.Variable) -> None:
         """Called once when the layer is built: create state, read axes from the kernel table."""

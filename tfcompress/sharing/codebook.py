@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -49,7 +50,7 @@ class Cluster(WeightTransform):
         *,
         scope: str = "layer",
         preserve_sparsity: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_clusters(num_clusters)
@@ -58,7 +59,7 @@ class Cluster(WeightTransform):
         self.scope = scope
         self.preserve_sparsity = preserve_sparsity
         # A function, because Keras would track another layer held here as a part of this one.
-        self._leader = None
+        self._leader: Callable[[], Cluster] | None = None
 
     @property
     def one_scale(self) -> bool:
@@ -254,7 +255,7 @@ def check_scope(scope: Any) -> None:
         raise ValueError(f"Expected scope to be one of {SCOPES}. Received: {scope=}.")
 
 
-def _groups(shape: tuple[int, ...], group_shape: tuple[int, ...]):
+def _groups(shape: tuple[int, ...], group_shape: tuple[int, ...]) -> Iterator[tuple]:
     """Yields the index expression of every group's weights."""
     for position in np.ndindex(*group_shape):
         yield tuple(p if n > 1 else slice(None) for p, n in zip(position, group_shape, strict=True))
@@ -262,7 +263,8 @@ def _groups(shape: tuple[int, ...], group_shape: tuple[int, ...]):
 
 def _upstream(tensor: keras.KerasTensor) -> list[Cluster]:
     """The clusterings of every layer that a symbolic tensor depends on."""
-    found, seen, stack = [], set(), [tensor]
+    found, stack = [], [tensor]
+    seen: set[int] = set()
     while stack:
         call = producer(stack.pop())
         if call is None:

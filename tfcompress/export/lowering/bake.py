@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.model.compressed import Compressed
 from tfcompress.model.transforms import FAKE_QUANT, WeightCall
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 
@@ -38,7 +38,7 @@ class BakedKernel:
 
 
 def bake(
-    layer: Compressed, call_index: int = 0
+    layer: keras.Layer, call_index: int = 0
 ) -> tuple[np.ndarray, np.ndarray | None, BakedKernel | None]:
     """The kernel and bias of one call of a compressed layer, in inference.
 
@@ -61,7 +61,7 @@ def bake(
         batch_norm, batch_norm_call = folded
         fold = batch_norm.fold(batch_norm_call)
         factor, addend = np.asarray(fold.factor), np.asarray(fold.addend)
-        bias = np.float32((0.0 if own_bias is None else own_bias) * factor + addend)
+        bias = np.asarray((0.0 if own_bias is None else own_bias) * factor + addend, np.float32)
         # A negative γ turns the signs of its channel's codes; scales are positive. A γ of zero
         # leaves the bias alone, which still needs a scale to be counted in.
         codes = codes * np.sign(factor).reshape(shape)
@@ -81,7 +81,7 @@ def bake(
     return kernel, bias, baked
 
 
-def _zeros_before_rounding(layer: Compressed, call_index: int) -> int:
+def _zeros_before_rounding(layer: keras.Layer, call_index: int) -> int:
     value = tf.convert_to_tensor(layer.kernel.value)
     for transform in layer.transforms["kernel"]:
         if transform.order < FAKE_QUANT:
