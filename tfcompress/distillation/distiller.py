@@ -72,13 +72,15 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
             are suggested), or outputs or features do not match. Models without a graph are
             checked at the first batch, before any update.
 
-    Examples:
-
-    ```python
-    student = tfc.Distiller(teacher, student, tfc.LogitsDistillation(temperature=4.0))
-    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    student.fit(x, y)
-    ```
+    Example:
+        >>> teacher, student = (
+        ...     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2)
+        ... )
+        >>> distiller = tfc.Distiller(teacher, student, [tfc.LogitsDistillation(temperature=2.0)])
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> x, y = np.ones((8, 4), "float32"), np.zeros(8, int)
+        >>> sorted(distiller.fit(x, y, verbose=0).history)
+        ['logits_distillation', 'loss', 'student_loss']
 
     A quantized copy learns from its own float model:
 

@@ -61,6 +61,12 @@ def factorize(
         ValueError: A subclassed, unbuilt or compressed model, a kernel that is not finite, an
             argument out of range, a key that matches no layer, data that do not fit the inputs, or
             a budget that cannot be met.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+        >>> low_rank = tfc.factorize(model, ranks=8)
+        >>> tfc.count_macs(model), tfc.count_macs(low_rank)
+        (4096, 1024)
     """
     planner = Planner(model, methods, data, ranks, energy, target_macs, sensitivity)
     return _build(planner)

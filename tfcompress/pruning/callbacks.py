@@ -63,6 +63,15 @@ class Pruning(keras.callbacks.Callback):
     Raises:
         ValueError: If data is missing; and before training starts, if no layer is matched or a
             pattern does not fit a kernel.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+        >>> model.compile("sgd", "mse")
+        >>> pruning = tfc.callbacks.Pruning(tfc.ConstantSparsity(0.75, frequency=1), verbose=0)
+        >>> x = np.ones((16, 8), "float32")
+        >>> history = model.fit(x, x, verbose=0, callbacks=[pruning])
+        >>> int(np.count_nonzero(model.layers[-1].kernel))    # of 64 weights
+        16
     """
 
     def __init__(

@@ -66,6 +66,13 @@ def cluster(
         ValueError: A subclassed or unbuilt model, an argument out of range, a key that matches no
             layer, a layer that is clustered already, a second codebook of scope `"model"`, weights
             that are not finite, or no layer to cluster.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+        >>> clustered = tfc.cluster(model, 16)
+        >>> clustered.compile("sgd", "mse")    # fit trains the centroids
+        >>> np.unique(tfc.strip(clustered).layers[-1].kernel).size
+        16
     """
     check_scope(scope)
     check_init(init)

@@ -84,6 +84,14 @@ def shrink(
         TypeError: Not a Keras model.
         ValueError: A subclassed or unbuilt model; several targets or one outside (0, 1); a target
             that the bounds do not allow; data missing; nothing to remove.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((16,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(10)]
+        ... )
+        >>> small = tfc.shrink(model, target_macs=0.5)
+        >>> [layer.units for layer in small.layers[1:]]
+        [32, 10]
     """
     targets = {
         "target_macs": target_macs,
