@@ -112,14 +112,14 @@ def ours(name: str) -> dict[str, list[float]]:
 
     import tfcompress as tfc
     from tfcompress.model import Graph, rebuild
-    from tfcompress.quantization.operators.channel_affine import affine_layer
+    from tfcompress.quantization.operators.batch_norm import quantized_batch_norm
 
     model = float_model(keras, name)
     shape, batch = SHAPES[name]
     data = np.random.default_rng(1).uniform(-1, 1, (batch, *shape)).astype(np.float32)
     graph = Graph.from_model(model)
     norms = [o for o in graph.operations() if isinstance(o, keras.layers.BatchNormalization)]
-    fused = rebuild(graph, {norm: affine_layer(norm) for norm in norms})
+    fused = rebuild(graph, {norm: quantized_batch_norm(norm) for norm in norms})
     moving = tfc.quantize(model, calibration_data=data)
     frozen = tfc.quantize(model, calibration_data=data)
     schedule = tfc.callbacks.QuantizationSchedule(0, 0, 0)

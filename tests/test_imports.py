@@ -177,11 +177,11 @@ PUBLIC_MODULES = {
 #: Internals that recipes and benchmarks take apart, or measure.
 INTERNAL_USES = {
     # A peer's batch norm, fused as in the legacy Keras.
-    ("recipes/models.py", "tfcompress.quantization.operators.channel_affine", "affine_layer"),
+    ("recipes/models.py", "tfcompress.quantization.operators.batch_norm", "quantized_batch_norm"),
     (
         "benchmarks/training_step.py",
-        "tfcompress.quantization.operators.channel_affine",
-        "affine_layer",
+        "tfcompress.quantization.operators.batch_norm",
+        "quantized_batch_norm",
     ),
     # The scripts of the console commands.
     ("tools/compare.py", "tfcompress.tools.compare", "run"),

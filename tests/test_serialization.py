@@ -14,7 +14,8 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import activations, arithmetic, averages, constants, prelu
-from tfcompress.quantization.operators import channel_affine as quantization_layers
+from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
+from tfcompress.quantization.operators.channel_affine import ChannelAffine
 
 
 @keras.saving.register_keras_serializable("serialization")
@@ -43,14 +44,10 @@ EXAMPLES = {
     FakeQuantize: lambda: FakeQuantize(
         _ACTIVATIONS, fixed_range=(-1.0, 0.5), source="conv", name="q"
     ),
-    quantization_layers.QuantizedBatchNormalization: lambda: (
-        quantization_layers.QuantizedBatchNormalization(
-            momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"
-        )
+    QuantizedBatchNormalization: lambda: QuantizedBatchNormalization(
+        momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"
     ),
-    quantization_layers.ChannelAffine: lambda: quantization_layers.ChannelAffine(
-        [1.0, 2.0], 3.0, name="affine"
-    ),
+    ChannelAffine: lambda: ChannelAffine([1.0, 2.0], 3.0, name="affine"),
     UniformActivations: UniformActivations,
     tfc.UniformWeights: tfc.UniformWeights,
     tfc.MinMax: tfc.MinMax,

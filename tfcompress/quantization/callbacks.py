@@ -8,7 +8,7 @@ import keras
 
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.operators.channel_affine import QuantizedBatchNormalization
+from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
 
 
 class QuantizationSchedule(keras.callbacks.Callback):

@@ -7,6 +7,7 @@ from tfcompress.quantization.operators import (  # noqa: F401
     activations,
     arithmetic,
     averages,
+    batch_norm,
     channel_affine,
     constants,
     joins,

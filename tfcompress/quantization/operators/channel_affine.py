@@ -8,7 +8,6 @@ an int32 bias, so in inference these layers round it to that grid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,7 +16,6 @@ import tensorflow as tf
 
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.affine import code_range, round_to_grid
-from tfcompress.quantization.fake_quant.shared_trace import shared_trace
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators import forms
@@ -132,157 +130,6 @@ class Fold:
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization):
-    """Batch norm that the runtime folds, with statistics that a schedule can freeze.
-
-    `frozen` is a variable in the graph: frozen, the layer normalizes by its moving statistics and
-    no longer moves them, while γ and β keep training. For 4-D inputs training runs TensorFlow's
-    fused op, which takes about a third off the time of a convolutional network's step.
-    """
-
-    keras_class = keras.layers.BatchNormalization
-
-    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        # Read in float32 under any policy: what is folded into a kernel is not rounded first.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
-
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        self.frozen = self.add_weight(
-            name="frozen",
-            shape=(),
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
-
-    def stripped(self) -> list[keras.Layer]:
-        return [keras.layers.BatchNormalization.from_config(self.get_config())]
-
-    def factor(self) -> tf.Tensor:
-        deviation = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
-        return deviation * self.gamma.value if self.scale else deviation
-
-    def offset(self) -> tf.Tensor:
-        shift = -self.moving_mean.value * self.factor()
-        return shift + self.beta.value if self.center else shift
-
-    def call(
-        self,
-        inputs: tf.Tensor,
-        training: bool | None = None,
-        mask: tf.Tensor | None = None,
-        call_index: int = 0,
-    ) -> tf.Tensor:
-        if not (training and self.trainable):
-            return self.infer(inputs, call_index)
-        if mask is not None or self.synchronized:
-            return super().call(inputs, training=training, mask=mask)
-        x = tf.cast(inputs, tf.float32)
-        ones, zeros = tf.ones_like(self.moving_mean.value), tf.zeros_like(self.moving_mean.value)
-        gamma = self.gamma.value if self.scale else ones
-        beta = self.beta.value if self.center else zeros
-        old_mean, old_variance = self.moving_mean.value, self.moving_variance.value
-        normalize = _normalize_fused if x.shape.rank == 4 else _normalize
-        frozen = self.frozen.value >= 0.5
-        outputs, mean, variance = normalize(
-            x, gamma, beta, old_mean, old_variance, frozen, epsilon=self.epsilon
-        )
-        outputs.set_shape(x.shape)
-        # Frozen, the moving statistics come back as they were; written so, not a bit changes.
-        rate = 1.0 - self.momentum
-        self.moving_mean.assign(old_mean + (mean - old_mean) * rate)
-        self.moving_variance.assign(old_variance + (variance - old_variance) * rate)
-        return tf.cast(outputs, self.compute_dtype)
-
-
-def _normalize(
-    x: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    frozen: tf.Tensor,
-    *,
-    epsilon: float,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`(γ·(x − mean)/σ + β, mean, variance)` over all axes but the last, as Keras defines them.
-
-    By the batch, or `frozen` by the statistics that are given.
-    """
-    mean, variance = tf.cond(
-        frozen,
-        lambda: (tf.identity(mean), tf.identity(variance)),
-        lambda: tf.nn.moments(x, list(range(x.shape.rank - 1))),
-    )
-    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
-
-
-@shared_trace
-def _normalize_fused(
-    x: tf.Tensor,
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    frozen: tf.Tensor,
-    *,
-    epsilon: float,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The same for images, by TensorFlow's fused op and its gradient.
-
-    The gradient that TensorFlow derives of a branch is slow to trace, and XLA does not compile it
-    here, so it is written out. The statistics pass none on.
-    """
-
-    @tf.custom_gradient
-    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tuple, Callable]:
-        def by_batch() -> tuple:
-            found = tf.raw_ops.FusedBatchNormV3(
-                x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon
-            )
-            return found.y, found.batch_mean, found.batch_variance, *found[3:]
-
-        def by_statistics() -> tuple:
-            found = tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=gamma,
-                offset=beta,
-                mean=mean,
-                variance=variance,
-                epsilon=epsilon,
-                is_training=False,
-            )
-            return found.y, mean, variance, mean, variance, found.reserve_space_3
-
-        outputs, new_mean, new_variance, *reserved = tf.cond(frozen, by_statistics, by_batch)
-
-        def gradient(upstream: tf.Tensor, *_: Any) -> tuple:
-            def derived(is_training: bool) -> tuple:
-                found = tf.raw_ops.FusedBatchNormGradV3(
-                    y_backprop=upstream,
-                    x=x,
-                    scale=gamma,
-                    reserve_space_1=reserved[0],
-                    reserve_space_2=reserved[1],
-                    reserve_space_3=reserved[2],
-                    epsilon=epsilon,
-                    is_training=is_training,
-                )
-                return found.x_backprop, found.scale_backprop, found.offset_backprop
-
-            return tf.cond(frozen, lambda: derived(False), lambda: derived(True))
-
-        # The fused op returns the unbiased variance; Keras averages the biased one.
-        count = tf.cast(tf.size(x) / tf.shape(x)[-1], tf.float32)
-        biased = tf.where(frozen, new_variance, new_variance * (count - 1.0) / count)
-        return (outputs, new_mean, biased), gradient
-
-    return normalize(x, gamma, beta)
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
 class ChannelAffine(FoldedAffine, keras.layers.Layer):
     """y = x · factor + offset with constants per channel: a Rescaling or an adapted Normalization.
 
@@ -319,10 +166,8 @@ class ChannelAffine(FoldedAffine, keras.layers.Layer):
         return {**super().get_config(), "factor": factor, "offset": offset}
 
 
-def affine_layer(layer: keras.Layer) -> keras.Layer:
-    """The layer that takes the place of a BatchNormalization, Rescaling or Normalization."""
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return QuantizedBatchNormalization.from_config(layer.get_config())
+def channel_affine_layer(layer: keras.Layer) -> keras.Layer:
+    """The layer that takes the place of a Rescaling or an adapted Normalization."""
     if isinstance(layer, keras.layers.Rescaling):
         factor, offset = layer.scale, layer.offset
     else:
@@ -332,19 +177,14 @@ def affine_layer(layer: keras.Layer) -> keras.Layer:
     return ChannelAffine(factor, offset, name=layer.name, dtype=layer.dtype_policy)
 
 
-def _batch_norm_reason(layer: keras.layers.BatchNormalization) -> str | None:
-    if layer.renorm:
-        return "batch renormalization has no counterpart in LiteRT"
-    return _axis_reason(layer, layer.axis)
-
-
 def _normalization_reason(layer: keras.layers.Normalization) -> str | None:
     if layer.invert:
         return "an inverted Normalization is not a multiplier and an offset of its input"
-    return _axis_reason(layer, layer.axis)
+    return axis_reason(layer, layer.axis)
 
 
-def _axis_reason(layer: keras.Layer, axis: Any) -> str | None:
+def axis_reason(layer: keras.Layer, axis: Any) -> str | None:
+    """Why statistics along `axis` are not per channel; `None` where they are."""
     if isinstance(axis, (list, tuple)):
         if not axis:
             # A Normalization with axis=None has one mean and one variance for everything.
@@ -369,21 +209,14 @@ def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
 
 
 register(
-    keras.layers.BatchNormalization,
-    spec=OperatorSpec(
-        role=Role.AFFINE,
-        folds_into_kernel=True,
-        quantized=affine_layer,
-        float_reason=_batch_norm_reason,
-    ),
+    keras.layers.Rescaling, spec=OperatorSpec(role=Role.AFFINE, quantized=channel_affine_layer)
 )
-register(keras.layers.Rescaling, spec=OperatorSpec(role=Role.AFFINE, quantized=affine_layer))
 register(
     keras.layers.Normalization,
-    spec=OperatorSpec(role=Role.AFFINE, quantized=affine_layer, float_reason=_normalization_reason),
+    spec=OperatorSpec(
+        role=Role.AFFINE, quantized=channel_affine_layer, float_reason=_normalization_reason
+    ),
 )
-register(
-    QuantizedBatchNormalization,
-    ChannelAffine,
-    spec=OperatorSpec(role=Role.AFFINE, constants=_constants, lower=_lower),
-)
+#: The entry of every layer that folds: into the kernel before it, or into one of its own.
+FOLDED_SPEC = OperatorSpec(role=Role.AFFINE, constants=_constants, lower=_lower)
+register(ChannelAffine, spec=FOLDED_SPEC)
