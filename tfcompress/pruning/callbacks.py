@@ -149,9 +149,10 @@ class Pruning(keras.callbacks.Callback):
             self._make_pruner()
             self.model.make_train_function(force=True)
             self.on_train_batch_begin(batch)
-        step = self.pruner.clock()
-        if self.pruner.is_due(step):
-            self.pruner.update(step)
+        pruner = self._attached()
+        step = pruner.clock()
+        if pruner.is_due(step):
+            pruner.update(step)
 
     def on_test_begin(self, logs: Any = None) -> None:
         # `SwapEMAWeights` may just have put averages in, where removed weights are not zero.
@@ -159,10 +160,11 @@ class Pruning(keras.callbacks.Callback):
             self.pruner.apply_masks()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        step = self.pruner.clock()
+        pruner = self._attached()
+        step = pruner.clock()
         # The metrics of the epoch belong to the masks that were in force.
-        report = self.pruner.report()
-        self.pruner.update(step, metrics=logs or {})
+        report = pruner.report()
+        pruner.update(step, metrics=logs or {})
         if logs is not None:
             logs["sparsity"] = report.overall
         self._summarize(report, step)
@@ -191,6 +193,11 @@ class Pruning(keras.callbacks.Callback):
             raise ValueError("There is nothing to report before `fit` has seen this callback.")
         return self.pruner.report()
 
+    def _attached(self) -> Pruner:
+        if self.pruner is None:
+            raise RuntimeError("Expected a training step before the end of an epoch.")
+        return self.pruner
+
     def _make_pruner(self) -> None:
         self.pruner = Pruner(self.model, self.method, **self.options)
         if self.verbose and self.pruner.skipped:
@@ -198,7 +205,7 @@ class Pruning(keras.callbacks.Callback):
             print(f"Pruning leaves out: {left_out}")
 
     def _check_constraints(self) -> None:
-        pruner = self.pruner
+        pruner = self._attached()
         taken = [
             name
             for name, kernel, constraint in zip(

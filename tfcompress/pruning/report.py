@@ -33,7 +33,7 @@ class PruningReport:
         return f"sparsity {100 * self.overall:.1f} % ({each})"
 
     def __str__(self) -> str:
-        rows = [
+        rows: list[tuple] = [
             (name, count, f"{100 * self.sparsity[name]:.2f} %", "")
             for name, count in self.weights.items()
         ]

@@ -89,9 +89,10 @@ def cluster(
         _check_agreement(scope, num_clusters)
     if scope == "model":
         _check_first(layers)
-    replacements, clustered = {}, []
+    replacements = {}
+    clustered: list[tuple[keras.Layer, dict[str, np.ndarray]]] = []
     for layer, path in layers.items():
-        k = num_clusters
+        k: Any = num_clusters
         if isinstance(num_clusters, Mapping):
             k = look_up(num_clusters, layer, path)
         if k is None or compressed_class(layer) is None:

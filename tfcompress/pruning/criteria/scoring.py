@@ -32,7 +32,7 @@ def compute_scores(
     """
     kernels = [k.variable.numpy() for k in statistics.kernels]
     needed = criterion.parameters
-    nothing = [None] * len(kernels)
+    nothing: list[Any] = [None] * len(kernels)
     activations = [
         statistics.activations(part) if "activations" in needed else nothing for part in parts
     ]

@@ -83,7 +83,7 @@ class LatentConstraint(MaskConstraint):
     def apply(self, w: tf.Tensor) -> tf.Tensor:
         latent = tf.convert_to_tensor(self.latent)
         step = w - self.masked(latent)
-        if self.scores is not None:
+        if self.scores is not None and self.criterion is not None:
             self.scores.assign_add(self.criterion(kernel=latent, gradient=-step))
         removed = latent + step if self.train_removed else latent
         self.latent.assign(tf.where(tf.convert_to_tensor(self.mask), w, removed))

@@ -55,6 +55,7 @@ class Gradual(Method):
 
     def update(self, run: PruningRun, step: int, batch: Any) -> None:
         at = self.schedule.last_update(step)
+        assert at is not None  # `update` follows `due`.
         sparsity = self.schedule.sparsity(at)
         if self.regrows:
             scores = [run.state.variables[f"scores_{i}"].numpy() for i in range(len(run.kernels))]

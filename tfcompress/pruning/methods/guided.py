@@ -12,7 +12,7 @@ from tfcompress.pruning.methods.run import PruningRun
 
 _FIELDS = ("baseline", "current", "best", "best_metric", "rate", "waited", "done")
 
-_DIRECTIONS = {
+_DIRECTIONS: dict[Literal["max", "min"], tuple[str, ...]] = {
     "min": ("loss", "error", "entropy", "perplexity", "hinge", "mae", "mse", "mape", "msle"),
     "max": ("acc", "auc", "precision", "recall", "f1", "f_score", "iou", "dice", "r2", "psnr"),
 }

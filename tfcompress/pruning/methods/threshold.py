@@ -68,6 +68,8 @@ def below_threshold(
     """
     magnitude = np.abs(kernel)
     if threshold is None:
+        if num_std is None:
+            raise ValueError("Expected `threshold` or `num_std`. Received: neither.")
         threshold = num_std * float(np.std(kernel))
     keep = mask & (magnitude >= min(threshold, float(magnitude.max())))
     return keep if keep.any() else mask

@@ -54,7 +54,7 @@ class VariablePenalty:
         return loss if self.inner is None else loss + self.inner(w)
 
     def _penalty(self, kind: str, w: tf.Tensor) -> tf.Tensor:
-        if kind == "group_lasso":
+        if kind == "group_lasso" and self.target.spec is not None:
             return penalties.group_lasso_penalty(w, self.target.spec)
         return penalties.l1_penalty(w) if kind == "l1" else penalties.l2_penalty(w)
 
@@ -85,8 +85,9 @@ class ProximalConstraint(masks.ChainedConstraint):
         strengths = self.target.strengths
         if "l1" in strengths:
             w = penalties.soft_threshold(w, strengths["l1"] * step)
-        if "group_lasso" in strengths:
-            w = penalties.group_soft_threshold(w, strengths["group_lasso"] * step, self.target.spec)
+        spec = self.target.spec
+        if "group_lasso" in strengths and spec is not None:
+            w = penalties.group_soft_threshold(w, strengths["group_lasso"] * step, spec)
         if "l2" in strengths:
             w = penalties.shrink(w, strengths["l2"] * step)
         return w

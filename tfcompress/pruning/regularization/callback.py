@@ -111,6 +111,8 @@ class Regularization(keras.callbacks.Callback):
         self._retrace()
 
     def _move(self, step: int) -> None:
+        if self.schedule is None or self.factor is None:
+            return
         factor = float(self.schedule(step))
         if not factor >= 0:
             raise ValueError(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfcompress.model.batches import line_up
 from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.dependencies import Dependencies, Group
-from tfcompress.pruning.structure.tracer import Role
+from tfcompress.pruning.structure.tracer import Labels, Role, Tracer
 
 
 class ChannelActivations:
@@ -51,20 +51,29 @@ class ChannelActivations:
 
     def position_means(self, group: Group) -> np.ndarray:
         """`(examples, channels)`: mean over positions."""
-        parts = [results[2] for results in self._sums[self._tensor[id(group)]]]
+        parts = [results[2] for results in self._sums[self._seen(group)]]
         return self._channels(group, np.concatenate(parts))
 
     def _mean(self, group: Group, which: int) -> np.ndarray:
-        parts = [results[which] for results in self._sums[self._tensor[id(group)]]]
+        parts = [results[which] for results in self._sums[self._seen(group)]]
         return self._channels(group, np.average(parts, axis=0, weights=self._examples))
 
     def _channels(self, group: Group, values: np.ndarray) -> np.ndarray:
         """Picks the channels of a group from the statistics of the tensor, averaged where several
         indices belong to one channel."""
-        tracer, value = self.dependencies.tracer, self._tensor[id(group)]
-        labels = tracer.units.find(tracer.of(value)[_axis(tracer, value)])
+        tracer, value = self.dependencies.tracer, self._seen(group)
+        labels = _labels(tracer, value)
+        assert labels is not None  # What carries a group has one axis with labels.
+        labels = tracer.units.find(labels)
         places = [np.flatnonzero(labels == unit) for unit in group.units]
         return np.stack([values[..., p].mean(-1) for p in places], -1)
+
+    def _seen(self, group: Group) -> Value:
+        """The tensor of a group that is seen."""
+        value = self._tensor[id(group)]
+        if value is None:
+            raise ValueError(f"No tensor of {group.name} is read by a layer.")
+        return value
 
     def _read_tensor(self, group: Group) -> Value | None:
         """The input of the first layer that reads the group, else the last tensor with it."""
@@ -80,16 +89,16 @@ class ChannelActivations:
 
     def _carries(self, value: Value, group: Group) -> bool:
         tracer = self.dependencies.tracer
-        axis = _axis(tracer, value)
-        if axis is None:
+        labels = _labels(tracer, value)
+        if labels is None:
             return False
-        return bool(np.isin(group.units, tracer.units.find(tracer.of(value)[axis])).all())
+        return bool(np.isin(group.units, tracer.units.find(labels)).all())
 
-    def _compute(self, inputs):
+    def _compute(self, inputs: list[tf.Tensor]) -> list[tuple]:
         graph, tracer = self.dependencies.graph, self.dependencies.tracer
         seen = {}
 
-        def call(node: Node, args, kwargs):
+        def call(node: Node, args: tuple, kwargs: dict[str, Any]) -> list[tf.Tensor]:
             results = keras.tree.flatten(node.operation(*args, **kwargs))
             for value, result in zip(node.outputs, results, strict=True):
                 if value in self._wanted:
@@ -122,6 +131,12 @@ def _standardized(x: Any, inputs: Any) -> list[tf.Tensor]:
     return tensors
 
 
-def _axis(tracer, value: Value) -> int | None:
+def _labels(tracer: Tracer, value: Value) -> Labels:
+    """The labels of the one axis that has some; `None` where there are none or several."""
+    axis = _axis(tracer, value)
+    return None if axis is None else tracer.of(value)[axis]
+
+
+def _axis(tracer: Tracer, value: Value) -> int | None:
     axes = [i for i, labels in enumerate(tracer.of(value)) if labels is not None]
     return axes[0] if len(axes) == 1 else None

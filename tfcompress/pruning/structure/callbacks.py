@@ -97,24 +97,32 @@ class ChannelPruning(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Not earlier: in between, `BackupAndRestore` loads weights and steps.
-        if not self.pruner.begun:
-            self.pruner.update(self.pruner.clock())
+        pruner = self._attached()
+        if not pruner.begun:
+            pruner.update(pruner.clock())
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        step = self.pruner.clock()
-        if self.pruner.is_due(step):
-            self.pruner.update(step)
+        pruner = self._attached()
+        step = pruner.clock()
+        if pruner.is_due(step):
+            pruner.update(step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        left = self.pruner.left()
+        left = self._attached().left()
         if logs is not None:
             logs[f"{self.budget}_left"] = left
         if self.verbose:
-            step = self.pruner.clock()
+            step = self._attached().clock()
             print(f"ChannelPruning, step {step}: {100 * left:.1f} % of {self.budget} left")
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self.pruner.begun:
-            self.pruner.update(self.pruner.clock())
-        self.pruner.finish()
+        pruner = self._attached()
+        if pruner.begun:
+            pruner.update(pruner.clock())
+        pruner.finish()
         self.model.train_function = None
+
+    def _attached(self) -> ChannelPruner:
+        if self.pruner is None:
+            raise RuntimeError("Expected `set_model` first, which `fit` calls.")
+        return self.pruner

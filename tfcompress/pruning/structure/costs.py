@@ -93,7 +93,7 @@ def positions_carry_channels(dependencies: Dependencies) -> bool:
 def parameter_cost(dependencies: Dependencies) -> WeightCost:
     """Number of weights, trainable or not, without the states of transforms and quantizers."""
     model = dependencies.model
-    states = set()
+    states: set[int] = set()
     for layer in iterate_layers(model):
         if isinstance(layer, TransformedWeights) or returns_input(layer):
             states.update(id(v) for v in layer.weights)

@@ -94,7 +94,7 @@ class Group:
                     operation_class(member.layer).__name__,
                     member.role.value,
                     f"{_variable_name(member)}[{', '.join(slices)}]",
-                    len(member.labels),
+                    0 if member.labels is None else len(member.labels),
                     f"{each} indices" if each > 1 else f"j = {_ranges(place.indices[:, 0])}",
                 )
             )
@@ -217,7 +217,8 @@ class Dependencies:
         return found
 
     def _make_kept(self) -> dict[str, str]:
-        units, kept = self.tracer.units, {}
+        units = self.tracer.units
+        kept: dict[str, str] = {}
         for member in self.tracer.members:
             if member.labels is None or member.role is not Role.OUTPUT:
                 continue

@@ -21,7 +21,7 @@ from tfcompress.pruning.structure.options import DEFAULT_WIDTHS, WidthOptions
 from tfcompress.pruning.structure.planner import LayerBounds, Planner
 from tfcompress.pruning.structure.scores import Scoring
 from tfcompress.pruning.structure.shrinking import check_round_to
-from tfcompress.pruning.structure.tracer import Member, Role
+from tfcompress.pruning.structure.tracer import Kept, Member, Role
 
 
 class ChannelPruner:
@@ -91,8 +91,9 @@ class ChannelPruner:
                 f"No channel of the model can be removed; kept whole: {self.dependencies.kept}"
             )
         is_macs = budget == "macs"
-        self._cost = macs_cost(self.dependencies, inputs) if is_macs else None
-        self._cost = self._cost or parameter_cost(self.dependencies)
+        self._cost = (
+            macs_cost(self.dependencies, inputs) if is_macs else parameter_cost(self.dependencies)
+        )
         least, target = self.planner.least(self._cost), 1.0 - self.schedule.final
         if least > target + widths.tolerance:
             raise ValueError(
@@ -125,8 +126,9 @@ class ChannelPruner:
             self.begun = True
             self.units = self._found()
         due = self.schedule.last_update(step)
-        changed = due is not None and (self.last_update is None or due > self.last_update)
-        if changed:
+        changed = False
+        if due is not None and (self.last_update is None or due > self.last_update):
+            changed = True
             self.last_update = due
             gone = self.schedule.sparsity(due)
             # On the way there, widths that are no multiples could not become multiples again.
@@ -237,10 +239,9 @@ class ChannelPruner:
             if group.inexact:
                 self.dependencies.pin(group.units, group.inexact)
         self.dependencies.regroup()
-        every = [group.units for group in self.dependencies.groups]
-        if not every:
+        if not self.dependencies.groups:
             return
-        every = np.concatenate(every)
+        every = np.concatenate([group.units for group in self.dependencies.groups])
         before = {key: np.array(variable) for key, variable in self._variables.items()}
         try:
             self._set_masks(every)
@@ -252,9 +253,11 @@ class ChannelPruner:
         self.dependencies.pin(np.setdiff1d(every, dead), "has an influence even where it is zero")
         self.dependencies.regroup()
 
-    def _mask_of(self, variable: int, kept) -> np.ndarray:
+    def _mask_of(self, variable: int, kept: Kept) -> np.ndarray:
         mask = np.ones(self._variables[variable].shape, bool)
         for member in self._axes[variable]:
+            if member.labels is None:
+                continue
             shape = [1] * mask.ndim
             shape[member.axis] = -1
             mask &= kept.of(member.labels).reshape(shape)

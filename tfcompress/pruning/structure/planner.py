@@ -112,7 +112,7 @@ class Planner:
         fixed, cheap = self._fixed(scores, cost, target + tolerance, at_most, refine, ranking)
         best: Widths | None = None
         step, found_at = round_to, round_to
-        while step >= 1:
+        while best is None or step >= 1:
             bounds = [
                 dataclasses.replace(bound, low=left, high=left) if left else bound
                 for bound, left in zip(self.allowed(step, at_most), fixed, strict=True)

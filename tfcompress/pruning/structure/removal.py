@@ -90,6 +90,8 @@ def variable_axes(dependencies: Dependencies) -> dict[int, dict[int, np.ndarray]
         transformed = getattr(layer, "transformed", None)
         for name, chain in getattr(transformed, "chains", {}).items():
             variable = dependencies.tracer.variable(layer, name)
+            if variable is None:
+                continue
             axes = found.get(id(variable), {})
             for transform in chain:
                 for state in transform.variables:
@@ -120,7 +122,13 @@ def _starts_from_array(initializer: Any) -> bool:
     return isinstance(config, dict) and isinstance(config.get("value"), (list, dict))
 
 
-def _carry_over(source, target, axes, kept: Kept, additions: Additions) -> None:
+def _carry_over(
+    source: keras.Layer,
+    target: keras.Layer,
+    axes: dict[int, dict[int, np.ndarray]],
+    kept: Kept,
+    additions: Additions,
+) -> None:
     """Assigns each variable of `target` its counterpart in `source`: both have the same order."""
     olds = iter(source.variables)
     for variable in target.variables:

@@ -7,7 +7,7 @@ computed for each layer of the group. Both are in `tfcompress.pruning.criteria`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -19,7 +19,7 @@ from tfcompress.pruning.criteria.registry import Criterion, get_criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
 from tfcompress.pruning.criteria.statistics import Statistics, batches
 from tfcompress.pruning.structure.activations import ChannelActivations
-from tfcompress.pruning.structure.dependencies import Dependencies, Group
+from tfcompress.pruning.structure.dependencies import Dependencies, Group, Place
 from tfcompress.pruning.structure.options import (
     DEFAULT_WIDTHS,
     NORMALIZATIONS,
@@ -126,17 +126,17 @@ def _scored(criterion: Criterion, group: Group, values: np.ndarray) -> np.ndarra
     return scores
 
 
-def _nothing(scores: Sequence) -> Sequence | None:
+def _nothing(scores: list[np.ndarray]) -> list[np.ndarray] | None:
     return scores if len(scores) else None
 
 
-def _along(array: np.ndarray, place) -> np.ndarray:
+def _along(array: np.ndarray, place: Place) -> np.ndarray:
     """`(channels, the rest)` of an array laid out like the variable of a place."""
     rows = np.moveaxis(array, place.member.axis, 0)
     return rows[place.indices].reshape(len(place.indices), -1)
 
 
-def _rows(place) -> np.ndarray:
+def _rows(place: Place) -> np.ndarray:
     return _along(np.asarray(place.member.variable), place).astype(np.float64)
 
 

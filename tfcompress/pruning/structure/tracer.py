@@ -74,7 +74,7 @@ class Kept:
     def count(self, labels: np.ndarray) -> int:
         return int(self.of(labels).sum())
 
-    def cut(self, array, labels: np.ndarray, axis: int = -1) -> np.ndarray:
+    def cut(self, array: Any, labels: np.ndarray, axis: int = -1) -> np.ndarray:
         """`array` without the places along `axis` whose labels are gone."""
         return np.compress(self.of(labels), np.asarray(array), axis)
 

@@ -76,7 +76,7 @@ def by_rank(
         threshold = np.inf if x >= 1.0 else ranked[place]
         return np.array(
             [
-                b.nearest(len(s) - np.searchsorted(s, threshold))
+                b.nearest(float(len(s) - np.searchsorted(s, threshold)))
                 for s, b in zip(ascending, bounds, strict=True)
             ]
         )
