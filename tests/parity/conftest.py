@@ -20,7 +20,8 @@ def check_parity(tmp_path, images):
     def check(model, config="int8", data=None, **kwargs):
         data = images if data is None else data
         randomize(model)
-        quantized = tfc.quantize(model, config, calibration_data=data)
+        # Two batches. What the other images have beyond the ranges saturates, in the file as well.
+        quantized = tfc.quantize(model, config, calibration_data=data[:64])
         quantized.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         report = tfc.export_tflite(loaded, tmp_path / "model.tflite", verify_data=data, **kwargs)

@@ -52,7 +52,7 @@ def test_networks_after_training_steps(make, digits, tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Statistics of these images, not of initialization.
     tfc.reestimate_batch_norm(model, images)
-    quantized = tfc.quantize(model, calibration_data=images[:120])
+    quantized = tfc.quantize(model, calibration_data=images[:64])
     assert not quantized.plan.float_layers
     # Two steps run sooner than the graph of a deep network is traced.
     quantized.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)
