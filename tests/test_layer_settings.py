@@ -148,6 +148,11 @@ def each(arguments, kind=None):
     return pytest.mark.parametrize("argument", chosen, ids=lambda a: a.chosen.__name__)
 
 
+def label(value):
+    """The id of a case, the same in every process: the order of a set is not."""
+    return "+".join(sorted(value)) if isinstance(value, set) else str(value)
+
+
 @each(MAPPINGS + LISTS, "name")
 @pytest.mark.parametrize(
     ("key", "expected"),
@@ -159,7 +164,7 @@ def each(arguments, kind=None):
         ("stem|hid.*", {"stem", "hidden"}),
         (re.compile("^h|wid"), {"hidden", "wide"}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_a_name_a_path_and_an_expression(argument, key, expected, model):
     found = argument.chosen(model, {key: argument.low})
@@ -178,7 +183,7 @@ def test_a_name_a_path_and_an_expression(argument, key, expected, model):
         ("BaseConv", {"stem", "conv", "wide"}),
         (layers.Dense, {"hidden"}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_a_type_with_its_subclasses(argument, key, expected, model):
     found = argument.chosen(model, {key: argument.low})
