@@ -59,8 +59,11 @@ def test_no_entry_is_left_for_packages_that_are_clean():
         "tfcompress/__init__.py",
         "tfcompress/callbacks.py",
         "tfcompress/distillation/",
+        "tfcompress/factorization/",
         "tfcompress/model/",
+        "tfcompress/pruning/",
         "tfcompress/quantization/",
+        "tfcompress/sharing/",
         "tfcompress/tools/",
         "tfcompress/version.py",
     )

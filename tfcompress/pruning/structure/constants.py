@@ -69,8 +69,8 @@ class Constants:
         inexact = [labels for labels, _ in self.tracer.inexact]
         for labels in inexact:
             alive[units.find(labels)] = True
-        every = [g.units for g in self.dependencies.groups]
-        every = np.concatenate(every) if every else np.zeros(0, np.int64)
+        groups = [group.units for group in self.dependencies.groups]
+        every = np.concatenate(groups) if groups else np.zeros(0, np.int64)
         return every[~alive[every]]
 
     def refused(self) -> dict[str, np.ndarray]:
@@ -158,14 +158,16 @@ class Constants:
                 continue
             varying = self._varying(node)
             for value, result in zip(node.outputs, results, strict=True):
-                if axes[value] is not None:
-                    found = _uniform(result, axes[value])
-                    if varying is not None:
-                        labels = self.tracer.of(value)[axes[value]]
-                        found[varying[self.tracer.units.find(labels)]] = np.nan
-                    self.values[value] = found
+                axis = axes[value]
+                if axis is None:
+                    continue
+                found = _uniform(result, axis)
+                labels = self.tracer.of(value)[axis]
+                if varying is not None and labels is not None:
+                    found[varying[self.tracer.units.find(labels)]] = np.nan
+                self.values[value] = found
 
-    def _run(self, node: Node, rng) -> list[np.ndarray]:
+    def _run(self, node: Node, rng: np.random.Generator) -> list[np.ndarray]:
         """The outputs for every probe, along the axis of examples."""
         # Where the number of examples is fixed, the probes come one after the other.
         is_fixed = any(value.shape[0] is not None for value in node.inputs)
@@ -182,48 +184,52 @@ class Constants:
 
     def _varying(self, node: Node) -> np.ndarray | None:
         """By label, whether a kernel of the layer makes the unit from inputs that vary."""
-        kernels: dict[int, list[Member]] = {}
+        kernels: dict[int, list[tuple[Member, np.ndarray]]] = {}
         for member in self.tracer.members:
             if member.layer is node.operation and is_kernel(member) and member.labels is not None:
-                kernels.setdefault(id(member.variable), []).append(member)
+                kernels.setdefault(id(member.variable), []).append((member, member.labels))
         if not kernels:
             return None
         units, varying = self.tracer.units, np.zeros(len(self.tracer.units), bool)
         known = np.zeros(len(units), bool)
         constants, axis = self.of(node.inputs[0]), self._channel_axis(node.inputs[0])
-        if constants is not None:
-            labels = units.find(self.tracer.of(node.inputs[0])[axis])
+        read = None if axis is None else self.tracer.of(node.inputs[0])[axis]
+        if constants is not None and read is not None:
+            labels = units.find(read)
             known[labels] = True
             known[labels[~np.isfinite(constants)]] = False
         for members in kernels.values():
-            weights = np.abs(effective_value(members[0]))
+            first = members[0][0]
+            weights = np.abs(effective_value(first))
             # A recurrent kernel reads the state, not the input.
-            is_state = members[0].variable.name == "recurrent_kernel"
-            for member in members:
+            is_state = first.variable.name == "recurrent_kernel"
+            for member, labels in members:
                 if member.role is not Role.OUTPUT and not is_state:
                     shape = [1] * weights.ndim
                     shape[member.axis] = -1
-                    weights = weights * ~known[units.find(member.labels)].reshape(shape)
-            for member in members:
+                    weights = weights * ~known[units.find(labels)].reshape(shape)
+            for member, labels in members:
                 if member.role is not Role.INPUT:
-                    rows = np.moveaxis(weights, member.axis, 0).reshape(len(member.labels), -1)
-                    varying[units.find(member.labels[rows.any(1)])] = True
+                    rows = np.moveaxis(weights, member.axis, 0).reshape(len(labels), -1)
+                    varying[units.find(labels[rows.any(1)])] = True
         return varying
 
     def _channel_axis(self, value: Value) -> int | None:
         axes = [i for i, labels in enumerate(self.tracer.of(value)) if labels is not None]
         return axes[0] if len(axes) == 1 else None
 
-    def _probe(self, value: Value, turn: int, rng) -> tf.Tensor:
-        shape = (value.shape[0] or len(_PROBES), *value.shape[1:])
+    def _probe(self, value: Value, turn: int, rng: np.random.Generator) -> tf.Tensor:
+        # All sizes but that of the batch are known.
+        sizes = [size for size in value.shape[1:] if size is not None]
+        shape = (value.shape[0] or len(_PROBES), *sizes)
         if not value.is_float:
             return tf.cast(tf.reshape(tf.range(int(np.prod(shape))) % 2, shape), value.spec.dtype)
-        sizes = np.resize(np.roll(_PROBES, -turn), shape[0])
-        filled = sizes.reshape(-1, *(1,) * (len(shape) - 1)) * rng.uniform(0.5, 2.0, shape)
-        constants = self.of(value)
-        if constants is not None:
+        probes = np.resize(np.roll(_PROBES, -turn), shape[0])
+        filled = probes.reshape(-1, *(1,) * (len(shape) - 1)) * rng.uniform(0.5, 2.0, shape)
+        constants, axis = self.of(value), self._channel_axis(value)
+        if constants is not None and axis is not None:
             along = [1] * len(shape)
-            along[self._channel_axis(value)] = -1
+            along[axis] = -1
             constants = constants.reshape(along)
             filled = np.where(np.isfinite(constants), constants, filled)
         return tf.cast(filled, value.spec.dtype)
@@ -240,7 +246,7 @@ def _can_be_constant(dependencies: Dependencies) -> bool:
     return False
 
 
-def _nonzero_rows(member) -> np.ndarray:
+def _nonzero_rows(member: Member) -> np.ndarray:
     values = np.moveaxis(effective_value(member), member.axis, 0)
     return np.abs(values).reshape(len(values), -1).max(1, initial=0.0) != 0
 
