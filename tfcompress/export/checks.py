@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -125,6 +126,8 @@ def requested_floats(model: keras.Model) -> list[str]:
 
 def _origin(tensor_name: str, layers: set[str]) -> str:
     for part in tensor_name.replace(";", "/").split("/"):
-        if part in layers:
-            return part
+        # TensorFlow counts the calls of a shared layer in its names.
+        for name in (part, re.sub(r"_\d+$", "", part)):
+            if name in layers:
+                return name
     return ""

@@ -90,7 +90,7 @@ def export_tflite(
     )
     with current_converter() as converter:
         converted = convert(signatures, converter, file_options)
-        written = write_exact(signatures, converted, sparse_encoding=sparse_encoding)
+        written = write_exact(signatures, converted, file_options)
         verified = verify(signatures, written.data, converter, file_options)
     check_agreement(verified.parity, verify_options)
     report = make_report(path, signatures, converted, written, verified)

@@ -30,10 +30,10 @@ def test_an_exception_is_reported_and_the_worker_goes_on():
             return {"y": tf.linalg.inv(tf.reshape(x, (2, 2)))}
 
         with pytest.raises(ConversionError, match=r"(?s)refused 'main'.*MatrixInverse"):
-            converter.convert({"main": lowered(no_kernel)}, quantized=False)
+            converter.convert({"main": lowered(no_kernel)})
         process = converter._process
         assert process.poll() is None
-        data = converter.convert({"main": lowered()}, quantized=False)
+        data = converter.convert({"main": lowered()})
         assert data[4:8] == b"TFL3"
         assert converter._process is process
     assert process.poll() is not None
@@ -66,9 +66,9 @@ def test_a_crash_is_reported_and_the_next_conversion_gets_a_new_worker(
         with monkeypatch.context() as patch:
             fake_worker(tmp_path, patch, body)
             with pytest.raises(ConversionError, match=message):
-                converter.convert({"main": lowered()}, quantized=False)
+                converter.convert({"main": lowered()})
         assert converter._process is None
-        assert converter.convert({"main": lowered()}, quantized=False)[4:8] == b"TFL3"
+        assert converter.convert({"main": lowered()})[4:8] == b"TFL3"
 
 
 def test_a_file_that_crashes_litert_is_an_error_and_not_a_crash(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_file_that_crashes_litert_is_an_error_and_not_a_crash(tmp_path, monkey
 
 def test_a_sound_file_loads_and_an_exception_is_left_to_the_caller():
     with Converter() as converter:
-        data = converter.convert({"main": lowered()}, quantized=False)
+        data = converter.convert({"main": lowered()})
         process = converter._process
         converter.check_loads(data, "main")
         converter.check_loads(b"no flatbuffer", "main")
@@ -107,7 +107,7 @@ def test_a_worker_that_died_between_two_jobs_is_reported():
         os.kill(converter._process.pid, signal.SIGKILL)
         converter._process.wait()
         with pytest.raises(ConversionError, match=r"signal 9"):
-            converter.convert({"main": lowered()}, quantized=False)
+            converter.convert({"main": lowered()})
 
 
 def test_one_worker_is_shared_inside_the_with(monkeypatch):
@@ -136,6 +136,6 @@ def test_a_worker_is_replaced_before_its_leaks_grow(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(module, "_JOBS_PER_WORKER", 2)
     with Converter() as converter:
-        processes = [converter.convert({"a": lowered()}, quantized=False) for _ in range(4)]
+        processes = [converter.convert({"a": lowered()}) for _ in range(4)]
     assert processes[0] == processes[1] != processes[2] == processes[3]
     assert sys.executable

@@ -109,18 +109,19 @@ def test_a_missing_rounding_is_seen(trained, tmp_path, monkeypatch):
     assert agreement(trained, tmp_path) < 0.97
 
 
-def test_two_roundings_in_a_row_are_seen(trained, tmp_path, monkeypatch):
+def test_two_roundings_in_a_row_are_refused(trained, tmp_path, monkeypatch):
     quantizer = lower_module._Lowering._quantizer
 
     def twice(self, node, x):
         y = quantizer(self, node, x)
         if node.operation.source != "first":
             return y
-        low, high = self._constants[node]
+        low, high = self._quantizers[node][0]
         return tf.quantization.fake_quant_with_min_max_args(y, 3 * low, 3 * high)
 
     monkeypatch.setattr(lower_module._Lowering, "_quantizer", twice)
-    assert agreement(trained, tmp_path) < 0.97
+    with pytest.raises(ValueError, match="'middle': Expected an int8 input"):
+        tfc.export_tflite(trained, tmp_path / "model.tflite")
 
 
 def test_the_planner_never_chains_two_quantizers_on_one_tensor(trained):

@@ -48,14 +48,11 @@ class Converter:
             self._log.close()
         self._process, self._jobs = None, 0
 
-    def convert(
-        self, signatures: Mapping[str, Lowered], *, quantized: bool, sparse: bool = False
-    ) -> bytes:
-        """Converts one model of one or several signatures.
+    def convert(self, signatures: Mapping[str, Lowered], *, sparse: bool = False) -> bytes:
+        """Converts one model of one or several signatures, without any optimization.
 
         Args:
             signatures: Signature key → lowered model.
-            quantized: Whether the functions hold fake-quant; else the file is float.
             sparse: Leave the zeros of a float file's weights out.
 
         Raises:
@@ -68,10 +65,7 @@ class Converter:
                 "saved_model": str(folder / "saved_model"),
                 "signatures": list(signatures),
                 "output": str(output),
-                "quantized": quantized,
                 "sparse": sparse,
-                "float_inputs": any(s.float_inputs for s in signatures.values()),
-                "float_outputs": any(s.float_outputs for s in signatures.values()),
             }
             _save(signatures, folder / "saved_model")
             name = ", ".join(signatures)

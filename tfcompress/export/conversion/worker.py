@@ -3,9 +3,8 @@
 Run as a script, it imports TensorFlow and LiteRT and nothing of tfcompress. A conversion can leak
 memory, and converter and runtime can crash; here that ends a process and not the user's session.
 
-A job is a JSON object. {"saved_model", "signatures", "output", "quantized", "sparse",
-"float_inputs", "float_outputs"} converts a SavedModel; {"load"} loads a `.tflite`. The answer is
-one line, {"ok": true} or {"error": text}.
+A job is a JSON object. {"saved_model", "signatures", "output", "sparse"} converts a
+SavedModel; {"load"} loads a `.tflite`. The answer is one line, {"ok": true} or {"error": text}.
 """
 
 import os
@@ -30,13 +29,7 @@ def convert(job: dict) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(
         job["saved_model"], signature_keys=job["signatures"]
     )
-    if job["quantized"]:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if not job["float_inputs"]:
-            converter.inference_input_type = tf.int8
-        if not job["float_outputs"]:
-            converter.inference_output_type = tf.int8
-    elif job["sparse"]:
+    if job["sparse"]:
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     return converter.convert()
 

@@ -12,8 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.flatbuffer.buffers import share_buffers
+from tfcompress.export.flatbuffer.constants import squeezed, tflite_layout
 from tfcompress.export.flatbuffer.kernel_rows import FloatKernel
-from tfcompress.export.flatbuffer.patch import squeezed, tflite_layout
 from tfcompress.export.lowering.bake import BakedKernel
 
 #: Weights along the input that are stored or left out together.

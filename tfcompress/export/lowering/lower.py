@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -16,7 +17,9 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.lowering.bake import BakedKernel, bake
+from tfcompress.export.lowering.marks import Marks
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -28,6 +31,7 @@ from tfcompress.quantization.operators.registry import (
     operator_of,
     role,
 )
+from tfcompress.quantization.placement.reasons import float_reason
 
 
 @dataclasses.dataclass
@@ -38,7 +42,7 @@ class Lowered:
         function: `function(*inputs) -> {output name: tensor}`, to be traced with batch 1.
         specs: Its inputs.
         kernels: What every int8 kernel must look like in the file.
-        scales: Those of its quantizers.
+        planned: The tensors that the plan gives codes, known once the function is traced.
         float_outputs: Names of outputs that no quantizer gives.
         float_inputs: Names of inputs that no quantizer reads.
     """
@@ -46,7 +50,7 @@ class Lowered:
     function: Any
     specs: list[tf.TensorSpec]
     kernels: list[BakedKernel] = dataclasses.field(default_factory=list)
-    scales: list[float] = dataclasses.field(default_factory=list)
+    planned: list[PlannedTensor] = dataclasses.field(default_factory=list)
     float_outputs: list[str] = dataclasses.field(default_factory=list)
     float_inputs: list[str] = dataclasses.field(default_factory=list)
 
@@ -71,7 +75,7 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
             )
         shape = (1, *value.shape[1:])
         specs.append(tf.TensorSpec(shape, value.spec.dtype, name=value.spec.name))
-    walker = _Lowering(graph)
+    walker = _Lowering(graph, getattr(model, "float_layers", None) or ())
 
     def function(*inputs):
         feed = dict(zip(graph.flat_inputs, inputs, strict=True))
@@ -84,7 +88,7 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
             for name, y in zip(output_names, flat, strict=True)
         }
 
-    lowered = Lowered(function, specs, walker.kernels, walker.scales)
+    lowered = Lowered(function, specs, walker.kernels, walker.marks.planned)
     for name, value in zip(output_names, graph.flat_outputs, strict=True):
         if not walker.holds_codes(value):
             lowered.float_outputs.append(name)
@@ -98,12 +102,15 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
 class _Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, float_layers: Collection[str]):
         self.graph = graph
+        self._float_layers = frozenset(float_layers)
+        self.marks = Marks()
         # Everything that is read from variables is read now, before a graph is traced.
         self._constants: dict[Node, tuple] = {}
-        self.kernels: list[BakedKernel] = []
-        self.scales: list[float] = []
+        self._baked: dict[Node, BakedKernel] = {}
+        # Call of a quantizer → range, scale and zero point.
+        self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
         for node in graph.nodes:
             call_index = node.kwargs.get("call_index", 0)
@@ -112,15 +119,23 @@ class _Lowering:
             elif is_compressed(node.operation):
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
-                self.kernels.extend([baked] if baked is not None else [])
+                if baked is not None:
+                    self._baked[node] = baked
             elif isinstance(node.operation, FakeQuantize):
-                self._constants[node] = _checked_range(node.operation)
-                self.scales.append(float(node.operation.scale.numpy()))
+                self._quantizers[node] = _checked_quantizer(node.operation)
             elif (constants := operator_of(node.operation).constants) is not None:
                 self._constants[node] = constants(node.operation, call_index)
             elif isinstance(node.operation, keras.Layer):
                 self.variables.extend((v, v.numpy()) for v in node.operation.variables)
-        self._sources = _code_sources(graph)
+        self.kernels = list(self._baked.values())
+        self._sources = _code_sources(graph, self.is_int8)
+
+    def is_int8(self, node: Node) -> bool:
+        """Whether the plan has a call run in int8."""
+        if role(node.operation) is Role.KERNEL:
+            return node in self._baked
+        is_configured = node.name not in self._float_layers
+        return float_reason(node, is_configured=is_configured) is None
 
     def holds_codes(self, value: Value) -> bool:
         """Whether a value is rounded to codes, by a quantizer or what only moves its codes."""
@@ -131,10 +146,13 @@ class _Lowering:
         with tf.name_scope(operation.name):
             if isinstance(operation, FakeQuantize):
                 return self._quantizer(node, args[0])
+            is_int8 = self.is_int8(node)
+            if not is_int8:
+                args, kwargs = self._read_in_float(node, args, kwargs)
             if is_compressed(operation):
                 return self._kernel(node, args, kwargs)
             form = operator_of(operation).lower
-            if form is not None and node.inputs:
+            if form is not None and node.inputs and is_int8:
                 result = form(self._described(node), args[0])
                 if result is not None:
                     return result
@@ -145,7 +163,7 @@ class _Lowering:
         source = self._sources.get(node.inputs[0])
 
         def round_as_input(y: tf.Tensor) -> tf.Tensor:
-            return y if source is None else self._round(source, y)
+            return y if source is None else self._mark(node, source, Kind.COMPUTED, y)
 
         return LoweredCall(
             operation=node.operation,
@@ -163,25 +181,51 @@ class _Lowering:
             return None
         if not all(isinstance(r.operation, FakeQuantize) for r in readers):
             return None
-        return tuple(self._constants[r] for r in readers)
+        return tuple(self._quantizers[r][0] for r in readers)
 
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
-        """Rounds, unless the converter will do it by itself: two fake-quant ops in a row make it
-        drop one of them without a word. That is so where a quantizer reads codes (before a join).
-        """
-        before = node.inputs[0].node
-        resampled = before is not None and role(before.operation) is Role.RESAMPLE
-        if self.holds_codes(node.inputs[0]) and not resampled:
-            return x
-        return self._round(node, x)
+        value = node.inputs[0]
+        before = value.node
+        is_resampled = before is not None and role(before.operation) is Role.RESAMPLE
+        is_computed = is_resampled or not self.holds_codes(value)
+        if before is None or not is_computed or not self.is_int8(before):
+            return self._mark(node, node, Kind.ROUNDED, x)
+        return self._mark(node, node, Kind.COMPUTED, x, self._fused_kernel(before))
 
-    def _round(self, node: Node, x: tf.Tensor) -> tf.Tensor:
-        """Fake-quant with the range of a quantizer's call."""
-        low, high = self._constants[node]
-        scheme = node.operation.scheme
-        return tf.quantization.fake_quant_with_min_max_args(
-            x, low, high, num_bits=scheme.num_bits, narrow_range=scheme.narrow_range
-        )
+    def _mark(
+        self,
+        node: Node,
+        quantizer: Node,
+        kind: Kind,
+        x: tf.Tensor,
+        kernel: BakedKernel | None = None,
+    ) -> tf.Tensor:
+        """Marks what a call gives as codes of a quantizer's call."""
+        layer = node.inputs[0].name if node is quantizer else node.name
+        _, scale, zero_point = self._quantizers[quantizer]
+        name = f"{layer}/{quantizer.name}"
+        return self.marks.mark(node, PlannedTensor(name, layer, kind, scale, zero_point, kernel), x)
+
+    def _fused_kernel(self, node: Node) -> BakedKernel | None:
+        """The kernel of the fused group whose last call is `node`."""
+        while node not in self._baked:
+            is_fused = role(node.operation) in (Role.RELU, Role.AFFINE)
+            value = node.inputs[0] if is_fused else None
+            if value is None or self.holds_codes(value) or value.node is None:
+                return None
+            node = value.node
+        return self._baked[node]
+
+    def _read_in_float(self, node: Node, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The arguments of a call in float, those that hold codes marked as read in float."""
+
+        def mark(leaf, x):
+            if not isinstance(leaf, Value) or not self.holds_codes(leaf):
+                return x
+            name = f"{node.name}/{leaf.name}"
+            return self.marks.mark((node, leaf), PlannedTensor(name, node.name, Kind.FLOAT), x)
+
+        return tree.map_structure(mark, (node.args, node.kwargs), (args, kwargs))
 
     def _kernel(self, node: Node, args: tuple, kwargs: dict) -> Any:
         layer = node.operation
@@ -207,14 +251,14 @@ def _effective_variables(layer: Any, call_index: int) -> list[tuple[keras.Variab
     return [(v, v.numpy() if value is None else np.asarray(value)) for v, value in values]
 
 
-def _code_sources(graph: Graph) -> dict[Value, Node]:
+def _code_sources(graph: Graph, is_int8: Callable[[Node], bool]) -> dict[Value, Node]:
     """Value that holds codes → the call of the quantizer whose codes they are."""
     sources: dict[Value, Node] = {}
     for node in graph.nodes:
         source: Node | None = None
         if isinstance(node.operation, FakeQuantize):
             source = node
-        elif node.inputs and keeps_codes(node.operation):
+        elif node.inputs and keeps_codes(node.operation) and is_int8(node):
             found = [sources.get(value) for value in node.inputs]
             # A join that is left in float may join codes of several ranges.
             is_join = role(node.operation) is Role.JOIN
@@ -235,10 +279,12 @@ def _run(operation: Any, args: tuple, kwargs: dict) -> Any:
     return call(operation, *args, **kwargs)
 
 
-def _checked_range(quantizer: FakeQuantize) -> tuple[float, float]:
+def _checked_quantizer(quantizer: FakeQuantize) -> tuple[tuple[float, float], float, int]:
+    """Range, scale and zero point of a quantizer."""
     if float(quantizer.active_scale()) <= 0:
         raise ValueError(
             f"Expected every quantizer to have a range and to be on. Received: {quantizer.name!r}. "
             "Pass calibration_data to quantize or export_tflite, or train the model first."
         )
-    return quantizer.range
+    scale, zero_point = float(quantizer.scale.numpy()), round(float(quantizer.zero_point.numpy()))
+    return quantizer.range, scale, zero_point

@@ -45,19 +45,12 @@ def convert(
         ConversionError: The converter refused the model or crashed.
     """
     lowered = {s.key: lower(s.model, s.output_names) for s in signatures}
-    if options.float_io:
-        lowered = {s.key: _with_float_io(lowered[s.key], s.output_names) for s in signatures}
     is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     is_sparse = options.sparse_encoding and not is_quantized
-    data = converter.convert(lowered, quantized=is_quantized, sparse=is_sparse)
+    data = converter.convert(lowered, sparse=is_sparse)
     # A float file is its own float size; a sparse one is compared with a dense one.
     float_data = None if is_quantized or is_sparse else data
     if is_sparse or (options.compare_float and is_quantized):
         plain = {s.key: lower(strip(s.model), s.output_names) for s in signatures}
-        float_data = converter.convert(plain, quantized=False)
+        float_data = converter.convert(plain)
     return Converted(data, lowered, is_quantized, float_data)
-
-
-def _with_float_io(lowered: Lowered, output_names: list[str]) -> Lowered:
-    inputs = [spec.name for spec in lowered.specs]
-    return dataclasses.replace(lowered, float_inputs=inputs, float_outputs=list(output_names))

@@ -43,7 +43,6 @@ def make_report(
         parity=verified.parity,
         verified_on={s.key: "" if s.samples is None else s.samples.source for s in signatures},
         patched=written.patched,
-        unverified=written.unverified,
         dense_num_bytes=written.dense_num_bytes,
         dense_gzip_bytes=written.dense_gzip_bytes,
         sparse_layers=written.sparse_layers,

@@ -1,4 +1,4 @@
-"""Third step: the codes and scales that were trained, written into the converted file."""
+"""Third step: the plan, with all that was trained, written into the converted file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from tfcompress.export.flatbuffer.kernel_rows import float_kernels, layer_report
-from tfcompress.export.flatbuffer.patch import patch
+from tfcompress.export.flatbuffer.plan_check import check_plan
+from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
+from tfcompress.export.options import FileOptions
 from tfcompress.export.pruned_size import dense_gzip_size
 from tfcompress.export.report import LayerReport
 from tfcompress.export.steps.convert import Converted
@@ -21,8 +23,7 @@ class Written:
     Attributes:
         data: The file.
         layers: Every kernel.
-        patched: Layers whose codes or scales differ from what the converter wrote.
-        unverified: Layers whose kernel was not found in the file.
+        patched: Layers whose codes and scales were written.
         sparse_layers: Layers whose zeros are left out.
         dense_num_bytes: For a pruned model, the size of the file with its zeros; else `None`.
         dense_gzip_bytes: For a pruned model, see `dense_gzip_size`; else `None`.
@@ -31,27 +32,30 @@ class Written:
     data: bytes
     layers: tuple[LayerReport, ...]
     patched: tuple[str, ...]
-    unverified: tuple[str, ...]
     sparse_layers: tuple[str, ...]
     dense_num_bytes: int | None
     dense_gzip_bytes: int | None
 
 
 def write_exact(
-    signatures: Sequence[Signature], converted: Converted, *, sparse_encoding: bool
+    signatures: Sequence[Signature], converted: Converted, options: FileOptions
 ) -> Written:
     """Writes exact codes and scales, and leaves zeros out where that is asked for.
 
     Raises:
-        ValueError: `sparse_encoding` where no zeros can be left out.
+        ValueError: A file that cannot hold what was planned; `sparse_encoding` where no zeros can
+            be left out.
     """
+    sparse_encoding = options.sparse_encoding
     kernels = converted.kernels
     floats = float_kernels([s.model for s in signatures], kernels)
     layers = (*map(layer_report, kernels), *map(layer_report, floats))
-    scales = [scale for low in converted.lowered.values() for scale in low.scales]
-    by_signature = {key: low.kernels for key, low in converted.lowered.items()}
-    patched = patch(converted.data, by_signature, scales)
-    data = patched.data
+    data = converted.data
+    planned = {key: low.planned for key, low in converted.lowered.items()}
+    if any(planned.values()):
+        allow_float = options.allow_float
+        data = quantize_file(data, planned, float_io=options.float_io, allow_float=allow_float)
+        check_plan(data, planned, allow_float=allow_float)
     sparse_float = sparse_encoding and not converted.is_quantized
     dense_bytes = dense_gzip = None
     if any(layer.pruned for layer in layers):
@@ -62,6 +66,5 @@ def write_exact(
         sparse_layers = sparse_float_layers(data, floats)
     elif sparse_encoding:
         data, sparse_layers = encode_sparse(data, kernels)
-    return Written(
-        data, layers, patched.patched, patched.missing, sparse_layers, dense_bytes, dense_gzip
-    )
+    patched = tuple(kernel.layer for kernel in kernels)
+    return Written(data, layers, patched, sparse_layers, dense_bytes, dense_gzip)

@@ -65,11 +65,7 @@ def channel_affine(
 
 def multiply_constant(x: tf.Tensor, values: np.ndarray) -> tf.Tensor:
     """x · values, where the values are on an int8 grid of one scale that reaches to 127."""
-    # The fake-quant tells the converter that scale.
-    bound = float(np.abs(values).max())
-    return x * tf.quantization.fake_quant_with_min_max_args(
-        tf.constant(values), -bound, bound, num_bits=8, narrow_range=True
-    )
+    return x * tf.constant(values)
 
 
 def _image_shape(shape: tf.TensorShape) -> list[int]:

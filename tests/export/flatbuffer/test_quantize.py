@@ -1,4 +1,4 @@
-"""Scales and codes that the converter would not find again are written into the file."""
+"""Every code and scale of the file is that of the plan."""
 
 import keras
 import numpy as np
@@ -8,8 +8,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.export.flatbuffer.constants import pack_int4, tflite_layout
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
-from tfcompress.export.flatbuffer.patch import pack_int4, patch, tflite_layout
 from tfcompress.export.lowering.bake import bake
 from tfcompress.model.compressed import is_compressed
 
@@ -58,9 +58,6 @@ def test_every_scheme_that_the_file_can_hold_agrees(name, model, images, tmp_pat
     report = tfc.export_tflite(quantized, path, min_agreement=0.99)
     assert not report.float_tensors
     assert not report.unverified
-    if "4" in name or name == "power_of_two":
-        # The largest code is not 127 there, from which the converter would derive the scale.
-        assert "dense" in report.patched
     summary = inspect_tflite(path.read_bytes())
     kernels = {layer.name: layer for layer in report.layers}
     limit = 2 ** (kernels["dense"].num_bits - 1) - 1
@@ -94,19 +91,6 @@ def test_what_the_file_holds_is_what_was_baked(model, images, tmp_path):
             and np.allclose(np.sort(np.unique(np.float32(t.scales))), scale, rtol=1e-6)
             for t in summary.constants
         ), layer.name
-
-
-def test_a_kernel_that_is_not_in_the_file_is_reported(model, images, tmp_path):
-    quantized = tfc.quantize(model, calibration_data=images)
-    path = tmp_path / "model.tflite"
-    tfc.export_tflite(quantized, path)
-    data = path.read_bytes()
-    _, _, baked = bake(quantized.get_layer("dense"))
-    same = patch(data, {"serving_default": [baked]})
-    assert (same.patched, same.missing, same.data) == ((), (), data)
-    quantized.get_layer("dense").kernel.assign(np.ones((512, 12)))
-    _, _, other = bake(quantized.get_layer("dense"))
-    assert patch(data, {"serving_default": [other]}).missing == ("dense",)
 
 
 @pytest.mark.parametrize("keys", [("b", "a"), ("a", "b")])

@@ -1,0 +1,183 @@
+"""Which operator of a converted graph gives each planned tensor.
+
+Between an operator and the QUANTIZE that marks its result there may stand operators that only move
+values (a Conv1D is a RESHAPE, a CONV_2D and a RESHAPE). A ReLU that the converter left alone is
+fused into the operator before it. Equal calls, which the converter has merged, are parted again
+where the plan gives their results different codes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+from ai_edge_litert import schema_py_generated as schema
+
+from tfcompress.export.flatbuffer.editing import op_code, op_name, parameters, used_indices
+from tfcompress.export.flatbuffer.int8_ops import FUSES_RELU, MOVE_OPS, RELU_OPS
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, mark_number
+
+_OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+
+
+@dataclasses.dataclass
+class Computed:
+    """What was found.
+
+    Attributes:
+        ops: The operators in running order.
+        marks: id of a QUANTIZE → number of the planned tensor that it marks.
+        marked: ids of the DEQUANTIZEs of marks.
+        results: id of an operator → the planned tensor that it computes.
+        readers: Tensor → the operators that read it.
+        producers: Tensor → the operator that gives it.
+        most: The largest number that marks a tensor.
+    """
+
+    model: schema.ModelT
+    graph: schema.SubGraphT
+    ops: list[schema.OperatorT]
+    marks: dict[int, int] = dataclasses.field(default_factory=dict)
+    marked: set[int] = dataclasses.field(default_factory=set)
+    results: dict[int, PlannedTensor] = dataclasses.field(default_factory=dict)
+    readers: dict[int, list[schema.OperatorT]] = dataclasses.field(default_factory=dict)
+    producers: dict[int, schema.OperatorT] = dataclasses.field(default_factory=dict)
+    most: int = 0
+
+    def describe(self, tensor: int) -> str:
+        """What gives a tensor, for a message."""
+        op = self.producers.get(tensor)
+        name = self.graph.tensors[tensor].name.decode("utf-8", "replace")
+        return name if op is None else f"{op_name(op_code(self.model, op))} ({name})"
+
+
+def find_computed(
+    model: schema.ModelT, graph: schema.SubGraphT, planned: Sequence[PlannedTensor]
+) -> Computed:
+    """Finds the marks of a subgraph and the operator that computes each marked tensor.
+
+    Fuses ReLUs and parts merged calls in place.
+    """
+    found = Computed(model, graph, list(graph.operators))
+    _index(found)
+    for op in graph.operators:
+        number = _mark(found, op)
+        if number is None:
+            continue
+        found.most = max(found.most, number)
+        if number <= len(planned):
+            found.marks[id(op)] = number
+            found.marked |= {id(r) for r in found.readers.get(int(op.outputs[0]), [])}
+    for op in list(found.ops):
+        number = found.marks.get(id(op))
+        if number is not None and planned[number - 1].kind is Kind.COMPUTED:
+            _assign(found, op, planned[number - 1])
+    return found
+
+
+def _index(found: Computed) -> None:
+    found.readers.clear()
+    found.producers.clear()
+    for op in found.ops:
+        for index in set(used_indices(op.inputs)):
+            found.readers.setdefault(index, []).append(op)
+        for index in used_indices(op.outputs):
+            found.producers[index] = op
+
+
+def _mark(found: Computed, op: schema.OperatorT) -> int | None:
+    if op_code(found.model, op) != _OPERATOR.QUANTIZE:
+        return None
+    tensor = found.graph.tensors[op.outputs[0]]
+    grid = parameters(tensor)
+    return mark_number(*grid) if grid is not None and tensor.type == _TYPE.UINT8 else None
+
+
+def _assign(found: Computed, mark: schema.OperatorT, tensor: PlannedTensor) -> None:
+    """Notes which operator computes the tensor that `mark` marks, if one does."""
+    chain = _chain(found, int(mark.inputs[0]))
+    if not chain:
+        return
+    chain = _fuse_relu(found, chain)
+    if not _is_own(found, chain, mark):
+        chain = _part(found, chain, mark)
+    found.results[id(chain[-1])] = tensor
+
+
+def _chain(found: Computed, index: int) -> list[schema.OperatorT]:
+    """Operators from the one that gives a tensor back to the one that computes its values."""
+    chain = []
+    while True:
+        op = found.producers.get(index)
+        if op is None or id(op) in found.marked:
+            # Nothing but moves: the arithmetic between two sets of codes changes no value.
+            return []
+        chain.append(op)
+        if op_code(found.model, op) not in MOVE_OPS:
+            return chain
+        given = [i for i in used_indices(op.inputs) if _is_computed(found, i)]
+        if len(given) != 1:
+            return []
+        index = given[0]
+
+
+def _is_computed(found: Computed, index: int) -> bool:
+    tensor = found.graph.tensors[index]
+    return tensor.type == _TYPE.FLOAT32 and found.model.buffers[tensor.buffer].data is None
+
+
+def _fuse_relu(found: Computed, chain: list[schema.OperatorT]) -> list[schema.OperatorT]:
+    """Fuses the ReLU that computes a tensor into the operator before it."""
+    relu = chain[-1]
+    fused = RELU_OPS.get(op_code(found.model, relu))
+    before = found.producers.get(int(relu.inputs[0]))
+    if fused is None or before is None or op_code(found.model, before) not in FUSES_RELU:
+        return chain
+    is_read_elsewhere = len(found.readers[int(relu.inputs[0])]) > 1
+    is_output = int(relu.inputs[0]) in set(used_indices(found.graph.outputs))
+    if is_read_elsewhere or is_output or before.builtinOptions.fusedActivationFunction:
+        return chain
+    before.builtinOptions.fusedActivationFunction = fused
+    before.outputs = relu.outputs
+    found.ops.remove(relu)
+    _index(found)
+    return [*chain[:-1], before]
+
+
+def _is_own(found: Computed, chain: list[schema.OperatorT], mark: schema.OperatorT) -> bool:
+    """Whether nothing but `mark`, or a repetition of it, reads what a chain gives."""
+    outputs = set(used_indices(found.graph.outputs))
+    followers = [mark, *chain[:-1]]
+    for op, follower in zip(chain, followers, strict=True):
+        for index in used_indices(op.outputs):
+            for reader in found.readers.get(index, []):
+                is_same = found.marks.get(id(reader)) == found.marks.get(id(mark))
+                if reader is not follower and not (is_same and id(reader) in found.marks):
+                    return False
+            if index in outputs:
+                return False
+    return id(chain[-1]) not in found.results
+
+
+def _part(
+    found: Computed, chain: list[schema.OperatorT], mark: schema.OperatorT
+) -> list[schema.OperatorT]:
+    """Copies of the operators of a chain, whose result only `mark` reads."""
+    copies: list[schema.OperatorT] = []
+    renamed: dict[int, int] = {}
+    position = found.ops.index(mark)
+    for op in reversed(chain):
+        copied = copy.copy(op)
+        copied.inputs = [renamed.get(int(i), int(i)) for i in op.inputs]
+        copied.outputs = []
+        for index in used_indices(op.outputs):
+            found.graph.tensors.append(copy.copy(found.graph.tensors[index]))
+            renamed[index] = len(found.graph.tensors) - 1
+            copied.outputs.append(renamed[index])
+        found.ops.insert(position, copied)
+        position += 1
+        copies.insert(0, copied)
+    mark.inputs = [renamed[int(mark.inputs[0])]]
+    _index(found)
+    return copies

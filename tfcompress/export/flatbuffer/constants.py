@@ -1,0 +1,133 @@
+"""Codes and scales of the constants of an int8 operator: kernels, biases and operands.
+
+A trained kernel comes with its codes. A constant that a form brings along (the ones of an identity
+convolution, the 1/n of an average, the factors of a multiplication) gets them by one rule here:
+symmetric, so that the largest value has the code 127; a kernel per output channel, an operand with
+one scale. A number is 255 steps from its zero point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+if TYPE_CHECKING:
+    from tfcompress.export.lowering.bake import BakedKernel
+
+_OPERATOR = schema.BuiltinOperator
+_LARGEST_CODE = 127
+# How fine a bias is, in output steps, where its channel's kernel is zero and gives it no scale.
+_BIAS_STEP = 2.0**-10
+# The finest operand of a sum, in output steps: XNNPACK adds ratios of scales from 2⁻¹⁰ on.
+_OPERAND_STEP = 2.0**-9
+# Float rounding between a kernel as it was trained and as the converter stores it, in its steps.
+_TOLERANCE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """A constant as the file holds it.
+
+    Attributes:
+        values: Integer codes, of the constant's shape.
+        scale: (channels,) or (1,), float32.
+        zero_point: Code of zero.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray
+    zero_point: int = 0
+
+
+def trained_kernel(kernel: BakedKernel, values: np.ndarray, axis: int) -> Codes:
+    """Codes of a trained kernel in the layout of the operator.
+
+    Args:
+        kernel: The kernel.
+        values: What the converter stores for it, float32.
+        axis: Axis of the output channels.
+
+    Raises:
+        ValueError: The values are not those of the kernel.
+    """
+    layout = tflite_layout(kernel.codes, kernel.keras_class)
+    scale = np.atleast_1d(np.asarray(kernel.scale, np.float32)).ravel()
+    has_shape = squeezed(layout.shape) == squeezed(values.shape)
+    if not has_shape or scale.size not in (1, values.shape[axis]):
+        raise ValueError(
+            f"Expected a kernel of shape {layout.shape}. Received: {values.shape} in the file."
+        )
+    codes = np.ascontiguousarray(layout, np.int8).reshape(values.shape)
+    step = per_channel(scale, values.ndim, axis)
+    if np.any(np.abs(codes * step - values) > _TOLERANCE * step + 1e-6 * np.abs(values)):
+        raise ValueError("Expected the trained kernel. Received: other values in the file.")
+    return Codes(codes, scale)
+
+
+def constant_kernel(
+    values: np.ndarray, axis: int, input_scale: float, output_scale: float
+) -> Codes:
+    """Codes of a constant kernel: the largest value of every output channel gets the code ±127."""
+    axes = tuple(i for i in range(values.ndim) if i != axis)
+    largest = np.abs(values).max(axes).astype(np.float32)
+    # By the reciprocal, as the layers that train with such a kernel compute it.
+    scale = largest * np.float32(1 / _LARGEST_CODE)
+    zero = np.float32(output_scale * _BIAS_STEP / input_scale)
+    scale = np.where(scale > 0, scale, zero)
+    codes = np.round(values / per_channel(scale, values.ndim, axis))
+    return Codes(codes.astype(np.int8), scale)
+
+
+def bias_codes(bias: np.ndarray, input_scale: float, kernel_scale: np.ndarray) -> Codes:
+    """int32 codes of a bias: its scale is that of the int32 sum, input scale · kernel scale."""
+    step = np.float64(np.float32(input_scale)) * kernel_scale.astype(np.float64)
+    codes = np.clip(np.round(bias.ravel() / step), -(2**31), 2**31 - 1).astype("<i4")
+    return Codes(codes.reshape(bias.shape), step.astype(np.float32))
+
+
+def operand(values: np.ndarray, code: int, output_scale: float) -> Codes:
+    """Codes of a constant that is added to, subtracted from or multiplied with a tensor."""
+    largest = values.ravel()[np.abs(values).argmax()]
+    # A sum of 3 and a ReLU6 whose range is 6 meets a half at 0, which 255 steps hit exactly.
+    is_number = bool(np.all(values == largest))
+    scale = np.abs(largest) / np.float32(255 if is_number else _LARGEST_CODE)
+    zero_point = (127 if largest < 0 else -128) if is_number else 0
+    if code != _OPERATOR.MUL:
+        scale = max(scale, np.float32(output_scale * _OPERAND_STEP))
+    scale = np.float32(scale if scale > 0 else 1.0)
+    codes = np.round(values / scale) + zero_point
+    return Codes(codes.astype(np.int8), scale.reshape(1), zero_point)
+
+
+def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
+    """A kernel in the layout of the op that runs it, without axes of size 1 in between."""
+    if keras_class.startswith("Depthwise"):
+        return codes.reshape(*codes.shape[:-2], -1)
+    if keras_class.endswith("Transpose"):
+        # (h, w, out, in) → (out, h, w, in)
+        return np.moveaxis(codes, -2, 0)
+    return np.moveaxis(codes, -1, 0)
+
+
+def pack_int4(codes: np.ndarray) -> np.ndarray:
+    """Two codes to a byte, the first in the low half."""
+    flat = codes.astype(np.int8).ravel()
+    if flat.size % 2:
+        flat = np.append(flat, np.int8(0))
+    return ((flat[0::2] & 15) | ((flat[1::2] & 15) << 4)).astype(np.uint8)
+
+
+def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without its axes of size 1."""
+    return tuple(int(n) for n in shape if n != 1)
+
+
+def per_channel(scale: np.ndarray, rank: int, axis: int) -> np.ndarray:
+    """A scale per channel in a shape that broadcasts against its tensor."""
+    if scale.size == 1:
+        return scale.reshape(())
+    return scale.reshape([-1 if i == axis else 1 for i in range(rank)])

@@ -1,0 +1,114 @@
+"""What LiteRT's operators do on int8 tensors, and the operator versions that do it."""
+
+from __future__ import annotations
+
+from ai_edge_litert import schema_py_generated as schema
+
+_OP = schema.BuiltinOperator
+
+#: Op with a kernel → position of its input, its weights, its bias; axis of the output channels.
+WEIGHT_OPS = {
+    _OP.CONV_2D: (0, 1, 2, 0),
+    _OP.DEPTHWISE_CONV_2D: (0, 1, 2, 3),
+    _OP.FULLY_CONNECTED: (0, 1, 2, 0),
+    _OP.TRANSPOSE_CONV: (2, 1, 3, 0),
+}
+#: Element by element on two tensors, one of which may be a constant.
+ARITHMETIC_OPS = (_OP.ADD, _OP.SUB, _OP.MUL)
+#: Other operators that compute new codes from codes.
+FUNCTION_OPS = (
+    _OP.AVERAGE_POOL_2D,
+    _OP.BATCH_MATMUL,
+    _OP.ELU,
+    _OP.GELU,
+    _OP.HARD_SWISH,
+    _OP.LEAKY_RELU,
+    _OP.LOGISTIC,
+    _OP.LOG_SOFTMAX,
+    _OP.MEAN,
+    _OP.RELU,
+    _OP.RELU6,
+    _OP.RESIZE_BILINEAR,
+    _OP.SOFTMAX,
+    _OP.SUM,
+    _OP.TANH,
+)
+#: Operators that only move or choose codes, all of one scale and zero point.
+MOVE_OPS = (
+    _OP.BATCH_TO_SPACE_ND,
+    _OP.BROADCAST_TO,
+    _OP.CONCATENATION,
+    _OP.DEPTH_TO_SPACE,
+    _OP.EXPAND_DIMS,
+    _OP.GATHER,
+    _OP.GATHER_ND,
+    _OP.MAXIMUM,
+    _OP.MAX_POOL_2D,
+    _OP.MINIMUM,
+    _OP.MIRROR_PAD,
+    _OP.PACK,
+    _OP.PAD,
+    _OP.REDUCE_MAX,
+    _OP.REDUCE_MIN,
+    _OP.RESHAPE,
+    _OP.RESIZE_NEAREST_NEIGHBOR,
+    _OP.REVERSE_V2,
+    _OP.SLICE,
+    _OP.SPACE_TO_BATCH_ND,
+    _OP.SPACE_TO_DEPTH,
+    _OP.SPLIT,
+    _OP.SPLIT_V,
+    _OP.SQUEEZE,
+    _OP.STRIDED_SLICE,
+    _OP.TILE,
+    _OP.TRANSPOSE,
+    _OP.UNPACK,
+)
+#: A stand-alone ReLU → the fused activation that takes its place.
+RELU_OPS = {
+    _OP.RELU: schema.ActivationFunctionType.RELU,
+    _OP.RELU6: schema.ActivationFunctionType.RELU6,
+}
+#: Operators that can take up the ReLU behind them.
+FUSES_RELU = (*WEIGHT_OPS, *ARITHMETIC_OPS)
+
+#: First version of an operator that knows int8; 1 where all do.
+_VERSIONS = {
+    **dict.fromkeys((*ARITHMETIC_OPS, *FUNCTION_OPS, *MOVE_OPS), 2),
+    **dict.fromkeys((_OP.RESHAPE, _OP.SQUEEZE, _OP.EXPAND_DIMS, _OP.REVERSE_V2, _OP.ELU), 1),
+    _OP.HARD_SWISH: 1,
+    _OP.CONV_2D: 3,
+    _OP.DEPTHWISE_CONV_2D: 3,
+    _OP.FULLY_CONNECTED: 4,
+    _OP.TRANSPOSE_CONV: 2,
+    _OP.BROADCAST_TO: 2,
+    _OP.GELU: 2,
+    _OP.TILE: 3,
+    _OP.DEQUANTIZE: 2,
+}
+# From which version FULLY_CONNECTED may lack a bias, and TRANSPOSE_CONV have one or a ReLU.
+_DENSE_WITHOUT_BIAS = 6
+_TRANSPOSED_WITH_BIAS = 3
+_TRANSPOSED_WITH_RELU = 4
+#: The runtime that has the versions above, and the one that takes INT4 weights.
+INT8_RUNTIME = "2.5.0"
+INT4_RUNTIME = "2.11.0"
+#: Which 4-bit kernels are stored as INT4, and from which version of the op: XNNPACK runs those of
+#: FULLY_CONNECTED faster than int8, while a 4-bit convolution falls off it.
+INT4_VERSIONS = {_OP.FULLY_CONNECTED: 10}
+
+
+def int8_version(code: int, op: schema.OperatorT) -> int:
+    """The version that an operator needs to run on int8 tensors."""
+    version = _VERSIONS.get(code, 1)
+    if code not in WEIGHT_OPS:
+        return version
+    bias = WEIGHT_OPS[code][2]
+    has_bias = len(op.inputs) > bias and op.inputs[bias] >= 0
+    if code == _OP.FULLY_CONNECTED and not has_bias:
+        return max(version, _DENSE_WITHOUT_BIAS)
+    if code == _OP.TRANSPOSE_CONV:
+        fused = op.builtinOptions.fusedActivationFunction
+        version = max(version, _TRANSPOSED_WITH_BIAS if has_bias else 0)
+        return max(version, _TRANSPOSED_WITH_RELU if fused else 0)
+    return version

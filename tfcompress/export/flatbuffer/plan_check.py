@@ -1,0 +1,187 @@
+"""The plan beside the file: nothing in int8 that the plan did not say, and all that it said.
+
+Read from the file alone: each planned tensor is found by its name, each input by its signature's
+name. Every operator is then accounted for: it computes a planned tensor from codes and constants
+that are codes, it moves codes, it is a QUANTIZE or DEQUANTIZE between both worlds, or it has no
+int8 tensor at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfcompress.export.flatbuffer.constants import tflite_layout
+from tfcompress.export.flatbuffer.editing import (
+    constant,
+    grid_of,
+    op_code,
+    op_name,
+    parameters,
+    used_indices,
+)
+from tfcompress.export.flatbuffer.int8_ops import (
+    ARITHMETIC_OPS,
+    FUNCTION_OPS,
+    MOVE_OPS,
+    WEIGHT_OPS,
+)
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
+
+_OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+_CODES = (_TYPE.INT8, _TYPE.INT4)
+_FLOATS = (_TYPE.FLOAT32, _TYPE.FLOAT16, _TYPE.BFLOAT16)
+
+
+def check_plan(
+    data: bytes,
+    planned: Mapping[str, Sequence[PlannedTensor]],
+    *,
+    allow_float: bool = False,
+) -> None:
+    """Raises `ValueError`, naming the layers, where a file differs from its plan.
+
+    Args:
+        data: The `.tflite`.
+        planned: Signature key → the planned tensors of its subgraph.
+        allow_float: Accept that an operator which is planned in int8 runs in float.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    signatures = {s.signatureKey.decode(): s for s in model.signatureDefs or ()}
+    problems: list[str] = []
+    for key, tensors in planned.items():
+        signature = signatures.get(key)
+        graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
+        problems += _Check(model, graph, signature, tensors, allow_float).problems()
+    if problems:
+        shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
+        raise ValueError(f"Expected a file that holds what was planned. Received: {shown}.")
+
+
+class _Check:
+    """One subgraph beside its plan."""
+
+    def __init__(
+        self,
+        model: schema.ModelT,
+        graph: schema.SubGraphT,
+        signature: schema.SignatureDefT | None,
+        planned: Sequence[PlannedTensor],
+        allow_float: bool,
+    ):
+        self.model, self.graph, self.allow_float = model, graph, allow_float
+        self.planned = {t.name: t for t in planned if t.kind is not Kind.FLOAT}
+        self.inputs = {t.layer: t for t in self.planned.values() if t.kind is Kind.ROUNDED}
+        self.input_names = {}
+        for entry in () if signature is None else signature.inputs:
+            self.input_names[int(entry.tensorIndex)] = entry.name.decode()
+        self.producers = {int(i): op for op in graph.operators for i in used_indices(op.outputs)}
+
+    def problems(self) -> Iterator[str]:
+        found = set()
+        for index in used_indices(self.graph.inputs):
+            if self._has_codes(index):
+                name = self.input_names.get(index, self._name(index))
+                tensor = self.inputs.get(name)
+                if tensor is None:
+                    yield f"the input {name!r} is int8, planned float"
+                else:
+                    found |= {t for t in self.planned if self.planned[t].layer == name}
+                    yield from self._grid(index, tensor)
+        for op in self.graph.operators:
+            for index in used_indices(op.outputs):
+                tensor = self.planned.get(self._name(index)) if self._has_codes(index) else None
+                if tensor is not None:
+                    found.add(tensor.name)
+                    yield from self._grid(index, tensor)
+            yield from self._operator(op)
+        for tensor in self.planned.values():
+            is_elsewhere = tensor.kernel is None and self._holds_its_codes(tensor)
+            if tensor.name not in found and not is_elsewhere:
+                yield f"the tensor of {tensor.layer!r} is planned int8 and not in the file"
+
+    def _operator(self, op: schema.OperatorT) -> Iterator[str]:
+        code, layer = op_code(self.model, op), self._name(int(op.outputs[0]))
+        given = [i for i in used_indices(op.inputs) if self._is_number(i)]
+        results = list(used_indices(op.outputs))
+        coded = [self._has_codes(i) for i in (*given, *results)]
+        if not any(coded):
+            return
+        if code in (_OPERATOR.QUANTIZE, _OPERATOR.DEQUANTIZE):
+            yield from self._quantize(code, layer, is_float=not all(coded))
+            return
+        if not all(coded):
+            yield f"{op_name(code)} of {layer!r} has int8 and float tensors"
+            return
+        tensor = self.planned.get(layer)
+        if code in MOVE_OPS:
+            grids = {parameters(self.graph.tensors[i]) for i in (*given, *results)}
+            if len(grids) != 1:
+                yield f"{op_name(code)} of {layer!r} changes the scale of codes"
+        elif tensor is None or tensor.kind is not Kind.COMPUTED:
+            yield f"{op_name(code)} of {layer!r} runs in int8, planned float"
+        elif code in WEIGHT_OPS:
+            yield from self._kernel(op, code, tensor)
+        elif code not in (*ARITHMETIC_OPS, *FUNCTION_OPS):
+            yield f"{op_name(code)} of {layer!r} has no known int8 form"
+
+    def _quantize(self, code: int, layer: str, is_float: bool) -> Iterator[str]:
+        if code != _OPERATOR.QUANTIZE:
+            return
+        tensor = self.planned.get(layer)
+        if tensor is None:
+            yield f"{layer!r} is quantized, which is not planned"
+        elif is_float and tensor.kind is Kind.COMPUTED and not self.allow_float:
+            yield f"{layer!r} is computed in float, planned int8"
+
+    def _kernel(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> Iterator[str]:
+        kernel = tensor.kernel
+        if kernel is None:
+            return
+        given, weights, bias, _ = WEIGHT_OPS[code]
+        stored = self.graph.tensors[op.inputs[weights]]
+        codes, scale = self._constant(stored), np.float32(np.ravel(kernel.scale))
+        layout = tflite_layout(kernel.codes, kernel.keras_class)
+        if not np.array_equal(np.ravel(codes), np.ravel(layout)):
+            yield f"the kernel of {tensor.layer!r} has other codes than were trained"
+        if not np.array_equal(np.float32(stored.quantization.scale), scale):
+            yield f"the kernel of {tensor.layer!r} has other scales than were trained"
+        input_scale, _ = grid_of(self.graph.tensors[op.inputs[given]])
+        if kernel.bias is not None and len(op.inputs) > bias and op.inputs[bias] >= 0:
+            step = np.float64(np.float32(input_scale)) * scale
+            added = self._constant(self.graph.tensors[op.inputs[bias]])
+            off = np.abs(np.ravel(added) * step - np.ravel(kernel.bias))
+            if np.any(off > step + 1e-6 * np.abs(np.ravel(kernel.bias))):
+                yield f"the bias of {tensor.layer!r} is another than was trained"
+
+    def _grid(self, index: int, tensor: PlannedTensor) -> Iterator[str]:
+        have = parameters(self.graph.tensors[index])
+        wanted = (float(np.float32(tensor.scale)), tensor.zero_point)
+        if have != wanted:
+            yield f"the tensor of {tensor.layer!r} has {have} for {wanted} (scale, zero point)"
+
+    def _holds_its_codes(self, tensor: PlannedTensor) -> bool:
+        """Whether a tensor that is rounded again to its own codes is the one before."""
+        wanted = (float(np.float32(tensor.scale)), tensor.zero_point)
+        return any(
+            parameters(self.graph.tensors[i]) == wanted
+            for op in self.graph.operators
+            for i in used_indices(op.outputs)
+            if self._has_codes(i)
+        )
+
+    def _constant(self, tensor: schema.TensorT) -> np.ndarray:
+        values = constant(self.model, tensor)
+        return np.zeros(0) if values is None else values
+
+    def _has_codes(self, index: int) -> bool:
+        return self.graph.tensors[index].type in _CODES
+
+    def _is_number(self, index: int) -> bool:
+        return self.graph.tensors[index].type in (*_CODES, *_FLOATS)
+
+    def _name(self, index: int) -> str:
+        return self.graph.tensors[index].name.decode("utf-8", "replace")

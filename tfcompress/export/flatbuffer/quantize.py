@@ -1,0 +1,425 @@
+"""Quantization of a converted file: every code, scale, QUANTIZE and DEQUANTIZE, from the plan.
+
+The converter gives a float graph in which every planned tensor passes a QUANTIZE and a DEQUANTIZE
+whose scale is the tensor's number in the plan (`planned`). Here an operator runs on int8 tensors
+if the plan says that it computes one, or if it only moves codes. Everything else stays as the
+converter wrote it: float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfcompress.export.flatbuffer.buffers import share_buffers
+from tfcompress.export.flatbuffer.chains import Computed, find_computed
+from tfcompress.export.flatbuffer.constants import (
+    Codes,
+    bias_codes,
+    constant_kernel,
+    operand,
+    pack_int4,
+    trained_kernel,
+)
+from tfcompress.export.flatbuffer.editing import (
+    add_tensor,
+    constant,
+    grid_of,
+    op_code,
+    op_name,
+    opcode_index,
+    parameters,
+    quantization,
+    remove_unused,
+    require_version,
+    used_indices,
+)
+from tfcompress.export.flatbuffer.int8_ops import (
+    ARITHMETIC_OPS,
+    FUNCTION_OPS,
+    INT4_RUNTIME,
+    INT4_VERSIONS,
+    INT8_RUNTIME,
+    MOVE_OPS,
+    WEIGHT_OPS,
+    int8_version,
+)
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
+from tfcompress.export.flatbuffer.reshapes import merge_reshapes
+
+_OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+
+
+class PlanError(ValueError):
+    """What the converter made of the graph is not what the plan says."""
+
+
+def quantize_file(
+    data: bytes,
+    planned: Mapping[str, Sequence[PlannedTensor]],
+    *,
+    float_io: bool = False,
+    allow_float: bool = False,
+) -> bytes:
+    """Quantizes a file that was converted without optimization.
+
+    Args:
+        data: The file, in which the tensors of the plan are marked by their numbers.
+        planned: Signature key → the planned tensors of its subgraph; the n-th has the number n.
+        float_io: Keep float inputs and outputs, with QUANTIZE and DEQUANTIZE in the file.
+        allow_float: Leave in float what the plan has in int8 and no int8 operator can compute.
+            What it gives is then rounded by QUANTIZE, as in the Keras model.
+
+    Returns:
+        The file, whose inputs and outputs are int8 where the plan gives them codes.
+
+    Raises:
+        PlanError: A planned tensor that the converter dropped, or that no int8 operator gives.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    signatures = {s.signatureKey.decode(): s for s in model.signatureDefs or ()}
+    runtime = INT8_RUNTIME if any(planned.values()) else ""
+    for key, tensors in planned.items():
+        # A file of one signature may do without the table of signatures.
+        signature = signatures.get(key)
+        graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
+        rewriting = _Rewriting(model, graph, tensors, float_io, allow_float)
+        moved = rewriting.run()
+        for entry in () if signature is None else signature.outputs:
+            entry.tensorIndex = moved.get(entry.tensorIndex, entry.tensorIndex)
+        runtime = max(runtime, rewriting.runtime, key=_version)
+    _require_runtime(model, runtime)
+    for graph in model.subgraphs:
+        merge_reshapes(model, graph)
+    remove_unused(model)
+    share_buffers(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+class _Rewriting:
+    """Rewrites one subgraph, operator by operator in running order."""
+
+    def __init__(
+        self,
+        model: schema.ModelT,
+        graph: schema.SubGraphT,
+        planned: Sequence[PlannedTensor],
+        float_io: bool,
+        allow_float: bool,
+    ):
+        self.model, self.graph = model, graph
+        self.planned = planned
+        self.float_io, self.allow_float = float_io, allow_float
+        self.runtime = ""
+        self.ops: list[schema.OperatorT] = []
+        # Tensor of the converter's graph → int8 tensor that holds its codes.
+        self.codes: dict[int, int] = {}
+        # Tensor of the converter's graph → the float tensor that takes its place.
+        self.floats: dict[int, int] = {}
+        # int8 tensor → its DEQUANTIZE.
+        self.dequantized: dict[int, int] = {}
+        self.seen: set[int] = set()
+
+    def run(self) -> dict[int, int]:
+        """Rewrites; returns outputs of the converter's graph → what takes their place."""
+        self.computed: Computed = find_computed(self.model, self.graph, self.planned)
+        if self.computed.most > len(self.planned):
+            raise PlanError(
+                f"Expected a plan of all marked tensors. Received: {len(self.planned)} tensors "
+                f"for a converted graph that holds the mark {self.computed.most}."
+            )
+        for op in self.computed.ops:
+            self._visit(op)
+        moved = {}
+        for index in used_indices(self.graph.outputs):
+            moved[index] = self._output(index)
+        self.graph.operators = self.ops
+        self.graph.outputs = [moved[int(i)] for i in self.graph.outputs]
+        missing = [t for n, t in enumerate(self.planned, 1) if n not in self.seen]
+        if missing:
+            layers = ", ".join(repr(t.layer) for t in missing[:8])
+            raise PlanError(
+                f"Expected every planned tensor in the converted graph. Received: none for "
+                f"{layers}. The converter has dropped what computes it."
+            )
+        return moved
+
+    def _visit(self, op: schema.OperatorT) -> None:
+        number = self.computed.marks.get(id(op))
+        code = op_code(self.model, op)
+        if number is not None:
+            self.seen.add(number)
+            self._mark(op, self.planned[number - 1])
+        elif id(op) in self.computed.marked:
+            self._pass_on(op)
+        elif id(op) in self.computed.results:
+            try:
+                self._compute(op, code, self.computed.results[id(op)])
+            except PlanError:
+                if not self.allow_float:
+                    raise
+                self._float(op)
+        elif code in MOVE_OPS and self._moves_codes(op):
+            self._move(op, code)
+        else:
+            self._float(op)
+
+    # --- marks -------------------------------------------------------------------------------
+
+    def _mark(self, op: schema.OperatorT, tensor: PlannedTensor) -> None:
+        """A QUANTIZE of the converter's graph."""
+        source, result = int(op.inputs[0]), int(op.outputs[0])
+        if tensor.kind is Kind.FLOAT:
+            self.floats[result] = self._as_float(source)
+            return
+        if source in self.codes:
+            have = parameters(self.graph.tensors[self.codes[source]])
+            if have == _parameters(tensor):
+                self.codes[result] = self.codes[source]
+            else:
+                self.codes[result] = self._quantize(self.codes[source], result, tensor, version=2)
+            return
+        if tensor.kind is Kind.COMPUTED and not self.allow_float:
+            raise PlanError(
+                f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
+                f"float {self.computed.describe(source)} in the converted graph."
+            )
+        float_source = self._as_float(source)
+        if self._is_int8_input(float_source):
+            given = self.graph.tensors[float_source]
+            given.type = _TYPE.INT8
+            given.quantization = quantization(*_parameters(tensor))
+            self.codes[source] = self.codes[result] = float_source
+        else:
+            self.codes[result] = self._quantize(float_source, result, tensor, version=1)
+
+    def _quantize(self, source: int, like: int, tensor: PlannedTensor, version: int) -> int:
+        found = self._int8_tensor(like, tensor.name, _parameters(tensor))
+        self._add_op(_OPERATOR.QUANTIZE, version, source, found)
+        return found
+
+    def _is_int8_input(self, index: int) -> bool:
+        """Whether an input of the subgraph is only read by equal QUANTIZEs."""
+        if self.float_io or index not in set(used_indices(self.graph.inputs)):
+            return False
+        if index in set(used_indices(self.graph.outputs)):
+            return False
+        readers = self.computed.readers.get(index, [])
+        if not all(id(reader) in self.computed.marks for reader in readers):
+            return False
+        tensors = [self.planned[self.computed.marks[id(reader)] - 1] for reader in readers]
+        is_coded = all(t.kind is not Kind.FLOAT for t in tensors)
+        return is_coded and len({_parameters(t) for t in tensors}) == 1
+
+    def _pass_on(self, op: schema.OperatorT) -> None:
+        """The DEQUANTIZE of a mark."""
+        source, result = int(op.inputs[0]), int(op.outputs[0])
+        if source in self.codes:
+            self.codes[result] = self.codes[source]
+        else:
+            self.floats[result] = self.floats.get(source, source)
+
+    # --- operators ---------------------------------------------------------------------------
+
+    def _compute(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
+        """An operator whose result the plan gives codes."""
+        if code not in (*WEIGHT_OPS, *ARITHMETIC_OPS, *FUNCTION_OPS):
+            raise PlanError(
+                f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
+                f"{op_name(code)}, of which no int8 form is known here."
+            )
+        try:
+            if code in WEIGHT_OPS:
+                self._set_kernel(op, code, tensor)
+            else:
+                self._set_operands(op, code, tensor)
+        except ValueError as error:
+            raise PlanError(f"{op_name(code)} of the layer {tensor.layer!r}: {error}") from error
+        result = int(op.outputs[0])
+        self.codes[result] = self._int8_tensor(result, tensor.name, _parameters(tensor))
+        op.outputs = [self.codes[result]]
+        require_version(self.model, op, int8_version(code, op))
+        self.ops.append(op)
+
+    def _set_kernel(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
+        given, weights, bias, axis = WEIGHT_OPS[code]
+        inputs = [int(i) for i in op.inputs]
+        inputs[given] = self._codes_of(inputs[given])
+        input_scale = grid_of(self.graph.tensors[inputs[given]])[0]
+        stored = self.graph.tensors[inputs[weights]]
+        values = self._constant(stored)
+        kernel, bits = tensor.kernel, 8
+        if kernel is None:
+            if code == _OPERATOR.FULLY_CONNECTED or code == _OPERATOR.TRANSPOSE_CONV:
+                raise ValueError("Expected a trained kernel. Received: none in the plan.")
+            codes = constant_kernel(values, axis, input_scale, tensor.scale)
+        else:
+            codes, bits = trained_kernel(kernel, values, axis), kernel.num_bits
+            if np.float32(kernel.input_scale) != np.float32(input_scale):
+                raise ValueError(
+                    f"Expected an input of scale {kernel.input_scale:g}, as it was trained. "
+                    f"Received: {input_scale:g}."
+                )
+        inputs[weights] = self._weights_tensor(op, code, stored, codes, bits, axis)
+        has_bias = len(inputs) > bias and inputs[bias] >= 0
+        trained = None if kernel is None or kernel.bias is None else np.ravel(kernel.bias)
+        if has_bias:
+            like = self.graph.tensors[inputs[bias]]
+            addend = self._constant(like)
+            if trained is not None:
+                _check_bias(trained, addend, input_scale * codes.scale)
+                addend = trained.reshape(addend.shape)
+            elif kernel is not None and np.any(addend):
+                raise ValueError("Expected no bias, as it was trained. Received: one in the file.")
+            found = bias_codes(addend, input_scale, codes.scale)
+            grid = quantization(found.scale)
+            inputs[bias] = add_tensor(
+                self.model, self.graph, like, _TYPE.INT32, quantization=grid, data=found.values
+            )
+        elif trained is not None and np.any(trained):
+            raise ValueError("Expected a bias, as it was trained. Received: none in the file.")
+        op.inputs = inputs
+
+    def _weights_tensor(
+        self,
+        op: schema.OperatorT,
+        code: int,
+        like: schema.TensorT,
+        codes: Codes,
+        bits: int,
+        axis: int,
+    ) -> int:
+        grid = quantization(codes.scale, axis=axis)
+        dtype, data = _TYPE.INT8, codes.values
+        if bits == 4 and code in INT4_VERSIONS:
+            dtype, data = _TYPE.INT4, pack_int4(codes.values)
+            require_version(self.model, op, INT4_VERSIONS[code])
+            self.runtime = INT4_RUNTIME
+        return add_tensor(self.model, self.graph, like, dtype, quantization=grid, data=data)
+
+    def _set_operands(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
+        inputs = []
+        for index in (int(i) for i in op.inputs):
+            given = None if index < 0 else self.graph.tensors[index]
+            if given is None or given.type != _TYPE.FLOAT32:
+                inputs.append(index)
+                continue
+            values = constant(self.model, given)
+            if values is None:
+                inputs.append(self._codes_of(index))
+            elif code in ARITHMETIC_OPS:
+                found = operand(values, code, tensor.scale)
+                grid = quantization(found.scale, found.zero_point)
+                inputs.append(
+                    add_tensor(
+                        self.model,
+                        self.graph,
+                        given,
+                        _TYPE.INT8,
+                        quantization=grid,
+                        data=found.values,
+                    )
+                )
+            else:
+                raise ValueError("Expected tensors of codes. Received: a constant operand.")
+        op.inputs = inputs
+
+    def _moves_codes(self, op: schema.OperatorT) -> bool:
+        """Whether an operator that can move codes gets some, all of one scale."""
+        given = [i for i in used_indices(op.inputs) if self._is_float(i)]
+        if not given or not all(i in self.codes for i in given):
+            return False
+        found = {parameters(self.graph.tensors[self.codes[i]]) for i in given}
+        return len(found) == 1 and not getattr(op.builtinOptions, "fusedActivationFunction", 0)
+
+    def _move(self, op: schema.OperatorT, code: int) -> None:
+        found = next(self.codes[i] for i in used_indices(op.inputs) if i in self.codes)
+        grid = grid_of(self.graph.tensors[found])
+        op.inputs = [self.codes.get(int(i), int(i)) for i in op.inputs]
+        for index in used_indices(op.outputs):
+            self.codes[index] = self._int8_tensor(index, None, grid)
+        op.outputs = [self.codes[int(i)] for i in op.outputs]
+        require_version(self.model, op, int8_version(code, op))
+        self.ops.append(op)
+
+    def _float(self, op: schema.OperatorT) -> None:
+        op.inputs = [int(i) if i < 0 else self._as_float(int(i)) for i in op.inputs]
+        self.ops.append(op)
+
+    # --- tensors -----------------------------------------------------------------------------
+
+    def _is_float(self, index: int) -> bool:
+        return self.graph.tensors[index].type == _TYPE.FLOAT32
+
+    def _constant(self, tensor: schema.TensorT) -> np.ndarray:
+        values = constant(self.model, tensor)
+        if values is None:
+            raise ValueError("Expected a constant kernel and bias. Received: computed ones.")
+        return values
+
+    def _codes_of(self, index: int) -> int:
+        if index not in self.codes:
+            raise ValueError(f"Expected an int8 input. Received: {self.computed.describe(index)}.")
+        return self.codes[index]
+
+    def _int8_tensor(self, like: int, name: str | None, grid: tuple[float, int]) -> int:
+        tensor = self.graph.tensors[like]
+        return add_tensor(
+            self.model, self.graph, tensor, _TYPE.INT8, name=name, quantization=quantization(*grid)
+        )
+
+    def _as_float(self, index: int) -> int:
+        """A float tensor of the values of a tensor, dequantized where it holds codes."""
+        index = self.floats.get(index, index)
+        if index not in self.codes:
+            return index
+        held = self.codes[index]
+        if held not in self.dequantized:
+            like = self.graph.tensors[held]
+            found = add_tensor(self.model, self.graph, like, _TYPE.FLOAT32)
+            self._add_op(_OPERATOR.DEQUANTIZE, 2, held, found)
+            self.dequantized[held] = found
+        return self.dequantized[held]
+
+    def _output(self, index: int) -> int:
+        index = self.floats.get(index, index)
+        is_int8 = index in self.codes and not self.float_io
+        return self.codes[index] if is_int8 else self._as_float(index)
+
+    def _add_op(self, code: int, version: int, source: int, result: int) -> None:
+        op = schema.OperatorT()
+        op.opcodeIndex = opcode_index(self.model, code, version)
+        op.inputs, op.outputs = [source], [result]
+        names = {_OPERATOR.QUANTIZE: "QuantizeOptions", _OPERATOR.DEQUANTIZE: "DequantizeOptions"}
+        op.builtinOptionsType = getattr(schema.BuiltinOptions, names[code])
+        op.builtinOptions = getattr(schema, f"{names[code]}T")()
+        self.ops.append(op)
+
+
+def _parameters(tensor: PlannedTensor) -> tuple[float, int]:
+    return float(np.float32(tensor.scale)), int(tensor.zero_point)
+
+
+def _check_bias(trained: np.ndarray, stored: np.ndarray, step: np.ndarray) -> None:
+    if trained.size != stored.size:
+        raise ValueError(
+            f"Expected {trained.size} biases, as they were trained. Received: {stored.size}."
+        )
+    if np.any(np.abs(trained - stored.ravel()) > step + 1e-5 * np.abs(trained)):
+        raise ValueError("Expected the bias as it was trained. Received: other values in the file.")
+
+
+def _require_runtime(model: schema.ModelT, version: str) -> None:
+    """An older runtime must refuse the file rather than misread it."""
+    for entry in model.metadata or ():
+        if entry.name == b"min_runtime_version" and version:
+            given = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode()
+            text = max(given, version, key=_version).encode().ljust(16, b"\0")
+            model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
