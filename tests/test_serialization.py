@@ -13,7 +13,14 @@ from tfcompress.model.transforms import KeepMask
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
-from tfcompress.quantization.operators import activations, arithmetic, averages, constants, prelu
+from tfcompress.quantization.operators import (
+    activations,
+    arithmetic,
+    averages,
+    constants,
+    prelu,
+    upsampling,
+)
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
 from tfcompress.quantization.operators.channel_affine import ChannelAffine
 
@@ -65,6 +72,9 @@ EXAMPLES = {
     averages.ZeroPaddedAverage: lambda: averages.ZeroPaddedAverage((3, 2), (2, 1), name="mean"),
     averages.BorderCorrection: lambda: averages.BorderCorrection(
         (8, 6), (3, 3), (2, 1), name="border"
+    ),
+    upsampling.QuantizedUpSampling2D: lambda: upsampling.QuantizedUpSampling2D(
+        (2, 3), interpolation="bilinear", name="up"
     ),
 }
 PACKAGES = ("tfcompress.model", "tfcompress.quantization")

@@ -10,6 +10,7 @@ import keras
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
+from tfcompress.quantization.calibration.limits import check_weights, extreme_sums
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.registry import Role, role
@@ -37,6 +38,23 @@ def check_limits(model: keras.Model) -> None:
         raise ValueError(
             f"Expected schemes that LiteRT can hold. Received: {shown}. Such a model trains, but "
             "it cannot be shipped as it is; tfcompress.plan says so before training."
+        )
+
+
+def check_numbers(model: keras.Model) -> None:
+    """Raises `ValueError` naming the layers whose numbers the runtime cannot take.
+
+    These are weights that are no finite numbers, and int32 sums whose unit or bias does not fit
+    (see `extreme_sums`): LiteRT would refuse the file or crash.
+    """
+    check_weights(model)
+    problems = extreme_sums(model)
+    if problems:
+        shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
+        raise ValueError(
+            f"Expected weights and ranges of like size in every layer. Received: {shown}. Calibrate "
+            "on real data, check the statistics of the batch norms, or set the layer to None in the "
+            "configuration, which keeps it in float."
         )
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.export.checks import check_limits, missing_ranges
+from tfcompress.export.checks import check_limits, check_numbers, missing_ranges
 from tfcompress.export.options import VerifyOptions
 from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.synthetic import synthetic_inputs
@@ -66,8 +66,8 @@ def prepare(
     """Calibrates what needs it and chooses the samples, for every signature.
 
     Raises:
-        ValueError: No signature, data for a signature that is not there, a scheme that no file
-            can hold, or a float model without calibration data.
+        ValueError: No signature, data for a signature that is not there, a scheme or numbers that
+            no file can hold, or a float model without calibration data.
     """
     if isinstance(model, Mapping):
         models, calibration, to_verify = model, calibration_data or {}, verify_data or {}
@@ -86,6 +86,7 @@ def prepare(
     signatures = []
     for key, given in models.items():
         ready = _ready(given, calibration.get(key), allow_float)
+        check_numbers(ready)
         samples = _samples(ready, given, to_verify.get(key), calibration.get(key), verify)
         signatures.append(Signature(key, ready, output_names(ready), samples))
     return tuple(signatures)

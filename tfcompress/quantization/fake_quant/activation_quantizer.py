@@ -95,6 +95,22 @@ class ActivationQuantizer(Configurable):
         safe = tf.where(active > 0, scale, 1.0)
         return tf.where(active > 0, self.quantize(x, safe, zero_point, options, training), x)
 
+    def quantize_input(
+        self,
+        x: tf.Tensor,
+        scale: tf.Tensor,
+        zero_point: tf.Tensor,
+        active: tf.Tensor,
+        options: ActivationOptions,
+        training: bool,
+    ) -> tf.Tensor:
+        """`quantize_known` for an input of the model.
+
+        Apps and the runtime round an input that lies exactly between two codes to the even one, so
+        this must do the same.
+        """
+        return self.quantize_known(x, scale, zero_point, active, options, training)
+
     def rounds_to_nearest(self, options: ActivationOptions) -> bool:
         """Whether inference rounds as the runtime does, so that sums may be rounded exactly."""
         return options.rounding == "nearest"

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-#: Smallest scale. A constant or all-zero tensor would otherwise divide by zero; anything that
-#: small is below float32 noise beside values of ordinary size.
+#: Smallest scale. Anything that small is below float32 noise beside values of ordinary size.
 MIN_SCALE = 1e-9
+
+#: Scale of a tensor that holds nothing but zeros, where any scale is exact. LiteRT refuses ratios
+#: of scales that are far from 1 (sums take 2⁻¹⁰ to 2⁸, kernels less than 2⁸), and this one lies in
+#: the middle of the scales that ordinary networks have.
+ZERO_TENSOR_SCALE = 2.0**-6
 
 
 def code_range(num_bits: int, narrow_range: bool = False) -> tuple[int, int]:
@@ -39,7 +43,8 @@ def affine_parameters(
     scale then grows until the codes on either side of 0 reach their end. So pixels in −1…1 get
     codes on both sides of 0 alike, instead of all ending half way between two codes, where float
     rounding decides. With fewer than 8 bits that would cost more resolution than the half step of
-    clipping that it saves, so there the scale stays. A power-of-two scale is rounded up.
+    clipping that it saves, so there the scale stays. A power-of-two scale is rounded up. A range
+    that is 0, or narrower than `MIN_SCALE` can resolve, gets `ZERO_TENSOR_SCALE`.
 
     Args:
         low: Smallest value(s) to represent, any shape.
@@ -60,7 +65,8 @@ def affine_parameters(
         scale = tf.maximum(-low, high) * np.float32(1 / qmax)
     else:
         scale = (high - low) * np.float32(1 / (qmax - qmin))
-    scale = tf.maximum(scale, MIN_SCALE)
+    is_zero = scale < MIN_SCALE
+    scale = tf.where(is_zero, ZERO_TENSOR_SCALE, scale)
     if power_of_two:
         # The small constant keeps an exact power of two where rounding in log2 would double it.
         scale = tf.pow(2.0, tf.math.ceil(tf.math.log(scale) / np.float32(np.log(2.0)) - 1e-5))
@@ -70,7 +76,7 @@ def affine_parameters(
     if num_bits == 8 and not power_of_two:
         below = tf.math.divide_no_nan(low, qmin - zero_point)
         above = tf.math.divide_no_nan(high, qmax - zero_point)
-        scale = tf.maximum(tf.maximum(below, above), MIN_SCALE)
+        scale = tf.where(is_zero, scale, tf.maximum(below, above))
     return scale, zero_point
 
 

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.graph import producer
 from tfcompress.quantization.fake_quant.affine import code_range
 from tfcompress.quantization.fake_quant.shared_trace import shared_trace
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
@@ -73,6 +74,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self.source = source
         self.supports_masking = True
         self._observe: Callable[[tf.Tensor], None] | None = None
+        # Whether it rounds an input of the model.
+        self._rounds_input = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         specs = dict(self.quantizer.variables(self.scheme))
@@ -186,6 +189,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     # --- the tensor --------------------------------------------------------------------------
 
     def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
+        self._rounds_input = self._rounds_input or producer(inputs) is None
         link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
@@ -201,7 +205,9 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             return inputs
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
-        outputs = self.quantizer.quantize_known(
+        quantizer = self.quantizer
+        quantize = quantizer.quantize_input if self._rounds_input else quantizer.quantize_known
+        outputs = quantize(
             inputs, *self.parameters(), self.active_scale(), self.scheme, bool(training)
         )
         outputs.set_shape(inputs.shape)

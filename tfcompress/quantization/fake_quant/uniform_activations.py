@@ -37,23 +37,50 @@ class UniformActivations(ActivationQuantizer):
         options: ActivationOptions,
         training: bool,
     ) -> tf.Tensor:
-        # In one trace all tensors would draw the same random numbers.
-        shares = options.rounding != "stochastic"
-        quantize = _quantize_in_shared_trace if shares else _quantize_known
-        return quantize(
-            x,
-            scale,
-            zero_point,
-            active,
-            num_bits=options.num_bits,
-            narrow_range=options.narrow_range,
-            power_of_two=options.power_of_two,
-            rounding=options.rounding,
-            training=training,
-        )
+        # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
+        # halves are common; between others they hardly ever occur.
+        is_fused = options.rounding == "nearest" and not options.power_of_two
+        return _quantize(x, scale, zero_point, active, options, training, is_fused)
+
+    def quantize_input(
+        self,
+        x: tf.Tensor,
+        scale: tf.Tensor,
+        zero_point: tf.Tensor,
+        active: tf.Tensor,
+        options: ActivationOptions,
+        training: bool,
+    ) -> tf.Tensor:
+        # Resized images of whole numbers are full of halves.
+        return _quantize(x, scale, zero_point, active, options, training, False)
 
     def describe(self, options: ActivationOptions) -> str:
         return f"int{options.num_bits}{describe_details(options)}"
+
+
+def _quantize(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    active: tf.Tensor,
+    options: ActivationOptions,
+    training: bool,
+    is_fused: bool,
+) -> tf.Tensor:
+    # In one trace all tensors would draw the same random numbers.
+    shares = options.rounding != "stochastic"
+    quantize = _quantize_in_shared_trace if shares else _quantize_known
+    return quantize(
+        x,
+        scale,
+        zero_point,
+        active,
+        num_bits=options.num_bits,
+        narrow_range=options.narrow_range,
+        is_fused=is_fused,
+        rounding=options.rounding,
+        training=training,
+    )
 
 
 def _quantize_known(
@@ -62,21 +89,18 @@ def _quantize_known(
     zero_point: tf.Tensor,
     active: tf.Tensor,
     *,
-    power_of_two: bool,
+    is_fused: bool,
     rounding: str,
     training: bool,
     **grid: Any,
 ) -> tf.Tensor:
-    """`x` rounded to its codes and back; `x` itself where `active` is 0.
+    """`x` rounded to its codes and back, by the fused op or not; `x` itself where `active` is 0.
 
     Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
     the one that TensorFlow derives of a branch is slow to trace, and XLA does not compile it here.
     """
     qmin, qmax = code_range(grid["num_bits"], grid["narrow_range"])
     low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
-    # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
-    # halves are common; between others they hardly ever occur.
-    is_fused = rounding == "nearest" and not power_of_two
 
     def quantized() -> tf.Tensor:
         if is_fused:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.fake_quant.affine import (
+    MIN_SCALE,
     code_range,
     range_parameters,
     round_through,
@@ -114,7 +115,9 @@ def _extremes(kernel: tf.Tensor, grid: KernelGrid) -> tuple[tf.Tensor, tf.Tensor
         low = tf.reduce_min(constant, grid.reduced_axes, keepdims=True)
         return low, tf.reduce_max(constant, grid.reduced_axes, keepdims=True)
     high = tf.reduce_max(tf.abs(constant), grid.reduced_axes, keepdims=True)
-    # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32.
+    # Any scale holds a channel of zeros; one of ordinary size keeps its bias in int32. Weight decay
+    # leaves tiny values in channels that are switched off.
+    least = MIN_SCALE * code_range(grid.options.num_bits)[1]
     widest = tf.reduce_max(high)
-    high = tf.where(high > 0, high, tf.where(widest > 0, widest, 1.0))
+    high = tf.where(high > least, high, tf.where(widest > least, widest, 1.0))
     return -high, high

@@ -87,6 +87,10 @@ class FakeQuantizeWeights(WeightTransform):
         """The quantizer of what the layer reads in that call; `None` where it reads float."""
         return self._inputs.get(call_index)
 
+    def sum_quantizer(self, call_index: int = 0) -> TensorQuantizer | None:
+        """The quantizer that rounds the layer's sum in that call, past a fused ReLU."""
+        return self._sum_quantizers.get(call_index)
+
     def folded_batch_norm(self, call_index: int = 0) -> tuple[Any, int] | None:
         """`(batch norm, its call)` that the runtime folds into the kernel in that call."""
         return self._folded.get(call_index)

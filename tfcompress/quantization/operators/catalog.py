@@ -14,4 +14,5 @@ from tfcompress.quantization.operators import (  # noqa: F401
     kernels,
     moves,
     prelu,
+    upsampling,
 )

@@ -1,4 +1,4 @@
-"""Operations that only move codes: maximum pooling, padding, reshaping, slicing, upsampling.
+"""Operations that only move codes: maximum pooling, padding, reshaping, slicing.
 
 What is the identity in inference (dropout, noise, augmentation) is one of them.
 """
@@ -68,19 +68,4 @@ def _lower_max_pool(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return call.round_as_input(y)
 
 
-def _lower_upsampling(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
-    """Nearest upsampling by one factor: copies on the channels, then DEPTH_TO_SPACE."""
-    layer = call.operation
-    is_square = layer.interpolation == "nearest" and len(set(layer.size)) == 1
-    if not (call.reads_codes and is_square):
-        return None
-    size = layer.size[0]
-    return tf.nn.depth_to_space(tf.concat([x] * size**2, axis=-1), size)
-
-
-def _upsampling_role(layer: layers.UpSampling2D) -> Role:
-    return Role.MOVE if layer.interpolation == "nearest" else Role.RESAMPLE
-
-
 register(layers.MaxPooling2D, spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pool))
-register(layers.UpSampling2D, spec=OperatorSpec(role=_upsampling_role, lower=_lower_upsampling))

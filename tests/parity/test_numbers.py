@@ -1,0 +1,138 @@
+"""Inputs, weights and ranges of unusual size: the file computes what the model computes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+
+
+def exported(quantized, samples, path, **options):
+    """The report of an export, and the outputs of the file as LiteRT gives them."""
+    report = tfc.export_tflite(quantized, path, verify_data=samples, **options)
+    return report, next(iter(tfc.Runner(path).predict(samples).values()))
+
+
+def small_model():
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.Flatten(),
+            layers.Dense(4, name="head"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return np.random.default_rng(0).normal(size=(32, 6, 6, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def pixels_with_halves():
+    """Resized images of whole numbers: the range 0 to 255 has scale 1.0."""
+    images = np.random.default_rng(0).integers(0, 256, (32, 12, 12, 3)).astype(np.float32)
+    images = np.array(tf.image.resize(images, (6, 6)))
+    images = np.round(2 * images) / 2
+    images[0, 0, 0] = 0, 255, 255
+    return images
+
+
+@pytest.mark.parametrize("float_io", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_inputs_between_two_codes_round_to_even(tmp_path, pixels_with_halves, float_io, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = small_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    quantized = tfc.quantize(model, "int8", calibration_data=pixels_with_halves)
+    assert np.mean(pixels_with_halves % 1 == 0.5) > 0.2
+    report, _ = exported(quantized, pixels_with_halves, tmp_path / "m.tflite", float_io=float_io)
+    assert report.agreement == 1.0
+
+
+def residual_model(gamma):
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+    y = layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+    y = layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(gamma))(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+
+
+def dead_relu():
+    model = small_model()
+    model.get_layer("conv").bias.assign(np.full(4, -100.0))
+    return model
+
+
+def zero_head():
+    model = small_model()
+    head = model.get_layer("head")
+    head.kernel.assign(head.kernel * 0)
+    return model
+
+
+def tiny_kernel():
+    model = small_model()
+    conv = model.get_layer("conv")
+    conv.kernel.assign(conv.kernel * 1e-12)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [dead_relu, zero_head, tiny_kernel, lambda: residual_model(0.0)],
+    ids=["dead_relu", "zero_head", "tiny_kernel", "zero_gamma"],
+)  # fmt: skip
+def test_a_tensor_of_zeros_is_exported(tmp_path, normal, make):
+    model = make()
+    quantized = tfc.quantize(model, "int8", calibration_data=normal)
+    report, outputs = exported(quantized, normal, tmp_path / "m.tflite")
+    assert report.agreement == 1.0
+    assert report.fully_delegated
+    expected = model.predict(normal, verbose=0)
+    np.testing.assert_allclose(outputs, expected, atol=0.05 * np.abs(expected).max() + 1e-6)
+
+
+def test_the_range_of_a_tensor_of_zeros_follows_what_comes_in_training(tmp_path, normal):
+    model = residual_model(0.0)
+    quantized = tfc.quantize(model, "int8", calibration_data=normal)
+    quantized.compile(keras.optimizers.SGD(0.5), "mse")
+    targets = np.random.default_rng(1).normal(size=(32, 4)).astype(np.float32)
+    quantized.fit(normal, targets, epochs=3, batch_size=8, verbose=0)
+    branch = next(
+        layer for layer in quantized.layers
+        if isinstance(layer, FakeQuantize) and "batch_norm" in layer.source
+    )  # fmt: skip
+    assert float(branch.scale) != 2.0**-6
+    report, _ = exported(quantized, normal, tmp_path / "m.tflite")
+    assert report.agreement == 1.0
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (4, 2), (5, 7)])
+def test_bilinear_upsampling_rounds_as_the_runtime(tmp_path, normal, size):
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, layers.UpSampling2D(size, interpolation="bilinear")(inputs))
+    quantized = tfc.quantize(model, "int8", calibration_data=normal)
+    report, _ = exported(quantized, normal, tmp_path / "m.tflite")
+    assert report.agreement == 1.0
+    assert report.ops == {"RESIZE_BILINEAR": 1}
+
+
+def test_a_shared_bilinear_upsampling_knows_both_inputs(tmp_path, normal):
+    inputs = keras.Input((6, 6, 3))
+    up = layers.UpSampling2D(2, interpolation="bilinear")
+    small = layers.Conv2D(3, 1, name="small")(inputs)
+    model = keras.Model(inputs, [up(inputs), up(small)])
+    small_conv = model.get_layer("small")
+    small_conv.kernel.assign(small_conv.kernel * 0.1)
+    quantized = tfc.quantize(model, "int8", calibration_data=normal)
+    quantized.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert tfc.export_tflite(loaded, tmp_path / "m.tflite", verify_data=normal).agreement == 1.0

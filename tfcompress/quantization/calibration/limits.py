@@ -1,0 +1,124 @@
+"""What no calibration can mend: weights that are no numbers, and sums that the runtime refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from tfcompress.model.compressed import Compressed, is_compressed
+from tfcompress.model.graph import Graph, Node
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
+from tfcompress.quantization.operators.channel_affine import FoldedAffine
+
+#: XNNPACK multiplies an int32 sum by (step of the sum) / (output scale), which lies in this range.
+REQUANTIZATION_RANGE = 2.0**-32, 2.0**8
+#: Largest int32 code of a bias that leaves as much again to the products.
+LARGEST_BIAS = 2.0**30
+#: Weights above it overflow float32 as soon as they are multiplied.
+_LARGEST_WEIGHT = 1e30
+
+
+def check_weights(model: keras.Model) -> None:
+    """Raises `ValueError` naming the layers whose weights are NaN, infinite or above 1e30."""
+    found = []
+    for operation in Graph.from_model(model).operations():
+        for variable in getattr(operation, "weights", ()):
+            if not keras.backend.is_float_dtype(variable.dtype):
+                continue
+            value = np.asarray(variable.numpy(), np.float32)
+            if not np.all(np.abs(value) <= _LARGEST_WEIGHT):
+                found.append(f"{variable.name} of {operation.name}")
+    if found:
+        raise ValueError(
+            f"Expected weights that are finite numbers up to {_LARGEST_WEIGHT:g}. Received: "
+            f"{_listed(found)}. The model diverged in training: take an earlier checkpoint, or "
+            "train again with a smaller learning rate or gradient clipping."
+        )
+
+
+def extreme_sums(model: keras.Model) -> list[str]:
+    """Says which layers of a quantized model have int32 sums that the runtime cannot take.
+
+    A sum's unit is input scale × kernel scale. The runtime multiplies the sum by unit / output
+    scale, which must lie in `REQUANTIZATION_RANGE`, and adds the bias in units, which must fit
+    int32. Otherwise LiteRT refuses the file, or the sum overflows.
+
+    Args:
+        model: A quantized model; layers without known ranges are passed over.
+
+    Returns:
+        One line for each layer, its name first. Empty for a model that runs.
+    """
+    found = {}
+    for node in Graph.from_model(model).nodes:
+        for units, quantizer, bias in _sums(node):
+            problem = _problem(units, float(quantizer.scale), bias)
+            if problem and node.name not in found:
+                found[node.name] = f"{node.name}: {problem}"
+    return list(found.values())
+
+
+def _sums(node: Node) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]]:
+    """Yields `(unit per channel, quantizer of the sum, bias per channel)` of a call."""
+    operation, call_index = node.operation, node.kwargs.get("call_index", 0)
+    if isinstance(operation, FoldedAffine):
+        quantizer = operation.sum_quantizers.get(call_index)
+        fold = operation.fold(call_index)
+        if quantizer is not None and fold.step is not None and float(quantizer.scale) > 0:
+            bias = np.asarray(fold.addend + fold.bias * fold.factor)
+            yield _as_channels(np.asarray(fold.step), quantizer, bias)
+    elif is_compressed(operation):
+        yield from _kernel_sum(operation, call_index)
+
+
+def _kernel_sum(
+    layer: Compressed, call_index: int
+) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]]:
+    transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
+    if transform is None or transform.folded_batch_norm(call_index) is not None:
+        return
+    quantizer = transform.sum_quantizer(call_index)
+    _, rounded = layer.transformed(call_index=call_index, training=False)
+    if quantizer is None or rounded is None or float(quantizer.scale) <= 0:
+        return
+    bias = np.asarray(layer.bias) if layer.use_bias else np.zeros(())
+    yield _as_channels(np.asarray(rounded.bias_step), quantizer, bias)
+
+
+def _as_channels(
+    units: np.ndarray, quantizer: TensorQuantizer, bias: np.ndarray
+) -> tuple[np.ndarray, TensorQuantizer, np.ndarray]:
+    units, bias = np.broadcast_arrays(np.ravel(units), np.ravel(bias))
+    # A unit of 0: the input has no known range, or batch norm switches the channel off.
+    known = units > 0
+    return units[known].astype(np.float64), quantizer, bias[known].astype(np.float64)
+
+
+def _problem(units: np.ndarray, scale: float, bias: np.ndarray) -> str | None:
+    if not units.size:
+        return None
+    ratios = units / scale
+    least, most = REQUANTIZATION_RANGE
+    if ratios.max() >= most:
+        return (
+            f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far too "
+            "narrow for its weights (its values nearly all cancel or are cut off)"
+        )
+    if ratios.min() < least:
+        return (
+            f"one unit of its sum is {ratios.min():.3g} steps of its output: its weights are far "
+            "too small for the range of its output"
+        )
+    if (np.abs(bias) / units).max() > LARGEST_BIAS:
+        return (
+            f"its bias is {(np.abs(bias) / units).max():.3g} units of its sum, which int32 does not "
+            "hold: its weights (or its input) are far too small beside its bias"
+        )
+    return None
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
