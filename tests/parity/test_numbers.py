@@ -86,6 +86,7 @@ def tiny_kernel():
     return model
 
 
+@pytest.mark.filterwarnings("ignore:The outputs of .* are zero:UserWarning")
 @pytest.mark.parametrize(
     "make", [dead_relu, zero_head, tiny_kernel, lambda: residual_model(0.0)],
     ids=["dead_relu", "zero_head", "tiny_kernel", "zero_gamma"],
@@ -136,3 +137,53 @@ def test_a_shared_bilinear_upsampling_knows_both_inputs(tmp_path, normal):
     quantized.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert tfc.export_tflite(loaded, tmp_path / "m.tflite", verify_data=normal).agreement == 1.0
+
+
+def weak_kernel():
+    """A kernel so small that the bias does not fit the units of its sum."""
+    model = small_model()
+    conv = model.get_layer("conv")
+    conv.kernel.assign(conv.kernel * 1e-5)
+    conv.bias.assign([0.5, -1.0, 2.0, 1.0])
+    return model
+
+
+def test_a_bias_that_int32_does_not_hold_names_the_layer(tmp_path, normal):
+    with pytest.warns(UserWarning, match="conv: its bias is"):
+        quantized = tfc.quantize(weak_kernel(), "int8", calibration_data=normal)
+    with pytest.raises(ValueError, match=r"conv: its bias is .* which int32 does not hold"):
+        exported(quantized, normal, tmp_path / "m.tflite")
+
+
+def test_a_sum_that_the_runtime_refuses_names_the_layer(tmp_path, normal):
+    quantized = tfc.quantize(small_model(), "int8", calibration_data=1000 * normal)
+    after_relu = next(
+        layer for layer in quantized.layers
+        if isinstance(layer, FakeQuantize) and layer.source == "conv"
+    )  # fmt: skip
+    after_relu.set_range(0.0, 1e-6)
+    with pytest.raises(ValueError, match=r"conv: one unit of its sum is .* steps of its output"):
+        exported(quantized, normal, tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_weights_that_are_no_ordinary_numbers_name_the_layer(tmp_path, normal, value):
+    model = small_model()
+    quantized = tfc.quantize(model, "int8", calibration_data=normal)
+    for owner in (model, quantized):
+        conv = owner.get_layer("conv")
+        kernel = conv.kernel.numpy()
+        kernel[0, 0, 0, 0] = value
+        conv.kernel.assign(kernel)
+    with pytest.raises(ValueError, match="kernel of conv"):
+        tfc.quantize(model, "int8", calibration_data=normal)
+    with pytest.raises(ValueError, match="kernel of conv"):
+        exported(quantized, normal, tmp_path / "m.tflite")
+
+
+def test_new_samples_outside_the_calibrated_range_are_in_the_report(tmp_path, normal):
+    quantized = tfc.quantize(small_model(), "int8", calibration_data=normal)
+    with pytest.warns(UserWarning, match="lie outside the range"):
+        report, _ = exported(quantized, normal * 4, tmp_path / "m.tflite")
+    assert report.agreement == 1.0
+    assert "lie outside the range" in str(report)

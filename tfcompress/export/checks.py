@@ -52,9 +52,9 @@ def check_numbers(model: keras.Model) -> None:
     if problems:
         shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
         raise ValueError(
-            f"Expected weights and ranges of like size in every layer. Received: {shown}. Calibrate "
-            "on real data, check the statistics of the batch norms, or set the layer to None in the "
-            "configuration, which keeps it in float."
+            f"Expected weights and ranges of like size in every layer. Received: {shown}. "
+            "Calibrate on real data, check the statistics of the batch norms, or set the layer to "
+            "None in the configuration, which keeps it in float."
         )
 
 

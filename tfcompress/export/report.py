@@ -69,6 +69,8 @@ class ExportReport:
         sparse_layers: Layers whose zeros `sparse_encoding` left out of the file.
         signature_num_bytes: Signature → bytes of the constants it reads.
         constant_num_bytes: Bytes of all constants in the file, equal ones stored once.
+        range_notes: What is suspicious in the ranges of tensors, and what to do about it: layers
+            that are dead or explode, outputs with few codes, samples outside calibrated ranges.
     """
 
     path: str
@@ -92,6 +94,7 @@ class ExportReport:
     sparse_layers: tuple[str, ...] = ()
     signature_num_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     constant_num_bytes: int = 0
+    range_notes: tuple[str, ...] = ()
 
     @property
     def agreement(self) -> float | None:
@@ -169,7 +172,8 @@ class ExportReport:
         columns = ("signature", "output", "equal", "±1 step", "largest", "top-1", "codes")
         title = "Agreement with the Keras model, in output steps"
         table = render_table(title, (*columns, "samples"), rows) if rows else ""
-        return table + self._unverified_signatures()
+        notes = "".join(f"{note}\n" for note in self.range_notes) + "\n" * bool(self.range_notes)
+        return table + notes + self._unverified_signatures()
 
     def _unverified_signatures(self) -> str:
         lines = []

@@ -13,6 +13,7 @@ from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
 from tfcompress.quantization.calibration import equalization
 from tfcompress.quantization.calibration.bias_correction import correct_biases
+from tfcompress.quantization.calibration.limits import check_weights
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
@@ -98,6 +99,7 @@ def quantize(
     if equalize:
         model = equalization.equalize(model)
     planner = Planner(model, as_config(config))
+    check_weights(model)
     batches = None if calibration_data is None else calibration_batches(model, calibration_data)
     the_plan = planner.plan()
     replacements, masks = _replacements(planner, preserve_sparsity)

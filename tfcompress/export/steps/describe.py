@@ -50,6 +50,7 @@ def make_report(
             s.key: summary.constant_num_bytes(s.subgraph) for s in summary.signatures
         },
         constant_num_bytes=summary.constant_num_bytes(),
+        range_notes=verified.range_notes,
     )
 
 

@@ -15,6 +15,11 @@ from tfcompress.export.runtime.delegation import Delegation, delegation
 from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import Signature
+from tfcompress.quantization.calibration.diagnosis import (
+    FEW_CODES,
+    outside_problems,
+    range_problems,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Verified:
         runners: Signature key → the signature in LiteRT.
         parity: Signature key → agreement with the model, per output; not compared: left out.
         delegation: What XNNPACK takes.
+        range_notes: What is suspicious in the ranges of tensors.
     """
 
     summary: FileSummary
@@ -34,6 +40,7 @@ class Verified:
     runners: Mapping[str | None, Runner]
     parity: dict[str, tuple[Parity, ...]]
     delegation: Delegation
+    range_notes: tuple[str, ...] = ()
 
 
 def verify(
@@ -45,6 +52,9 @@ def verify(
         ValueError: Float tensors that the configuration did not ask for.
         ConversionError: LiteRT crashes when it loads the file.
         RuntimeError: LiteRT refuses the file.
+
+    Warns:
+        UserWarning: Samples of `verify_data` outside the calibrated ranges.
     """
     summary = inspect_tflite(data)
     models = {s.key: s.model for s in signatures}
@@ -61,7 +71,35 @@ def verify(
         for s in signatures
         if s.samples is not None
     }
-    return Verified(summary, origins, runners, parity, delegation(data))
+    notes = _range_notes(signatures, parity, runners)
+    return Verified(summary, origins, runners, parity, delegation(data), notes)
+
+
+def _range_notes(
+    signatures: Sequence[Signature],
+    parity: Mapping[str, Sequence[Parity]],
+    runners: Mapping[str | None, Runner],
+) -> tuple[str, ...]:
+    """What is suspicious in the ranges, for the report; of new samples it warns too."""
+    notes: list[str] = []
+    for signature in signatures:
+        notes += range_problems(signature.model)
+        samples = signature.samples
+        if samples is None:
+            continue
+        if samples.source == "verify_data":
+            outside = outside_problems(signature.model, samples.arrays)
+            for note in outside:
+                warnings.warn(note, UserWarning, stacklevel=4)
+            notes += outside
+        notes += [
+            f"The output {p.output!r} takes only {p.distinct} of 256 codes on {p.samples} samples. "
+            "If its values lie far from 0, let the model give their difference from a mean."
+            for p in parity.get(signature.key, ())
+            if p.distinct < FEW_CODES <= p.samples
+            and runners[signature.key].outputs[p.output].is_quantized
+        ]
+    return tuple(dict.fromkeys(notes))
 
 
 def check_agreement(parity: Mapping[str, Sequence[Parity]], options: VerifyOptions) -> None:

@@ -104,8 +104,8 @@ def _problem(units: np.ndarray, scale: float, bias: np.ndarray) -> str | None:
     least, most = REQUANTIZATION_RANGE
     if ratios.max() >= most:
         return (
-            f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far too "
-            "narrow for its weights (its values nearly all cancel or are cut off)"
+            f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far "
+            "too narrow for its weights (its values nearly all cancel or are cut off)"
         )
     if ratios.min() < least:
         return (
@@ -114,8 +114,8 @@ def _problem(units: np.ndarray, scale: float, bias: np.ndarray) -> str | None:
         )
     if (np.abs(bias) / units).max() > LARGEST_BIAS:
         return (
-            f"its bias is {(np.abs(bias) / units).max():.3g} units of its sum, which int32 does not "
-            "hold: its weights (or its input) are far too small beside its bias"
+            f"its bias is {(np.abs(bias) / units).max():.3g} units of its sum, which int32 does "
+            "not hold: its weights (or its input) are far too small beside its bias"
         )
     return None
 

@@ -6,6 +6,7 @@ The model runs in float, and every quantizer's observer gets the values of its t
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,16 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model.batches import input_batches
-from tfcompress.model.graph import input_structure, is_functional
+from tfcompress.model.graph import Graph, input_structure, is_functional
+from tfcompress.quantization.calibration.diagnosis import Observed, calibration_problems
+from tfcompress.quantization.calibration.limits import extreme_sums
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import MinMax
 
 # An observer gets at most this many values of a tensor; more would not change a quantile.
 _SAMPLE = 2_000_000
+# Values of an input or output that are kept to see how they use the codes, give or take a batch.
+_KEPT = 200_000
 
 
 def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = None) -> list:
@@ -56,14 +61,25 @@ def calibrate(
         model: A quantized model; its variables other than ranges are untouched.
         batches: As `calibration_batches` gives them.
         only: The quantizers whose ranges to set; all of them by default.
+
+    Warns:
+        UserWarning: Ranges that waste codes or hint at a fault (see `calibration_problems`), and
+            layers that the runtime cannot run with them (see `extreme_sums`).
     """
     quantizers = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
     wanted = quantizers if only is None else only
-    collectors = {q: _Collector(q) for q in wanted if q.fixed_range is None}
+    outputs = _output_quantizers(model)
+    collectors = {
+        q: _Collector(q, keeps=q.rounds_input or q in outputs)
+        for q in wanted
+        if q.fixed_range is None
+    }
     try:
         for quantizer in quantizers:
             quantizer.observe(collectors.get(quantizer, _ignore))
         for batch in batches:
+            for collector in collectors.values():
+                collector.start_batch()
             model(batch, training=False)
     finally:
         for quantizer in quantizers:
@@ -71,6 +87,17 @@ def calibrate(
     for quantizer, collector in collectors.items():
         if collector.count:
             quantizer.set_range(*collector.estimate())
+    observed = {q: c.observed() for q, c in collectors.items() if c.count}
+    problems = calibration_problems(model, observed)
+    problems += [f"Such a layer cannot be exported: {p}." for p in extreme_sums(model)]
+    for problem in problems:
+        warnings.warn(problem, UserWarning, stacklevel=3)
+
+
+def _output_quantizers(model: keras.Model) -> set[FakeQuantize]:
+    graph = Graph.from_model(model)
+    makers = [value.node.operation for value in graph.flat_outputs if value.node is not None]
+    return {maker for maker in makers if isinstance(maker, FakeQuantize)}
 
 
 def first_samples(batches: list, most: int | None = None) -> list[np.ndarray]:
@@ -84,29 +111,56 @@ def _ignore(values: tf.Tensor) -> None:
 
 
 class _Collector:
-    """Gathers what one observer needs: the extremes of all batches, or a sample of the values."""
+    """Gathers what one observer needs: the extremes of all batches, or a sample of the values.
 
-    def __init__(self, quantizer: FakeQuantize):
+    With `keeps` also some values by channel, to see how they use the codes.
+    """
+
+    def __init__(self, quantizer: FakeQuantize, *, keeps: bool = False):
         self.scheme = quantizer.scheme
         # Every value counts for the extremes, and a sample might miss them.
         self.needs_sample = type(self.scheme.observer).estimate is not MinMax.estimate
         self.count = 0
         self.low, self.high = np.inf, -np.inf
         self.samples: list[np.ndarray] = []
+        # One entry for each tensor of a batch.
+        self.calls: list[tuple[float, float]] = []
+        self._call = 0
+        self._keeps = keeps
+        self._kept: list[np.ndarray] = []
         self._random = np.random.default_rng(0)
 
+    def start_batch(self) -> None:
+        self._call = 0
+
     def __call__(self, values: tf.Tensor) -> None:
-        values = np.asarray(values, np.float32).ravel()
+        values = np.asarray(values, np.float32)
         if not values.size:
             return
         self.count += 1
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+        if self._keeps and sum(array.size for array in self._kept) < _KEPT:
+            self._kept.append(values.reshape(-1, values.shape[-1])[:_KEPT])
+        values = values.ravel()
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if self._call < len(self.calls):
+            earlier = self.calls[self._call]
+            self.calls[self._call] = min(earlier[0], low), max(earlier[1], high)
+        else:
+            self.calls.append((low, high))
+        self._call += 1
         if self.needs_sample:
             share = _SAMPLE // 32
             if values.size > share:
                 values = self._random.choice(values, share, replace=False)
             self.samples.append(values)
+
+    def observed(self) -> Observed:
+        widths = {array.shape[-1] for array in self._kept}
+        # Tensors of different widths have no channels in common.
+        kept = self._kept if len(widths) < 2 else [array.reshape(-1, 1) for array in self._kept]
+        values = np.concatenate(kept) if kept else None
+        return Observed(self.low, self.high, tuple(self.calls), values)
 
     def estimate(self) -> tuple[float, float]:
         if not self.needs_sample:

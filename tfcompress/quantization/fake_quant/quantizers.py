@@ -47,6 +47,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     Attributes:
         quantizer: The scheme's quantizer; the uniform one where the range is fixed.
         state: The quantizer's variables by name.
+        rounds_input: Whether it rounds an input of the model.
         enabled: 0 while the tensor passes unchanged: a variable that a schedule sets.
         frozen: 1 while range and trained variables stay as they are: likewise. A fixed range has
             none.
@@ -74,8 +75,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self.source = source
         self.supports_masking = True
         self._observe: Callable[[tf.Tensor], None] | None = None
-        # Whether it rounds an input of the model.
-        self._rounds_input = False
+        self.rounds_input = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         specs = dict(self.quantizer.variables(self.scheme))
@@ -189,7 +189,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     # --- the tensor --------------------------------------------------------------------------
 
     def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
-        self._rounds_input = self._rounds_input or producer(inputs) is None
+        self.rounds_input = self.rounds_input or producer(inputs) is None
         link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
@@ -206,7 +206,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         if training and self.trainable and self.fixed_range is None:
             self._update(tf.stop_gradient(inputs))
         quantizer = self.quantizer
-        quantize = quantizer.quantize_input if self._rounds_input else quantizer.quantize_known
+        quantize = quantizer.quantize_input if self.rounds_input else quantizer.quantize_known
         outputs = quantize(
             inputs, *self.parameters(), self.active_scale(), self.scheme, bool(training)
         )
