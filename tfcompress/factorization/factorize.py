@@ -9,7 +9,9 @@ import keras
 
 from tfcompress.factorization.forms import METHODS
 from tfcompress.factorization.plan import FactorizationPlan, Planner
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import copy_variables, fresh
+from tfcompress.model.user_class import class_of_copies, copy_attributes
 
 
 def factorize(
@@ -68,8 +70,9 @@ def factorize(
         >>> tfc.count_macs(model), tfc.count_macs(low_rank)
         (4096, 1024)
     """
+    check_plain_kernels(model)
     planner = Planner(model, methods, data, ranks, energy, target_macs, sensitivity)
-    return _build(planner)
+    return _build(model, planner)
 
 
 def plan_factorization(
@@ -100,7 +103,7 @@ def plan_factorization(
     return Planner(model, methods, data, ranks, energy, target_macs, sensitivity).plan
 
 
-def _build(planner: Planner) -> keras.Model:
+def _build(given: keras.Model, planner: Planner) -> keras.Model:
     """The factorized model."""
     chains, kernels = {}, []
     taken = {operation.name for operation in planner.graph.operations()}
@@ -120,7 +123,9 @@ def _build(planner: Planner) -> keras.Model:
             result = layer(result)
         return result
 
-    model = planner.graph.to_model(call=call)
+    model_class, arguments = class_of_copies(given)
+    model = planner.graph.to_model(model_class, call, **arguments)
+    copy_attributes(given, model)
     for operation, chain in chains.items():
         if not isinstance(operation, keras.Layer):
             continue

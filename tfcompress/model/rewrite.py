@@ -6,8 +6,10 @@ import re
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfcompress.model.graph import Graph
+from tfcompress.model.user_class import class_of_copies, copy_attributes
 
 
 class HasMetadata:
@@ -36,6 +38,11 @@ def fresh(operation: Any) -> Any:
     if hasattr(operation, "get_vocabulary"):
         return operation
     try:
+        if isinstance(operation, keras.layers.Lambda):
+            # The function is the given layer's own: not what a file might bring.
+            copy = type(operation).from_config(operation.get_config(), safe_mode=False)
+            copy.function = operation.function
+            return copy
         return type(operation).from_config(operation.get_config())
     except Exception as error:
         raise ValueError(
@@ -119,12 +126,13 @@ def rename_duplicates(graph: Graph) -> dict[Any, str]:
 
 
 def as_float32(model: keras.Model) -> keras.Model:
-    """`model` itself where it computes in float32, else a copy of it that does.
+    """`model` itself where it computes in float32 on one device, else a copy of it that does.
 
     What a model knows beside its graph (its plan) goes along.
     """
     layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
-    if all(layer.compute_dtype in ("float32", None) for layer in layers):
+    is_float32 = all(layer.compute_dtype in ("float32", None) for layer in layers)
+    if is_float32 and not _is_distributed(model):
         return model
     graph = Graph.from_model(model)
     rename_duplicates(graph)
@@ -136,13 +144,19 @@ def as_float32(model: keras.Model) -> keras.Model:
     return rebuild_like(model, graph, replacements)
 
 
+def _is_distributed(model: keras.Model) -> bool:
+    """Whether variables have a copy on every device, as those made in a strategy's scope have."""
+    values = (getattr(variable, "value", None) for variable in model.variables)
+    return any(isinstance(value, tf.distribute.DistributedValues) for value in values)
+
+
 def rebuild_like(
     model: keras.Model, graph: Graph, replacements: dict[Any, Any] | None = None
 ) -> keras.Model:
     """`rebuild` for a copy of the class of `model` that knows what it knows beside its graph."""
-    # A Sequential is made of layers, not of inputs and outputs.
-    model_class = keras.Model if isinstance(model, keras.Sequential) else type(model)
-    copy = rebuild(graph, replacements, model_class=model_class)
+    model_class, arguments = class_of_copies(model)
+    copy = rebuild(graph, replacements, model_class=model_class, **arguments)
+    copy_attributes(model, copy)
     copy_metadata(model, copy)
     return copy
 

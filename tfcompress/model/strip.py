@@ -9,6 +9,7 @@ import keras
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.rewrite import copy_variables, fresh, rename_duplicates
+from tfcompress.model.user_class import copy_attributes, plain_class
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -52,7 +53,9 @@ def strip(model: keras.Model) -> keras.Model:
             result = layer(result)
         return result
 
-    stripped = graph.to_model(call=call)
+    model_class, arguments = plain_class(model)
+    stripped = graph.to_model(model_class, call, **arguments)
+    copy_attributes(model, stripped)
     for operation, values in weights.items():
         for layer in plain[operation]:
             if layer.variables:

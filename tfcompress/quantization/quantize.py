@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.model.compressed import compress, is_compressed
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
+from tfcompress.model.user_class import class_of_copies, copy_attributes
 from tfcompress.quantization.calibration import equalization
 from tfcompress.quantization.calibration.bias_correction import correct_biases
 from tfcompress.quantization.calibration.limits import check_weights
@@ -19,9 +22,9 @@ from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import catalog  # noqa: F401
 from tfcompress.quantization.operators.registry import Role, operator_of, role
-from tfcompress.quantization.placement.plan import Plan
+from tfcompress.quantization.placement.plan import AS_CONFIGURED, Plan
 from tfcompress.quantization.placement.planner import Planner
-from tfcompress.quantization.quantized_model import QuantizedModel
+from tfcompress.quantization.quantized_model import QuantizedModel, quantized_class
 from tfcompress.quantization.schemes import Scheme
 
 # Calibration samples that a quantized model keeps, by which an export verifies itself.
@@ -81,9 +84,14 @@ def quantize(
 
     Raises:
         TypeError: Not a Keras model, or data that cannot be iterated.
-        ValueError: A subclassed, unbuilt or already quantized model; a configuration key that
-            matches nothing; calibration data of the wrong shape or with NaN, or none where
-            `bias_correction` needs it.
+        ValueError: A subclassed, unbuilt or already quantized model (also by Keras), one with
+            LoRA, or one in which nothing can be quantized; a layer that no `.tflite` can hold, in
+            int8 or in float; a configuration key that matches nothing; calibration data of the
+            wrong shape or with NaN, or none where `bias_correction` needs it.
+
+    Warns:
+        UserWarning: Layers stay in float that the configuration does not leave in float. Without
+            `allow_float=True` an export refuses the model.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
@@ -96,16 +104,22 @@ def quantize(
             "Expected calibration_data to measure the error that bias_correction takes out. "
             "Received: None."
         )
+    check_plain_kernels(model)
+    given = model
     if equalize:
         model = equalization.equalize(model)
     planner = Planner(model, as_config(config))
     check_weights(model)
     batches = None if calibration_data is None else calibration_batches(model, calibration_data)
     the_plan = planner.plan()
+    _check_something_quantized(planner, the_plan)
+    _warn_of_floats(the_plan)
     replacements, masks = _replacements(planner, preserve_sparsity)
     _number_calls(planner, replacements)
     graph = planner.graph
-    quantized = rebuild(graph, replacements, model_class=QuantizedModel)
+    model_class, arguments = class_of_copies(given)
+    quantized = rebuild(graph, replacements, model_class=quantized_class(model_class), **arguments)
+    copy_attributes(given, quantized)
     for layer, mask in masks:
         layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
     fit_weight_quantizers(quantized)
@@ -116,6 +130,40 @@ def quantize(
             correct_biases(quantized, batches)
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
     return quantized
+
+
+def _check_something_quantized(planner: Planner, the_plan: Plan) -> None:
+    """Refuses a model of which nothing runs in int8; warns where the configuration wants that."""
+    if planner.quantizers:
+        return
+    reasons = the_plan.float_layers
+    if AS_CONFIGURED in reasons.values():
+        warnings.warn(
+            f"Nothing of {planner.model.name!r} is quantized: the configuration leaves its layers "
+            "in float.",
+            stacklevel=3,
+        )
+        return
+    found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise ValueError(
+        "Expected a model in which something can be quantized. Received: "
+        f"{planner.model.name!r}, of which nothing runs in int8 "
+        f"({found or 'no layer computes with floating point values'}). "
+        "tfcompress.export_tflite(model, path, allow_float=True) writes it in float."
+    )
+
+
+def _warn_of_floats(the_plan: Plan) -> None:
+    """Says before training what an export without `allow_float` will refuse after it."""
+    floats = the_plan.refused_floats
+    if floats:
+        found = "; ".join(f"{name}: {reason}" for name, reason in floats.items())
+        warnings.warn(
+            f"{len(floats)} of the layers stay in float: {found}. export_tflite refuses the model "
+            "unless it is called with allow_float=True, or the configuration leaves these layers "
+            "in float (None).",
+            stacklevel=3,
+        )
 
 
 def fit_weight_quantizers(model: keras.Model) -> None:

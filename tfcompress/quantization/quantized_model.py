@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +36,9 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
             verifies itself; `None` where there was none, or on a model that was loaded.
     """
 
+    #: The user's model class that is mixed in; see `quantized_class`.
+    keras_class: type | None = None
+
     def __init__(
         self,
         inputs: Any,
@@ -46,6 +50,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
+        self._class_arguments = {k: v for k, v in kwargs.items() if k != "trainable"}
         self.output_names = list(output_names or (_source(t) for t in self.outputs))
         self.float_layers = None if float_layers is None else list(float_layers)
         self._plan: Plan | None = None
@@ -53,7 +58,51 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
-        return {**super().get_config(), **own}
+        if self.keras_class is None:
+            return {**super().get_config(), **own}
+        save = keras.saving.serialize_keras_object
+        own["keras_class"] = keras.saving.get_registered_name(self.keras_class)
+        own["class_arguments"] = save(dict(self._class_arguments))
+        return {**_functional(type(self)).get_config(self), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
+        config = dict(config)
+        name = config.pop("keras_class", None)
+        if name is None:
+            return super().from_config(config, custom_objects=custom_objects)
+        found = keras.saving.get_registered_object(name, custom_objects)
+        if found is None:
+            raise ValueError(
+                f"Expected the class {name.split('>')[-1]!r}, by which the model was made before "
+                "it was quantized, among the registered classes. Received: none of that name. "
+                "Decorate it with keras.saving.register_keras_serializable, or pass it in "
+                "custom_objects."
+            )
+        arguments = keras.saving.deserialize_keras_object(config.pop("class_arguments"))
+        mixed = quantized_class(found)
+        make = _functional(mixed).from_config.__func__
+        return make(mixed, {**config, **arguments}, custom_objects=custom_objects)
+
+    def make_training_variables(self, data: Any) -> None:
+        # A train step of the user's own may want other variables, or other data.
+        if self.keras_class is None:
+            super().make_training_variables(data)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the model as a `.keras` file.
+
+        Raises:
+            ValueError: A path of the legacy HDF5 format, which cannot be loaded again: it does not
+                hold the package that a class is registered under.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "Expected a path that ends in .keras: the legacy HDF5 format cannot hold the "
+                f"classes of a quantized model. Received: {str(filepath)!r}. "
+                "model.save_weights('name.weights.h5') saves the weights alone."
+            )
+        super().save(filepath, *args, **kwargs)
 
     def copy_metadata_from(self, model: keras.Model) -> None:
         if isinstance(model, QuantizedModel):
@@ -79,6 +128,32 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
     def calibration_inputs(self, arrays: list[np.ndarray] | None) -> None:
         # Behind a function: Keras would track the arrays as part of the model's state.
         self._calibration_inputs = lambda: arrays
+
+
+@functools.cache
+def quantized_class(cls: type) -> type[QuantizedModel]:
+    """The class of the quantized copy of a model of class `cls`: the user's methods are kept.
+
+    It is saved as a `QuantizedModel` that names `cls`, so that only `cls` need be known to load it.
+    """
+    if cls is keras.Model or issubclass(cls, QuantizedModel):
+        return QuantizedModel if cls is keras.Model else cls
+    members = {
+        "keras_class": cls,
+        "__module__": QuantizedModel.__module__,
+        "__doc__": f"A quantized `{cls.__name__}`.",
+    }
+    mixed = type(f"Quantized{cls.__name__}", (QuantizedModel, cls), members)
+    # Both are saved by one name, which loads as QuantizedModel.
+    register = keras.saving.register_keras_serializable("tfcompress", "QuantizedModel")
+    register(mixed)
+    register(QuantizedModel)
+    return mixed
+
+
+def _functional(cls: type) -> Any:
+    """Keras' class of functional models, which a model class inherits from."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("keras."))
 
 
 def _source(tensor: keras.KerasTensor) -> str:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfcompress.model.compressed import compress, compressed_class, is_compressed
 from tfcompress.model.graph import Graph
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import (
     Kernel,
     compressible_kernels,
@@ -64,7 +65,8 @@ def cluster(
     Raises:
         TypeError: Not a Keras model.
         ValueError: A subclassed or unbuilt model, an argument out of range, a key that matches no
-            layer, a layer that is clustered already, a second codebook of scope `"model"`, weights
+            layer, a layer that is clustered already or that Keras has quantized or extended by
+            LoRA, a second codebook of scope `"model"`, weights
             that are not finite, or no layer to cluster.
 
     Example:
@@ -77,6 +79,7 @@ def cluster(
     check_scope(scope)
     check_init(init)
     _check_numbers(num_clusters)
+    check_plain_kernels(model)
     graph = Graph.from_model(model)
     paths = graph_paths(graph, rename_duplicates(graph))
     layers = {

@@ -17,9 +17,13 @@ from tfcompress.export.options import VerifyOptions
 from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.model.graph import Graph, output_structure
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import as_float32
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
+from tfcompress.quantization.config import as_config
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.placement.planner import Planner
+from tfcompress.quantization.placement.shippable import check_shippable
 from tfcompress.quantization.quantize import quantize
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -128,15 +132,20 @@ def output_names(model: keras.Model) -> list[str]:
 
 def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> keras.Model:
     """The quantized float32 model with every range known, or the float model that is wanted."""
+    check_plain_kernels(model)
     quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
     if not quantizers:
         if calibration_data is None and allow_float:
+            check_shippable(Graph.from_model(model).nodes)
             return as_float32(model)
         if calibration_data is None:
             raise ValueError(
                 f"Expected a quantized model, or calibration_data to quantize one with. Received: "
                 f"the float model {model.name!r} alone. allow_float=True writes a float file."
             )
+        if allow_float and not Planner(model, as_config("int8")).quantizers:
+            check_shippable(Graph.from_model(model).nodes)
+            return as_float32(model)
         return as_float32(quantize(model, calibration_data=calibration_data))
     check_limits(model)
     ready = as_float32(model)

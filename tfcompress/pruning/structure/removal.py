@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from tfcompress.model.graph import Graph
-from tfcompress.model.rewrite import HasMetadata, copy_metadata, fresh, rename_duplicates
+from tfcompress.model.rewrite import copy_metadata, fresh, rename_duplicates
+from tfcompress.model.user_class import class_of_copies, copy_attributes
 from tfcompress.pruning.structure.dependencies import Dependencies
 from tfcompress.pruning.structure.tracer import Kept
 
@@ -66,7 +67,9 @@ def remove(
         twin.operation = copies[operation]
         if node in tracer.edits:
             twin.args, twin.kwargs = tracer.edits[node](twin.args, twin.kwargs, kept)
-    smaller = graph.to_model(type(model) if isinstance(model, HasMetadata) else keras.Model)
+    model_class, arguments = class_of_copies(model)
+    smaller = graph.to_model(model_class, **arguments)
+    copy_attributes(model, smaller)
     axes = variable_axes(dependencies)
     for operation, copy in copies.items():
         if isinstance(operation, keras.Layer):

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.structure.options import DEFAULT_WIDTHS, WidthOptions
@@ -99,6 +100,7 @@ def shrink(
         "target_cost": target_cost,
         "threshold": threshold,
     }
+    check_plain_kernels(model)
     target = _one_target(targets, cost)
     check_round_to(round_to)
     scores = Scoring(criterion, data, scoring, widths, seed)

@@ -33,6 +33,11 @@ def _relu_function(layer: layers.ReLU) -> Callable | None:
     return activations.relu6 if layer.max_value == 6 else activations.relu
 
 
+def _softmax_function(layer: layers.Softmax) -> Callable | None:
+    several = isinstance(layer.axis, (list, tuple)) and len(layer.axis) > 1
+    return None if several else activations.softmax
+
+
 def _lambda_function(layer: layers.Lambda) -> Callable | None:
     return None if layer.arguments else layer.function
 
@@ -41,7 +46,7 @@ register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activ
 register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
 register(layers.Lambda, spec=OperatorSpec(function=_lambda_function))
 register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
-register(layers.Softmax, spec=OperatorSpec(function=lambda layer: activations.softmax))
+register(layers.Softmax, spec=OperatorSpec(function=_softmax_function))
 register(layers.ELU, spec=OperatorSpec(function=lambda layer: activations.elu))
 
 # --- one op in LiteRT ---------------------------------------------------------------------------

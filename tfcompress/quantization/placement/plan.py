@@ -25,6 +25,7 @@ class PlanEntry:
         activations: What happens to the tensor that it produces.
         float_reason: Why it is left in float; empty where it is not.
         limits: What LiteRT will not be able to hold.
+        is_float: Whether it computes on floating point values in the file.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PlanEntry:
     activations: str = ""
     float_reason: str = ""
     limits: tuple[str, ...] = ()
+    is_float: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Plan:
     def float_layers(self) -> dict[str, str]:
         """Name → reason, of the layers that are left in float."""
         return {e.name: e.float_reason for e in self.entries if e.float_reason}
+
+    @property
+    def refused_floats(self) -> dict[str, str]:
+        """Name → reason, of the layers in float for which a strict export refuses the model."""
+        floats = [e for e in self.entries if e.is_float and e.float_reason]
+        return {e.name: e.float_reason for e in floats if e.float_reason != AS_CONFIGURED}
 
     @property
     def requested_floats(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize, input_scheme
@@ -33,6 +34,7 @@ from tfcompress.quantization.placement.plan import (
     weight_limits,
 )
 from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.placement.shippable import check_shippable
 from tfcompress.quantization.schemes import ActivationScheme, Scheme
 
 
@@ -46,6 +48,7 @@ class Planner:
     """
 
     def __init__(self, model: keras.Model, config: QuantizationConfig):
+        check_plain_kernels(model)
         self.graph = Graph.from_model(model)
         _check_not_quantized(model, self.graph)
         renamed = rename_duplicates(self.graph)
@@ -92,6 +95,10 @@ class Planner:
             refused = self.decomposition.refused.get(node.operation)
             self._reasons[node] = refused or float_reason(node, is_configured)
         return self._reasons[node]
+
+    def _is_float(self, node: Node) -> bool:
+        is_quantizer = isinstance(node.operation, FakeQuantize)
+        return not is_quantizer and not self.is_quantized(node)
 
     def is_quantized(self, node: Node) -> bool:
         return self.float_reason(node) is None
@@ -268,7 +275,12 @@ class Planner:
     # --- the plan ----------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """The plan, one entry per operation of the given model."""
+        """The plan, one entry per operation of the given model.
+
+        Raises:
+            ValueError: A call that no file can hold, in int8 or in float.
+        """
+        check_shippable(n for n in self.graph.nodes if self._is_float(n))
         entries = []
         nodes_of: dict[Any, list[Node]] = {}
         for node in self.graph.nodes:
@@ -298,7 +310,10 @@ class Planner:
                 limits += activation_limits(scheme.activations)
         cls = keras_class(operation).__name__
         reason = reasons[0] if reasons else ""
-        return PlanEntry(path, cls, names, weights, activations, reason, limits)
+        runs_in_float = any(
+            self._is_float(n) and any(v.is_float for v in (*n.inputs, *n.outputs)) for n in nodes
+        )
+        return PlanEntry(path, cls, names, weights, activations, reason, limits, runs_in_float)
 
     def _describe_output(self, node: Node) -> str:
         consumers = self.graph.consumers(node.output)

@@ -1,4 +1,4 @@
-"""Why a call stays in float: what was asked for, and what LiteRT has no int8 form of."""
+"""Why a call stays in float: what was asked for, and what has no int8 form."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.registry import (
     Role,
     activation_of,
+    keras_class,
     operator_of,
     role,
     unsupported_options,
 )
 from tfcompress.quantization.placement.plan import AS_CONFIGURED
+
+# Keras names of what LiteRT computes in float only: its operator takes no int8 tensors.
+_FLOAT_IN_LITERT = frozenset(
+    (
+        *("Conv3D", "Conv3DTranspose"),
+        *("Ceil", "Cos", "Cumsum", "Floor", "Power", "Round", "Sin", "Sqrt", "Square"),
+    )
+)
 
 
 def float_reason(node: Node, is_configured: bool) -> str | None:
@@ -43,7 +52,16 @@ def _unknown_reason(operation: Any) -> str:
     cls = type(operation)
     if isinstance(operation, keras.Layer) and not cls.__module__.startswith("keras."):
         return f"{cls.__name__} is a custom layer, whose arithmetic is not known"
-    activation = activation_of(operation)
-    if activation is not None:
-        return f"LiteRT has no int8 form of {activation}"
-    return f"LiteRT has no int8 form of {cls.__name__}"
+    if isinstance(operation, keras.layers.Lambda):
+        return "its function is not known; register_operator describes one that has a name"
+    name = activation_of(operation) or keras_class(operation).__name__
+    whose = "LiteRT" if name in _FLOAT_IN_LITERT else "tfcompress"
+    yet = "" if name in _FLOAT_IN_LITERT else " yet"
+    return f"{whose} has no int8 form of {name}{_options(operation)}{yet}"
+
+
+def _options(operation: Any) -> str:
+    """The options that make an otherwise known operation another one."""
+    if isinstance(operation, keras.layers.Softmax):
+        return f" over axes {list(operation.axis)}"
+    return ""

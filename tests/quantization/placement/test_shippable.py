@@ -1,0 +1,105 @@
+"""What a file cannot hold is refused at once; what it holds in float is named at once."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfcompress as tfc
+
+VOLUME, IMAGE, VECTOR = (4, 8, 8, 2), (8, 8, 4), (6,)
+
+
+def around(shape, call, dtype="float32"):
+    """A model of a layer that can be quantized, on another input, and `call`."""
+    inputs = keras.Input(shape, dtype=dtype, name="x")
+    other = keras.Input((3,), name="other")
+    return keras.Model([inputs, other], [call(inputs), layers.Dense(2, name="dense")(other)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "call", "dtype", "message"),
+    [
+        (VOLUME, layers.MaxPooling3D(2, name="pool"), "float32", r"pool \(MaxPooling3D: .*MaxPool"),
+        (VOLUME, layers.AveragePooling3D(2, name="pool"), "float32", r"pool \(AveragePooling3D"),
+        (
+            (3,),
+            layers.CategoryEncoding(4, output_mode="multi_hot", name="encode"),
+            "int32",
+            r"encode \(CategoryEncoding",
+        ),
+        (
+            (3,),
+            layers.IntegerLookup(vocabulary=[3, 4, 5], name="look"),
+            "int64",
+            r"look \(IntegerLookup",
+        ),
+        (VECTOR, lambda x: ops.argmax(x, -1), "float32", r"argmax.* \(Argmax: .*BitwiseAnd"),
+        (VECTOR, ops.tan, "float32", r"tan.* \(Tan"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_before_training(shape, call, dtype, message, tmp_path):
+    model = around(shape, call, dtype)
+    for refuse in (
+        tfc.plan,
+        tfc.quantize,
+        lambda m: tfc.export_tflite(m, tmp_path / "m.tflite", allow_float=True),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refuse(model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "call", "name", "reason"),
+    [
+        (
+            IMAGE,
+            layers.Softmax(axis=[1, 2], name="soft"),
+            "soft",
+            r"tfcompress has no int8 form of Softmax over axes \[1, 2\] yet",
+        ),
+        (VECTOR, lambda x: ops.min(x, -1, keepdims=True), "min", "tfcompress has no .* Min yet"),
+        (VECTOR, ops.sin, "sin", "LiteRT has no int8 form of Sin"),
+        (VOLUME, layers.Conv3D(2, 2, name="conv"), "conv", "LiteRT has no int8 form of Conv3D"),
+        (VECTOR, lambda x: ops.top_k(x, 2)[0], "top_k", "tfcompress has no .* TopK yet"),
+        (
+            IMAGE,
+            layers.Resizing(4, 4, name="resize"),
+            "resize",
+            "tfcompress has no .* Resizing yet",
+        ),
+    ],
+)
+def test_what_stays_in_float_is_named_at_quantize_and_ships_in_float(
+    shape, call, name, reason, tmp_path
+):
+    model = around(shape, call)
+    data = [np.random.default_rng(0).normal(size=(8, *s)).astype("float32") for s in (shape, (3,))]
+    with pytest.warns(UserWarning, match=f"1 of the layers stay in float: {name}.*: {reason}"):
+        quantized = tfc.quantize(model, calibration_data=data)
+    path = tmp_path / "model.tflite"
+    with pytest.raises(ValueError, match=name):
+        tfc.export_tflite(quantized, path)
+    report = tfc.export_tflite(quantized, path, allow_float=True)
+    assert report.agreement == 1.0
+    left = tfc.QuantizationConfig(by_name={rf"{name}.*": None})
+    tfc.quantize(model, left)
+
+
+def test_an_ordinary_net_gives_no_warning():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.RandomFlip()(layers.Rescaling(1 / 127.5, -1.0)(inputs))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)
+    skip = x = layers.ReLU(6.0)(x)
+    x = layers.SeparableConv2D(4, 3, padding="same", activation="silu")(x)
+    x = layers.Add()([layers.SpatialDropout2D(0.1)(x), skip])
+    x = layers.Concatenate()([layers.MaxPooling2D(2)(x), layers.AveragePooling2D(2)(x)])
+    x = layers.UpSampling2D(2, interpolation="bilinear")(layers.LeakyReLU()(x))
+    x = layers.Dropout(0.1)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tfc.quantize(model)

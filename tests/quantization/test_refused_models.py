@@ -1,0 +1,82 @@
+"""Models that cannot be quantized are refused before training."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfcompress as tfc
+
+
+def dense():
+    return keras.Sequential(
+        [keras.Input((8,)), layers.Dense(16, name="hidden"), layers.Dense(2, name="logits")]
+    )
+
+
+def techniques(path):
+    data = np.ones((4, 8), "float32")
+    return {
+        "plan": tfc.plan,
+        "quantize": tfc.quantize,
+        "equalize": lambda m: tfc.quantize(m, equalize=True),
+        "cluster": lambda m: tfc.cluster(m, 4),
+        "shrink": lambda m: tfc.shrink(m, target_parameters=0.5),
+        "factorize": lambda m: tfc.factorize(m, ranks=1),
+        "export": lambda m: tfc.export_tflite(m, path, calibration_data=data),
+        "export_float": lambda m: tfc.export_tflite(m, path, allow_float=True),
+    }
+
+
+def test_layers_that_keras_has_changed_are_named(tmp_path):
+    quantized, int4, lora = dense(), dense(), dense()
+    for name in ("hidden", "logits"):
+        quantized.get_layer(name).quantize("int8")
+        int4.get_layer(name).quantize("int4")
+    lora.get_layer("hidden").enable_lora(2)
+    for technique in techniques(tmp_path / "m.tflite").values():
+        with pytest.raises(ValueError, match=r"hidden \(int8\), logits \(int8\)"):
+            technique(quantized)
+        with pytest.raises(ValueError, match=r"hidden \(int4"):
+            technique(int4)
+        with pytest.raises(ValueError, match=r"LoRA.*: hidden\. Merge"):
+            technique(lora)
+
+
+def test_the_legacy_file_format_is_refused_when_saving(tmp_path):
+    quantized = tfc.quantize(dense())
+    with pytest.raises(ValueError, match=r"ends in \.keras.*HDF5"):
+        quantized.save(tmp_path / "model.h5")
+
+
+def test_a_lambda_layer_is_copied_and_named(tmp_path):
+    factor = np.float32(2.0)
+    inputs = keras.Input((8,))
+    doubled = layers.Lambda(lambda x: x * factor, name="double")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(doubled))
+    data = np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
+    with pytest.warns(UserWarning, match="double: its function is not known"):
+        quantized = tfc.quantize(model, calibration_data=data)
+    span = np.ptp(model.predict(data, verbose=0))
+    difference = quantized.predict(data, verbose=0) - model.predict(data, verbose=0)
+    assert np.abs(difference).max() < 0.05 * span
+
+
+def test_a_model_quantized_under_a_strategy_is_exported(tmp_path):
+    data = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        quantized = tfc.quantize(dense(), calibration_data=data)
+        quantized.compile("sgd", "mse")
+    quantized.fit(data, np.zeros((16, 2)), verbose=0)
+    assert tfc.export_tflite(quantized, tmp_path / "model.tflite").agreement == 1.0
+
+
+def test_nothing_to_quantize_is_said_at_once():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.ELU(name="elu")(inputs))
+    with pytest.raises(ValueError, match=r"something can be quantized.*elu: "):
+        tfc.quantize(model)
+    left = tfc.QuantizationConfig(default=None)
+    with pytest.warns(UserWarning, match="Nothing of .* is quantized"):
+        tfc.quantize(dense(), left)

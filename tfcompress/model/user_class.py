@@ -1,0 +1,137 @@
+"""Copies of models of a user's own class: `class MyModel(keras.Model)`, `MyModel(inputs, outputs)`.
+
+Such a class changes how a functional model is trained (`train_step`, `compute_loss`, ...). A copy
+with other layers is therefore made by the same class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import keras
+
+# What a class may override that a functional copy of it would lose.
+_METHODS = (
+    "train_step",
+    "test_step",
+    "predict_step",
+    "compute_loss",
+    "compute_metrics",
+    "compile",
+    "fit",
+    "evaluate",
+    "predict",
+)
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def user_class(model: keras.Model) -> type | None:
+    """The user's class that a model is of; `None` for classes of Keras and tfcompress."""
+    for cls in type(model).__mro__:
+        if cls is keras.Model or cls.__module__.split(".")[0] == "keras":
+            return None
+        if cls.__module__.split(".")[0] != "tfcompress" and issubclass(cls, keras.Model):
+            return cls
+    return None
+
+
+def overridden_methods(cls: type) -> list[str]:
+    """The methods of training and inference that a model class defines in place of Keras'."""
+    found = []
+    for name in _METHODS:
+        owner = next((c for c in cls.__mro__ if name in vars(c)), object)
+        if owner.__module__.split(".")[0] not in ("keras", "tfcompress"):
+            found.append(name)
+    return found
+
+
+def class_of_copies(model: keras.Model) -> tuple[type, dict[str, Any]]:
+    """The class that an edited copy of a functional model is made by, and its other arguments.
+
+    The user's class is kept where it can be called as `cls(inputs, outputs, name=..., ...)`, with
+    arguments that are attributes of the model by their names or that have defaults.
+
+    Warns:
+        UserWarning: The class cannot be kept, and its own methods of training are lost.
+    """
+    own = user_class(model)
+    if own is None:
+        is_plain = isinstance(model, keras.Sequential) or type(model).__module__.startswith("keras")
+        return (keras.Model if is_plain else type(model)), {}
+    arguments = _arguments(own, model)
+    if arguments is not None and not isinstance(model, keras.Sequential):
+        return type(model), arguments
+    warn_of_lost_methods(own, f"{own.__name__} cannot be called as {own.__name__}(inputs, outputs)")
+    return keras.Model, {}
+
+
+def plain_class(model: keras.Model) -> tuple[type, dict[str, Any]]:
+    """As `class_of_copies`, for a copy without what tfcompress has added to the class."""
+    model_class, arguments = class_of_copies(model)
+    own = user_class(model)
+    return (keras.Model if own is None or model_class is keras.Model else own), arguments
+
+
+def warn_of_lost_methods(cls: type, why: str) -> None:
+    """Warns, by name, where a copy is no instance of the user's class."""
+    methods = overridden_methods(cls)
+    if methods:
+        warnings.warn(
+            f"The copy is a plain keras.Model: {why}. The {', '.join(methods)} of {cls.__name__} "
+            "do not run in its training. Give the class a constructor of (inputs, outputs, "
+            "name=None, ...) whose other arguments are attributes of the same names, or train the "
+            "copy in a loop of your own.",
+            stacklevel=4,
+        )
+
+
+def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
+    """Gives `copy` the public attributes that were set on a model of a user's class.
+
+    An attribute that is a layer of the model becomes the copy's layer of that name. What the
+    constructor has set anew on the copy, such as metrics, stays, but for plain values.
+    """
+    if user_class(model) is None or user_class(copy) is None:
+        return
+    known = set(vars(keras.Model(model.inputs, model.outputs)))
+    inner = {id(layer) for layer in model._flatten_layers()}
+    there = {layer.name: layer for layer in copy._flatten_layers()}
+    for name, value in list(vars(model).items()):
+        if name.startswith("_") or name in known | _COMPILED or isinstance(value, keras.Variable):
+            continue
+        if name in vars(copy) and not isinstance(value, _PLAIN):
+            continue
+        if isinstance(value, keras.Layer) and id(value) in inner and value is not model:
+            value = there.get(value.name)
+            if value is None:
+                continue
+        setattr(copy, name, value)
+
+
+# What `compile` sets; a copy is uncompiled.
+_COMPILED = frozenset(["optimizer", "loss_weights", "stop_training", "history", "float_layers"])
+
+
+def _arguments(cls: type, model: keras.Model) -> dict[str, Any] | None:
+    """Arguments of the constructor beside inputs, outputs and name; `None`: it takes others."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    names = {p.name for p in parameters}
+    takes_any = {p.kind for p in parameters}
+    positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if inspect.Parameter.VAR_POSITIONAL not in takes_any:
+        if [p.name for p in positional[:2]] != ["inputs", "outputs"]:
+            return None
+        positional = positional[2:]
+    if "name" not in names and inspect.Parameter.VAR_KEYWORD not in takes_any:
+        return None
+    arguments = {}
+    for p in positional + [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]:
+        if p.name in ("inputs", "outputs", "name", "trainable"):
+            continue
+        if hasattr(model, p.name):
+            arguments[p.name] = getattr(model, p.name)
+        elif p.default is inspect.Parameter.empty:
+            return None
+    return arguments

@@ -1,0 +1,97 @@
+"""Calls that no `.tflite` file can hold, in int8 or in float.
+
+The converter has no form of some TensorFlow operators, and says so in its own terms after training.
+Here the calls that stay in float are traced, and the operators that they run are looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.registry import UNKNOWN, keras_class, operator_of
+
+# Operators that are no builtin of LiteRT and that the converter does not express by others; found
+# by converting layers and keras.ops one by one.
+_MISSING = frozenset(
+    (
+        *("AvgPool3D", "MaxPool3D"),
+        *("AsString", "Bincount", "DenseBincount", "LookupTableFindV2", "RaggedBincount"),
+        *("StringSplitV2", "StringToHashBucketFast", "StringToHashBucketStrong"),
+        *("BitwiseAnd", "BitwiseOr", "Invert"),
+        *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"),
+        *("Complex", "Cumprod", "Digamma", "Erfinv", "Lgamma", "Ndtri"),
+        *("Cholesky", "Lu", "MatrixDeterminant", "MatrixInverse", "MatrixSolve"),
+        *("MatrixTriangularSolve", "Qr", "SelfAdjointEigV2", "Svd"),
+        *("HSVToRGB", "ImageProjectiveTransformV3", "RGBToHSV", "ResizeArea", "ResizeBicubic"),
+        "ScaleAndTranslate",
+    )
+)
+
+
+def check_shippable(nodes: Iterable[Node]) -> None:
+    """Raises `ValueError` that names every call of which LiteRT has no form, and why.
+
+    Args:
+        nodes: The calls that stay in float.
+    """
+    found = {}
+    for node in nodes:
+        missing = missing_operators(node)
+        if missing:
+            kind = keras_class(node.operation).__name__
+            found[node.name] = f"{node.name} ({kind}: no LiteRT operator for {', '.join(missing)})"
+    if found:
+        raise ValueError(
+            "Expected layers that a .tflite file can hold, in int8 or in float. Received: "
+            f"{'; '.join(found.values())}. Replace them, or end the model before them and compute "
+            "them in the app; allow_float=True does not help here."
+        )
+
+
+def missing_operators(node: Node) -> list[str]:
+    """The TensorFlow operators of a call that the converter has no form of."""
+    if operator_of(node.operation) is not UNKNOWN:
+        return []
+    function = _traced(node)
+    if function is None:
+        return []
+    graph, count = function.graph, len(node.inputs)
+    # What does not depend on the inputs becomes a constant.
+    depends = {tensor.op.name for tensor in graph.inputs[:count]}
+    missing = {}
+    for operation in graph.get_operations():
+        if any(tensor.op.name in depends for tensor in operation.inputs):
+            depends.add(operation.name)
+            if operation.type in _MISSING:
+                missing[operation.type] = None
+    for inner in graph.as_graph_def().library.function:
+        missing.update({n.op: None for n in inner.node_def if n.op in _MISSING})
+    return list(missing)
+
+
+def _traced(node: Node) -> Any:
+    """The call with batch 1 as a concrete function; `None` where it cannot be traced by itself."""
+    values = node.inputs
+    specs = [tf.TensorSpec((1, *v.shape[1:]), v.spec.dtype) for v in values]
+
+    def call(*tensors: tf.Tensor) -> Any:
+        position = iter(tensors)
+        args, kwargs = tree.map_structure(
+            lambda leaf: next(position) if isinstance(leaf, Value) else leaf,
+            (node.args, node.kwargs),
+        )
+        # States, losses and seeds of the layer stay as they are.
+        with keras.StatelessScope(collect_losses=True):
+            return node.operation(*args, **kwargs)
+
+    try:
+        return tf.function(call, autograph=False).get_concrete_function(*specs)
+    except Exception:
+        # Unknown sizes, for example. The export then says what the converter does.
+        return None
