@@ -90,3 +90,11 @@ def test_samples_outside_the_calibrated_range(table):
     assert outside_problems(quantized, [table]) == []
     (problem,) = outside_problems(quantized, [table * 4])
     assert "lie outside the range" in problem
+
+
+def test_outputs_too_small_for_any_scale_are_named(table):
+    model = dense_model(4)
+    head = model.get_layer("head")
+    head.kernel.assign(head.kernel * 3e-7)
+    with pytest.warns(UserWarning, match="'head' are smaller than .* and become zeros"):
+        tfc.quantize(model, "int8", calibration_data=0.1 * table)

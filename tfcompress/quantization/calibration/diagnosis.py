@@ -63,6 +63,12 @@ def calibration_problems(
                 "Ranges found on such data do not hold for others: calibrate on real samples."
             )
             continue
+        if 0 < max(-seen.low, seen.high) < _ZERO:
+            problems.append(
+                f"The values of {name!r} are smaller than {_ZERO:.3g} and become zeros. Multiply "
+                "them by a factor that brings them to ordinary size."
+            )
+            continue
         few = list(_few_codes(name, seen.values, scale))
         problems.extend(few)
         if quantizer.rounds_input and not few:
@@ -80,7 +86,7 @@ def range_problems(model: keras.Model) -> list[str]:
         if quantizer.fixed_range is not None or float(quantizer.statistics.numpy()[2]) <= 0:
             continue
         size, name = _magnitude(quantizer), quantizer.source or quantizer.name
-        if size < _ZERO and not quantizer.rounds_input and not _is_zero_on_purpose(model, name):
+        if size == 0 and not quantizer.rounds_input and not _is_zero_on_purpose(model, name):
             dead.append(name)
         if not quantizer.rounds_input and size > max(_HUGE, _GROWTH * largest_input):
             huge[name] = size

@@ -13,8 +13,9 @@ from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
 
-#: XNNPACK multiplies an int32 sum by (step of the sum) / (output scale), which lies in this range.
-REQUANTIZATION_RANGE = 2.0**-32, 2.0**8
+#: XNNPACK multiplies an int32 sum by (unit of the sum) / (output scale), which must be smaller. A
+#: ratio of almost 0, as a tensor of zeros has, runs.
+LARGEST_RATIO = 2.0**8
 #: Largest int32 code of a bias that leaves as much again to the products.
 LARGEST_BIAS = 2.0**30
 #: Weights above it overflow float32 as soon as they are multiplied.
@@ -43,7 +44,7 @@ def extreme_sums(model: keras.Model) -> list[str]:
     """Says which layers of a quantized model have int32 sums that the runtime cannot take.
 
     A sum's unit is input scale × kernel scale. The runtime multiplies the sum by unit / output
-    scale, which must lie in `REQUANTIZATION_RANGE`, and adds the bias in units, which must fit
+    scale, which must lie below `LARGEST_RATIO`, and adds the bias in units, which must fit
     int32. Otherwise LiteRT refuses the file, or the sum overflows.
 
     Args:
@@ -101,16 +102,10 @@ def _problem(units: np.ndarray, scale: float, bias: np.ndarray) -> str | None:
     if not units.size:
         return None
     ratios = units / scale
-    least, most = REQUANTIZATION_RANGE
-    if ratios.max() >= most:
+    if ratios.max() >= LARGEST_RATIO:
         return (
             f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far "
             "too narrow for its weights (its values nearly all cancel or are cut off)"
-        )
-    if ratios.min() < least:
-        return (
-            f"one unit of its sum is {ratios.min():.3g} steps of its output: its weights are far "
-            "too small for the range of its output"
         )
     if (np.abs(bias) / units).max() > LARGEST_BIAS:
         return (
