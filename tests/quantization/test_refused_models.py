@@ -72,6 +72,30 @@ def test_a_model_quantized_under_a_strategy_is_exported(tmp_path):
     assert tfc.export_tflite(quantized, tmp_path / "model.tflite").agreement == 1.0
 
 
+class Decoder(layers.Layer):
+    """Multiplies with the transposed kernel of another layer."""
+
+    def __init__(self, encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.encoder.kernel))
+
+
+def test_layers_that_share_a_variable_are_named(tmp_path):
+    encoder, inputs = layers.Dense(4, name="encoder"), keras.Input((8,))
+    tied = keras.Model(inputs, Decoder(encoder, name="decoder")(encoder(inputs)))
+    read = keras.Model(inputs, keras.ops.matmul(inputs, encoder.kernel))
+    for technique in techniques(tmp_path / "m.tflite").values():
+        with pytest.raises(ValueError, match=r"decoder reads encoder/kernel of encoder"):
+            technique(tied)
+    with pytest.raises(ValueError, match=r"matmul.* reads encoder/kernel"):
+        tfc.quantize(read)
+    inputs, shared = keras.Input((8,)), layers.Dense(8, name="shared")
+    tfc.quantize(keras.Model(inputs, shared(shared(inputs))))
+
+
 def test_nothing_to_quantize_is_said_at_once():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.ELU(name="elu")(inputs))

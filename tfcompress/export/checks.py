@@ -115,15 +115,26 @@ def check_floats(
             names = [origins.get(t.name.split(";")[0], "") for t in reversed(floats)]
             layer = next((name for name in names if name), "")
             if layer not in wanted:
-                culprits[f"{op.name} of {layer or floats[-1].name}"] = None
+                culprits[f"{op.name} of {layer or _likely(floats[-1].name, models)}"] = None
     if not wanted and not float_io and not culprits and origins:
-        culprits = dict.fromkeys(origins)
+        culprits = {layer or _likely(name, models): None for name, layer in origins.items()}
     if culprits:
         raise ValueError(
             f"Expected no float tensor in the file. Received: {', '.join(culprits)}. Set these "
             "layers to None in the configuration if they may stay in float, or pass "
             "allow_float=True; tfcompress.plan tells why a layer has no int8 form."
         )
+
+
+def _likely(tensor: str, models: Mapping[str, keras.Model]) -> str:
+    """For a tensor of no known layer: its name, and the layers that have no int8 form."""
+    nodes = [node for model in models.values() for node in Graph.from_model(model).nodes]
+    floats = {
+        node.name: None
+        for node in nodes
+        if role(node.operation) is None and not isinstance(node.operation, FakeQuantize)
+    }
+    return f"{', '.join(floats)} (tensor {tensor!r})" if floats else tensor
 
 
 def requested_floats(model: keras.Model) -> list[str]:

@@ -1,8 +1,11 @@
-"""Layers whose kernels Keras itself has quantized, or extended by LoRA."""
+"""Layers that compute with weights that are not simply their own kernel."""
 
 from __future__ import annotations
 
 import keras
+from keras import tree
+
+from tfcompress.model.graph import Graph, is_functional
 
 
 def check_plain_kernels(model: keras.Model) -> None:
@@ -12,8 +15,8 @@ def check_plain_kernels(model: keras.Model) -> None:
         model: Any model; what is not one is left to the checks of the caller.
 
     Raises:
-        ValueError: A layer that `model.quantize` of Keras has quantized, or whose kernel
-            `enable_lora` has extended.
+        ValueError: A layer that `model.quantize` of Keras has quantized, whose kernel
+            `enable_lora` has extended, or that reads a variable of another layer.
     """
     if not isinstance(model, keras.Model):
         return
@@ -40,3 +43,31 @@ def check_plain_kernels(model: keras.Model) -> None:
             "plain_layer.kernel.assign(layer.kernel), which is the merged kernel (`embeddings` of "
             "an Embedding); copy the other weights."
         )
+    shared = _shared_variables(model)
+    if shared:
+        raise ValueError(
+            "Expected layers with weights of their own: a copy of the model would have separate "
+            f"weights. Received: {'; '.join(shared)}. Call one layer in both places, or give each "
+            "its own weights."
+        )
+
+
+def _shared_variables(model: keras.Model) -> list[str]:
+    """What reads a variable of another layer, in words."""
+    if not is_functional(model) or not model.built:
+        return []
+    graph = Graph.from_model(model)
+    owners: dict[int, str] = {}
+    found = []
+    for operation in graph.operations():
+        for variable in getattr(operation, "weights", []):
+            # States of weight transforms, such as one codebook for all layers, may be shared.
+            if "transformed" in variable.path.split("/"):
+                continue
+            owner = owners.setdefault(id(variable), operation.name)
+            if owner != operation.name:
+                found.append(f"{operation.name} reads {variable.path} of {owner}")
+    for node in graph.nodes:
+        leaves = tree.flatten((node.args, node.kwargs))
+        found += [f"{node.name} reads {v.path}" for v in leaves if isinstance(v, keras.Variable)]
+    return found

@@ -88,6 +88,33 @@ def test_what_stays_in_float_is_named_at_quantize_and_ships_in_float(
     tfc.quantize(model, left)
 
 
+def test_export_names_float_layers_at_the_input_and_the_output(tmp_path):
+    image, tokens, features = (
+        keras.Input(IMAGE),
+        keras.Input((3,), dtype="int32"),
+        keras.Input((4,)),
+    )
+    small = layers.Resizing(4, 4, name="resize")(image)
+    best = ops.top_k(layers.Dense(4)(layers.Flatten()(small)), 2)[0]
+    embedded = layers.Flatten()(layers.Embedding(5, 4, "ones", name="embed")(tokens))
+    joined = layers.Dense(2)(layers.Concatenate()([embedded, features]))
+    for model, names in (
+        (keras.Model(image, best), "resize|top_k"),
+        (keras.Model(small, best), "top_k"),
+        (keras.Model([tokens, features], joined), "embed"),
+    ):
+        data = [
+            np.ones((8, *t.shape[1:]), "int32")
+            if t.dtype == "int32"
+            else np.random.default_rng(0).normal(size=(8, *t.shape[1:])).astype("float32")
+            for t in model.inputs
+        ]
+        with pytest.warns(UserWarning, match=names):
+            quantized = tfc.quantize(model, calibration_data=data)
+        with pytest.raises(ValueError, match=f"Received: .*({names})"):
+            tfc.export_tflite(quantized, tmp_path / "model.tflite")
+
+
 def test_an_ordinary_net_gives_no_warning():
     inputs = keras.Input((8, 8, 3))
     x = layers.RandomFlip()(layers.Rescaling(1 / 127.5, -1.0)(inputs))
