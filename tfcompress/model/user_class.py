@@ -116,7 +116,9 @@ _COMPILED = frozenset(["optimizer", "loss_weights", "stop_training", "history", 
 
 def _arguments(cls: type, model: keras.Model) -> dict[str, Any] | None:
     """Arguments of the constructor beside inputs, outputs and name; `None`: it takes others."""
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    # Of the constructor: the signature of a Keras class is that of its `__new__`.
+    constructor = inspect.signature(cls.__init__)  # type: ignore[misc]
+    parameters = list(constructor.parameters.values())[1:]
     names = {p.name for p in parameters}
     takes_any = {p.kind for p in parameters}
     positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

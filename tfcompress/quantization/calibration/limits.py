@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.model.compressed import Compressed, is_compressed
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
@@ -76,7 +77,7 @@ def _sums(node: Node) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]
 
 
 def _kernel_sum(
-    layer: Compressed, call_index: int
+    layer: Any, call_index: int
 ) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]]:
     transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
     if transform is None or transform.folded_batch_norm(call_index) is not None:

@@ -64,7 +64,7 @@ def missing_operators(node: Node) -> list[str]:
     graph, count = function.graph, len(node.inputs)
     # What does not depend on the inputs becomes a constant.
     depends = {tensor.op.name for tensor in graph.inputs[:count]}
-    missing = {}
+    missing: dict[str, None] = {}
     for operation in graph.get_operations():
         if any(tensor.op.name in depends for tensor in operation.inputs):
             depends.add(operation.name)
