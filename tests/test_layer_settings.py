@@ -262,7 +262,7 @@ def test_layers_that_were_renamed_answer_to_the_names_that_the_user_gave():
 
 def test_quantized_layers_answer_to_the_class_they_were():
     small = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="a")])
-    quantized = tfc.quantize(small, calibration_data=np.ones((4, 8), "float32"))
+    quantized = tfc.quantize(small, calibration_data=np.eye(8, dtype="float32"))
     assert set(pruner_layers(quantized, {"Dense": None})) == {"a"}
     assert set(num_clusters(quantized, {layers.Dense: 4})) == {"a"}
 
