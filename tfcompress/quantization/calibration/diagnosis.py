@@ -54,7 +54,7 @@ def calibration_problems(
     """What is suspicious in the ranges that calibration found; one message each."""
     problems = range_problems(model)
     for quantizer, seen in observed.items():
-        name, scale = quantizer.source or quantizer.name, float(quantizer.scale)
+        name, scale = quantizer.source or quantizer.name, float(quantizer.scale.numpy())
         if seen.values is None or scale <= 0:
             continue
         if quantizer.rounds_input and seen.low == seen.high and seen.values.size > 1:
@@ -118,10 +118,10 @@ def outside_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[s
     for value, array in zip(graph.flat_inputs, arrays, strict=True):
         for node in graph.consumers(value):
             quantizer = node.operation
-            if not isinstance(quantizer, FakeQuantize) or float(quantizer.scale) <= 0:
+            if not isinstance(quantizer, FakeQuantize) or float(quantizer.scale.numpy()) <= 0:
                 continue
             low, high = quantizer.range
-            margin = float(quantizer.scale)
+            margin = float(quantizer.scale.numpy())
             share = float(np.mean((array < low - margin) | (array > high + margin)))
             if share > _OUTSIDE:
                 name = quantizer.source or value.name

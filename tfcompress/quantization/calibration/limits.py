@@ -57,7 +57,7 @@ def extreme_sums(model: keras.Model) -> list[str]:
     found = {}
     for node in Graph.from_model(model).nodes:
         for units, quantizer, bias in _sums(node):
-            problem = _problem(units, float(quantizer.scale), bias)
+            problem = _problem(units, float(quantizer.scale.numpy()), bias)
             if problem and node.name not in found:
                 found[node.name] = f"{node.name}: {problem}"
     return list(found.values())
@@ -69,7 +69,7 @@ def _sums(node: Node) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]
     if isinstance(operation, FoldedAffine):
         quantizer = operation.sum_quantizers.get(call_index)
         fold = operation.fold(call_index)
-        if quantizer is not None and fold.step is not None and float(quantizer.scale) > 0:
+        if quantizer is not None and fold.step is not None and float(quantizer.scale.numpy()) > 0:
             bias = np.asarray(fold.addend + fold.bias * fold.factor)
             yield _as_channels(np.asarray(fold.step), quantizer, bias)
     elif is_compressed(operation):
@@ -84,7 +84,7 @@ def _kernel_sum(
         return
     quantizer = transform.sum_quantizer(call_index)
     _, rounded = layer.transformed(call_index=call_index, training=False)
-    if quantizer is None or rounded is None or float(quantizer.scale) <= 0:
+    if quantizer is None or rounded is None or float(quantizer.scale.numpy()) <= 0:
         return
     bias = np.asarray(layer.bias) if layer.use_bias else np.zeros(())
     yield _as_channels(np.asarray(rounded.bias_step), quantizer, bias)
