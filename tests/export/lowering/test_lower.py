@@ -103,11 +103,11 @@ def test_the_function_has_batch_one_the_names_and_constants_on_their_grids(model
 
 def test_float_ends_are_reported(images):
     inputs = keras.Input((8, 8, 1), name="image")
-    x = layers.Conv2D(2, 3, name="first")(inputs)
+    x = layers.Conv2D(2, 3)(layers.Conv2D(2, 3, name="first")(inputs))
     model = keras.Model(inputs, layers.Softmax(name="soft")(layers.Flatten()(x)))
     config = tfc.QuantizationConfig(by_name={"first": None, "soft": None})
-    assert lower(tfc.quantize(model, config), ["y"]).float_inputs == ["image"]
-    assert lower(tfc.quantize(model, config), ["y"]).float_outputs == ["y"]
+    lowered = lower(tfc.quantize(model, config, calibration_data=images), ["y"])
+    assert (lowered.float_inputs, lowered.float_outputs) == (["image"], ["y"])
 
 
 def test_an_open_shape_and_a_missing_range_are_refused(images):
@@ -136,3 +136,6 @@ def test_a_ceiling_is_where_the_range_ends(images, tmp_path):
     quantized = tfc.quantize(model, scheme, calibration_data=images)
     with pytest.raises(ValueError, match=r"re_lu.*MINIMUM"):
         tfc.export_tflite(quantized, tmp_path / "model.tflite")
+    in_float = tfc.export_tflite(quantized, tmp_path / "model.tflite", allow_float=True)
+    assert (in_float.ops["MINIMUM"], in_float.ops["QUANTIZE"]) == (1, 1)
+    assert in_float.agreement >= 0.99

@@ -16,14 +16,6 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.flatbuffer.buffers import share_buffers
 from tfcompress.export.flatbuffer.chains import Computed, find_computed
-from tfcompress.export.flatbuffer.constants import (
-    Codes,
-    bias_codes,
-    constant_kernel,
-    operand,
-    pack_int4,
-    trained_kernel,
-)
 from tfcompress.export.flatbuffer.editing import (
     add_tensor,
     constant,
@@ -41,12 +33,12 @@ from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
     FUNCTION_OPS,
     INT4_RUNTIME,
-    INT4_VERSIONS,
     INT8_RUNTIME,
     MOVE_OPS,
     WEIGHT_OPS,
     int8_version,
 )
+from tfcompress.export.flatbuffer.operands import add_operand, write_kernel
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
 
@@ -81,20 +73,17 @@ def quantize_file(
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     signatures = {s.signatureKey.decode(): s for s in model.signatureDefs or ()}
-    runtime = INT8_RUNTIME if any(planned.values()) else ""
     for key, tensors in planned.items():
         # A file of one signature may do without the table of signatures.
         signature = signatures.get(key)
         graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
-        rewriting = _Rewriting(model, graph, tensors, float_io, allow_float)
-        moved = rewriting.run()
+        moved = _Rewriting(model, graph, tensors, float_io, allow_float).run()
         for entry in () if signature is None else signature.outputs:
             entry.tensorIndex = moved.get(entry.tensorIndex, entry.tensorIndex)
-        runtime = max(runtime, rewriting.runtime, key=_version)
-    _require_runtime(model, runtime)
     for graph in model.subgraphs:
         merge_reshapes(model, graph)
     remove_unused(model)
+    _require_runtime(model)
     share_buffers(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
@@ -113,7 +102,6 @@ class _Rewriting:
         self.model, self.graph = model, graph
         self.planned = planned
         self.float_io, self.allow_float = float_io, allow_float
-        self.runtime = ""
         self.ops: list[schema.OperatorT] = []
         # Tensor of the converter's graph → int8 tensor that holds its codes.
         self.codes: dict[int, int] = {}
@@ -231,12 +219,14 @@ class _Rewriting:
                 f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
                 f"{op_name(code)}, of which no int8 form is known here."
             )
+        given = op.inputs
         try:
+            op.inputs = self._operands(op, code, tensor)
             if code in WEIGHT_OPS:
-                self._set_kernel(op, code, tensor)
-            else:
-                self._set_operands(op, code, tensor)
+                write_kernel(self.model, self.graph, op, tensor)
         except ValueError as error:
+            # It may stay in float after all.
+            op.inputs = given
             raise PlanError(f"{op_name(code)} of the layer {tensor.layer!r}: {error}") from error
         result = int(op.outputs[0])
         self.codes[result] = self._int8_tensor(result, tensor.name, _parameters(tensor))
@@ -244,88 +234,20 @@ class _Rewriting:
         require_version(self.model, op, int8_version(code, op))
         self.ops.append(op)
 
-    def _set_kernel(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
-        given, weights, bias, axis = WEIGHT_OPS[code]
+    def _operands(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> list[int]:
+        """The inputs of an operator, int8 but for its kernel and bias."""
+        constants = WEIGHT_OPS[code][1:3] if code in WEIGHT_OPS else ()
         inputs = [int(i) for i in op.inputs]
-        inputs[given] = self._codes_of(inputs[given])
-        input_scale = grid_of(self.graph.tensors[inputs[given]])[0]
-        stored = self.graph.tensors[inputs[weights]]
-        values = self._constant(stored)
-        kernel, bits = tensor.kernel, 8
-        if kernel is None:
-            if code == _OPERATOR.FULLY_CONNECTED or code == _OPERATOR.TRANSPOSE_CONV:
-                raise ValueError("Expected a trained kernel. Received: none in the plan.")
-            codes = constant_kernel(values, axis, input_scale, tensor.scale)
-        else:
-            codes, bits = trained_kernel(kernel, values, axis), kernel.num_bits
-            if np.float32(kernel.input_scale) != np.float32(input_scale):
-                raise ValueError(
-                    f"Expected an input of scale {kernel.input_scale:g}, as it was trained. "
-                    f"Received: {input_scale:g}."
-                )
-        inputs[weights] = self._weights_tensor(op, code, stored, codes, bits, axis)
-        has_bias = len(inputs) > bias and inputs[bias] >= 0
-        trained = None if kernel is None or kernel.bias is None else np.ravel(kernel.bias)
-        if has_bias:
-            like = self.graph.tensors[inputs[bias]]
-            addend = self._constant(like)
-            if trained is not None:
-                _check_bias(trained, addend, input_scale * codes.scale)
-                addend = trained.reshape(addend.shape)
-            elif kernel is not None and np.any(addend):
-                raise ValueError("Expected no bias, as it was trained. Received: one in the file.")
-            found = bias_codes(addend, input_scale, codes.scale)
-            grid = quantization(found.scale)
-            inputs[bias] = add_tensor(
-                self.model, self.graph, like, _TYPE.INT32, quantization=grid, data=found.values
-            )
-        elif trained is not None and np.any(trained):
-            raise ValueError("Expected a bias, as it was trained. Received: none in the file.")
-        op.inputs = inputs
-
-    def _weights_tensor(
-        self,
-        op: schema.OperatorT,
-        code: int,
-        like: schema.TensorT,
-        codes: Codes,
-        bits: int,
-        axis: int,
-    ) -> int:
-        grid = quantization(codes.scale, axis=axis)
-        dtype, data = _TYPE.INT8, codes.values
-        if bits == 4 and code in INT4_VERSIONS:
-            dtype, data = _TYPE.INT4, pack_int4(codes.values)
-            require_version(self.model, op, INT4_VERSIONS[code])
-            self.runtime = INT4_RUNTIME
-        return add_tensor(self.model, self.graph, like, dtype, quantization=grid, data=data)
-
-    def _set_operands(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
-        inputs = []
-        for index in (int(i) for i in op.inputs):
-            given = None if index < 0 else self.graph.tensors[index]
-            if given is None or given.type != _TYPE.FLOAT32:
-                inputs.append(index)
+        for position, index in enumerate(inputs):
+            if index < 0 or position in constants or not self._is_float(index):
                 continue
-            values = constant(self.model, given)
-            if values is None:
-                inputs.append(self._codes_of(index))
+            if constant(self.model, self.graph.tensors[index]) is None:
+                inputs[position] = self._codes_of(index)
             elif code in ARITHMETIC_OPS:
-                found = operand(values, code, tensor.scale)
-                grid = quantization(found.scale, found.zero_point)
-                inputs.append(
-                    add_tensor(
-                        self.model,
-                        self.graph,
-                        given,
-                        _TYPE.INT8,
-                        quantization=grid,
-                        data=found.values,
-                    )
-                )
+                inputs[position] = add_operand(self.model, self.graph, index, code, tensor.scale)
             else:
                 raise ValueError("Expected tensors of codes. Received: a constant operand.")
-        op.inputs = inputs
+        return inputs
 
     def _moves_codes(self, op: schema.OperatorT) -> bool:
         """Whether an operator that can move codes gets some, all of one scale."""
@@ -353,12 +275,6 @@ class _Rewriting:
 
     def _is_float(self, index: int) -> bool:
         return self.graph.tensors[index].type == _TYPE.FLOAT32
-
-    def _constant(self, tensor: schema.TensorT) -> np.ndarray:
-        values = constant(self.model, tensor)
-        if values is None:
-            raise ValueError("Expected a constant kernel and bias. Received: computed ones.")
-        return values
 
     def _codes_of(self, index: int) -> int:
         if index not in self.codes:
@@ -403,21 +319,14 @@ def _parameters(tensor: PlannedTensor) -> tuple[float, int]:
     return float(np.float32(tensor.scale)), int(tensor.zero_point)
 
 
-def _check_bias(trained: np.ndarray, stored: np.ndarray, step: np.ndarray) -> None:
-    if trained.size != stored.size:
-        raise ValueError(
-            f"Expected {trained.size} biases, as they were trained. Received: {stored.size}."
-        )
-    if np.any(np.abs(trained - stored.ravel()) > step + 1e-5 * np.abs(trained)):
-        raise ValueError("Expected the bias as it was trained. Received: other values in the file.")
-
-
-def _require_runtime(model: schema.ModelT, version: str) -> None:
+def _require_runtime(model: schema.ModelT) -> None:
     """An older runtime must refuse the file rather than misread it."""
+    types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
+    needed = INT4_RUNTIME if _TYPE.INT4 in types else INT8_RUNTIME
     for entry in model.metadata or ():
-        if entry.name == b"min_runtime_version" and version:
+        if entry.name == b"min_runtime_version":
             given = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode()
-            text = max(given, version, key=_version).encode().ljust(16, b"\0")
+            text = max(given, needed, key=_version).encode().ljust(16, b"\0")
             model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
 
 

@@ -1,0 +1,135 @@
+"""The constant inputs of an int8 operator: its kernel and bias, or a constant operand."""
+
+from __future__ import annotations
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tfcompress.export.flatbuffer.constants import (
+    Codes,
+    bias_codes,
+    constant_kernel,
+    operand,
+    pack_int4,
+    trained_kernel,
+)
+from tfcompress.export.flatbuffer.editing import (
+    add_tensor,
+    constant,
+    grid_of,
+    op_code,
+    quantization,
+    require_version,
+)
+from tfcompress.export.flatbuffer.int8_ops import INT4_VERSIONS, WEIGHT_OPS
+from tfcompress.export.flatbuffer.planned import PlannedTensor
+
+_OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+
+
+def write_kernel(
+    model: schema.ModelT, graph: schema.SubGraphT, op: schema.OperatorT, tensor: PlannedTensor
+) -> None:
+    """Puts codes in place of the float kernel and bias of an operator whose input holds codes.
+
+    Args:
+        model: The file.
+        graph: The subgraph.
+        op: A convolution or FULLY_CONNECTED. Its tensors may have other readers, so it gets new
+            ones.
+        tensor: What it computes.
+
+    Raises:
+        ValueError: The file holds another kernel or bias than was trained.
+    """
+    code = op_code(model, op)
+    given, weights, bias, axis = WEIGHT_OPS[code]
+    input_scale, _ = grid_of(graph.tensors[op.inputs[given]])
+    stored = graph.tensors[op.inputs[weights]]
+    codes = _kernel_codes(tensor, code, _values(model, stored), axis, input_scale)
+    trained = None if tensor.kernel is None else tensor.kernel.bias
+    if len(op.inputs) > bias and op.inputs[bias] >= 0:
+        like = graph.tensors[op.inputs[bias]]
+        values = _values(model, like)
+        if tensor.kernel is not None:
+            values = _trained_bias(trained, values, input_scale * codes.scale)
+        found = bias_codes(values, input_scale, codes.scale)
+        op.inputs[bias] = _add(model, graph, like, _TYPE.INT32, found, 0)
+    elif trained is not None and np.any(trained):
+        raise ValueError("Expected a bias, as it was trained. Received: none in the file.")
+    is_int4 = tensor.kernel is not None and tensor.kernel.num_bits == 4 and code in INT4_VERSIONS
+    if is_int4:
+        require_version(model, op, INT4_VERSIONS[code])
+        codes = Codes(pack_int4(codes.values), codes.scale)
+    dtype = _TYPE.INT4 if is_int4 else _TYPE.INT8
+    op.inputs[weights] = _add(model, graph, stored, dtype, codes, axis)
+
+
+def add_operand(
+    model: schema.ModelT, graph: schema.SubGraphT, index: int, code: int, output_scale: float
+) -> int:
+    """Adds the codes of a constant operand of a sum, difference or product.
+
+    Args:
+        model: The file.
+        graph: The subgraph.
+        index: The float constant.
+        code: The builtin code of the operator.
+        output_scale: Scale of what the operator gives.
+
+    Returns:
+        The index of the int8 constant.
+    """
+    like = graph.tensors[index]
+    found = operand(_values(model, like), code, output_scale)
+    return _add(model, graph, like, _TYPE.INT8, found, 0)
+
+
+def _kernel_codes(
+    tensor: PlannedTensor, code: int, values: np.ndarray, axis: int, input_scale: float
+) -> Codes:
+    kernel = tensor.kernel
+    if kernel is None:
+        # The forms of operations without weights are convolutions, depthwise ones as a rule.
+        if code in (_OPERATOR.FULLY_CONNECTED, _OPERATOR.TRANSPOSE_CONV):
+            raise ValueError("Expected a trained kernel. Received: none in the plan.")
+        return constant_kernel(values, axis, input_scale, tensor.scale)
+    if np.float32(kernel.input_scale) != np.float32(input_scale):
+        raise ValueError(
+            f"Expected an input of scale {kernel.input_scale:g}, as it was trained. Received: "
+            f"{input_scale:g}."
+        )
+    return trained_kernel(kernel, values, axis)
+
+
+def _trained_bias(trained: np.ndarray | None, stored: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """The bias as it was trained, in the shape of the stored one, which it is but for rounding."""
+    wanted = np.zeros_like(stored) if trained is None else np.ravel(trained)
+    if wanted.size != stored.size:
+        raise ValueError(
+            f"Expected {wanted.size} biases, as they were trained. Received: {stored.size}."
+        )
+    wanted = wanted.reshape(stored.shape)
+    tolerance = step + 1e-5 * np.abs(wanted)
+    if np.any(np.abs(wanted - stored) > tolerance):
+        raise ValueError("Expected the bias as it was trained. Received: another in the file.")
+    return wanted
+
+
+def _values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    values = constant(model, tensor)
+    if values is None:
+        raise ValueError("Expected a constant kernel and bias. Received: computed ones.")
+    return values
+
+
+def _add(
+    model: schema.ModelT,
+    graph: schema.SubGraphT,
+    like: schema.TensorT,
+    dtype: int,
+    codes: Codes,
+    axis: int,
+) -> int:
+    grid = quantization(codes.scale, codes.zero_point, axis)
+    return add_tensor(model, graph, like, dtype, quantization=grid, data=codes.values)
