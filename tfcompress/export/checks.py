@@ -21,7 +21,7 @@ _BOUNDARY_OPS = ("QUANTIZE", "DEQUANTIZE")
 
 def check_limits(model: keras.Model) -> None:
     """Raises `ValueError` naming every layer whose scheme no `.tflite` can hold, and why."""
-    problems = []
+    problems: list[str] = []
     for operation in Graph.from_model(model).operations():
         if isinstance(operation, FakeQuantize):
             limits = activation_limits(operation.scheme)
@@ -105,7 +105,7 @@ def check_floats(
             # An operator that only moves values moves those of a float layer in float.
             operations = Graph.from_model(model).operations()
             wanted.update(o.name for o in operations if role(o) is Role.MOVE)
-    culprits = {}
+    culprits: dict[str, None] = {}
     for op in summary.ops:
         if op.name in _BOUNDARY_OPS:
             continue
@@ -147,9 +147,7 @@ def requested_floats(model: keras.Model) -> list[str]:
     return [
         node.name
         for node in graph.nodes
-        if role(node.operation) is not None
-        and role(node.operation).value in ("kernel",)
-        and not is_compressed(node.operation)
+        if role(node.operation) is Role.KERNEL and not is_compressed(node.operation)
     ]
 
 

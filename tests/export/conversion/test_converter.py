@@ -31,11 +31,11 @@ def test_an_exception_is_reported_and_the_worker_goes_on():
 
         with pytest.raises(ConversionError, match=r"(?s)refused 'main'.*MatrixInverse"):
             converter.convert({"main": lowered(no_kernel)})
-        process = converter._process
+        process = converter._worker.process
         assert process.poll() is None
         data = converter.convert({"main": lowered()})
         assert data[4:8] == b"TFL3"
-        assert converter._process is process
+        assert converter._worker.process is process
     assert process.poll() is not None
 
 
@@ -67,7 +67,7 @@ def test_a_crash_is_reported_and_the_next_conversion_gets_a_new_worker(
             fake_worker(tmp_path, patch, body)
             with pytest.raises(ConversionError, match=message):
                 converter.convert({"main": lowered()})
-        assert converter._process is None
+        assert converter._worker is None
         assert converter.convert({"main": lowered()})[4:8] == b"TFL3"
 
 
@@ -88,24 +88,24 @@ def test_a_file_that_crashes_litert_is_an_error_and_not_a_crash(tmp_path, monkey
                 match=rf"LiteRT crashed .*signal {int(signal.SIGABRT)}\).*Fatal: tensor arena",
             ):
                 converter.check_loads(b"a file", "main")
-        assert converter._process is None
+        assert converter._worker is None
 
 
 def test_a_sound_file_loads_and_an_exception_is_left_to_the_caller():
     with Converter() as converter:
         data = converter.convert({"main": lowered()})
-        process = converter._process
+        process = converter._worker.process
         converter.check_loads(data, "main")
         converter.check_loads(b"no flatbuffer", "main")
-        assert converter._process is process
+        assert converter._worker.process is process
         assert process.poll() is None
 
 
 def test_a_worker_that_died_between_two_jobs_is_reported():
     with Converter() as converter:
-        converter._start()
-        os.kill(converter._process.pid, signal.SIGKILL)
-        converter._process.wait()
+        converter.check_loads(b"no flatbuffer", "main")
+        os.kill(converter._worker.process.pid, signal.SIGKILL)
+        converter._worker.process.wait()
         with pytest.raises(ConversionError, match=r"signal 9"):
             converter.convert({"main": lowered()})
 

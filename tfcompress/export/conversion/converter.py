@@ -23,30 +23,65 @@ class ConversionError(RuntimeError):
     """The converter refused a model or crashed on it, or LiteRT crashed on the file."""
 
 
+class _Worker:
+    """A worker process, its pipes and its log."""
+
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
+        self.process = subprocess.Popen(
+            [sys.executable, worker.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def run(self, job: dict) -> dict | None:
+        """Hands a job over; returns the answer, `None` where the worker has ended without one."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            print(json.dumps(job), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else None
+
+    def close(self) -> str:
+        """Ends the worker; returns how it ended and the last lines of its log."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            # The pipe of a worker that has crashed cannot be flushed.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        code = self.process.wait()
+        lines: list[str] = []
+        if not self._log.closed:
+            self._log.seek(0)
+            lines = self._log.read().strip().splitlines()
+            self._log.close()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"({how}). End of the log: {' '.join(lines[-3:]) or 'empty'}"
+
+
 class Converter:
     """A worker process, started when first needed; a context manager that ends it."""
 
-    def __init__(self):
-        self._process: subprocess.Popen | None = None
-        self._log = None
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
         self._jobs = 0
 
     def __enter__(self) -> Converter:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends the worker; the next conversion starts another."""
-        if self._process is not None:
-            # The pipe of a worker that has crashed cannot be flushed.
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            self._process.stdout.close()
-            self._process.wait()
-            self._log.close()
-        self._process, self._jobs = None, 0
+        if self._worker is not None:
+            self._worker.close()
+        self._worker, self._jobs = None, 0
 
     def convert(self, signatures: Mapping[str, Lowered], *, sparse: bool = False) -> bytes:
         """Converts one model of one or several signatures, without any optimization.
@@ -58,8 +93,8 @@ class Converter:
         Raises:
             ConversionError: With the converter's own message, or the signal that ended it.
         """
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-            folder = pathlib.Path(folder)
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as name:
+            folder = pathlib.Path(name)
             output = folder / "model.tflite"
             job = {
                 "saved_model": str(folder / "saved_model"),
@@ -68,13 +103,13 @@ class Converter:
                 "sparse": sparse,
             }
             _save(signatures, folder / "saved_model")
-            name = ", ".join(signatures)
+            keys = ", ".join(signatures)
             if self._jobs >= _JOBS_PER_WORKER:
                 self.close()
             self._jobs += 1
-            error = self._run(job, f"The converter crashed on {name!r}")
+            error = self._run(job, f"The converter crashed on {keys!r}")
             if error is not None:
-                raise ConversionError(f"The converter refused {name!r}: {error}")
+                raise ConversionError(f"The converter refused {keys!r}: {error}")
             return output.read_bytes()
 
     def check_loads(self, data: bytes, name: str) -> None:
@@ -102,35 +137,14 @@ class Converter:
 
     def _run(self, job: dict, crash: str) -> str | None:
         """Hands a job to the worker; returns the text of an exception that it raised."""
-        if self._process is None:
-            self._start()
-        try:
-            print(json.dumps(job), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise ConversionError(self._crash(crash))
-        return json.loads(line).get("error")
-
-    def _start(self) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
-        self._process = subprocess.Popen(
-            [sys.executable, worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def _crash(self, message: str) -> str:
-        """Ends the crashed worker and completes the message with how it ended and its log."""
-        code = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().strip().splitlines()
-        self.close()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{message} ({how}). End of the log: {' '.join(lines[-3:]) or 'empty'}"
+        if self._worker is None:
+            self._worker = _Worker()
+        answer = self._worker.run(job)
+        if answer is None:
+            ended = self._worker.close()
+            self.close()
+            raise ConversionError(f"{crash} {ended}")
+        return answer.get("error")
 
 
 _shared: list[Converter] = []

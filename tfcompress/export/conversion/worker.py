@@ -55,7 +55,7 @@ def main() -> None:
                     data = convert(job)
                 with open(job["output"], "wb") as file:
                     file.write(data)
-            answer = {"ok": True}
+            answer: dict[str, bool | str] = {"ok": True}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -108,7 +108,7 @@ def _kept(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0], np.cumsum(holds.sum(1))]), np.nonzero(holds)[1]
 
 
-def _encode(model, kernel: BakedKernel) -> bool:
+def _encode(model: schema.ModelT, kernel: BakedKernel) -> bool:
     """Encodes the kernel wherever the file holds it; whether it does."""
     codes = np.ascontiguousarray(tflite_layout(kernel.codes, "Dense").astype(np.int8))
     raw, found = codes.tobytes(), False
@@ -127,7 +127,7 @@ def _encode(model, kernel: BakedKernel) -> bool:
     return found
 
 
-def _set_sparse(model, tensor, codes: np.ndarray) -> None:
+def _set_sparse(model: schema.ModelT, tensor: schema.TensorT, codes: np.ndarray) -> None:
     segments, indices = _kept(codes)
     blocks = codes.reshape(len(codes), -1, BLOCK)
     values = blocks[blocks.any(-1)]
@@ -147,7 +147,7 @@ def _set_sparse(model, tensor, codes: np.ndarray) -> None:
     model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
 
 
-def _dense(size: int):
+def _dense(size: int) -> schema.DimensionMetadataT:
     return schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=size)
 
 
