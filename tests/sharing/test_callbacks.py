@@ -153,6 +153,7 @@ def test_mistakes_in_training(trained):
         Clustering(1, begin_step=5, end_step=4)
 
 
+@pytest.mark.stock
 def test_assignments_are_stored_once_an_epoch_and_before_validation(small, monkeypatch):
     """It runs over all weights outside of the compiled step."""
     model, x, y = small

@@ -27,7 +27,7 @@ def strip(model: keras.Model) -> keras.Model:
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        >>> quantized = tfc.quantize(model, calibration_data=np.ones((8, 4), "float32"))
+        >>> quantized = tfc.quantize(model, calibration_data=np.eye(4, dtype="float32"))
         >>> [type(layer).__name__ for layer in tfc.strip(quantized).layers]
         ['InputLayer', 'Dense']
     """

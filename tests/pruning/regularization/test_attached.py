@@ -110,6 +110,7 @@ def test_the_loss_gains_the_penalty_and_loses_it_afterwards():
     assert fit(model).history["loss"][0] == pytest.approx(trained, rel=1e-4)
 
 
+@pytest.mark.stock
 def test_the_schedule_moves_the_strength_without_a_new_trace():
     model = build(keras.optimizers.SGD(0.0))
     trained = fit(model).history["loss"][0]
@@ -156,6 +157,7 @@ def test_proximal_slimming_of_batch_norm_scales():
     np.testing.assert_array_equal(model.get_layer("norm").gamma.numpy(), 0)
 
 
+@pytest.mark.stock
 def test_with_pruning_in_one_fit():
     for order in (1, -1):
         model = build()

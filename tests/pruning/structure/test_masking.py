@@ -222,6 +222,7 @@ def test_inside_a_distiller_its_loss_is_what_scores(digits):
     assert all(np.asarray(v).any() for v in teacher.trainable_variables if v.name == "kernel")
 
 
+@pytest.mark.stock
 @pytest.mark.parametrize("mode", ["steps_per_execution", "mixed_bfloat16"])
 def test_ways_of_training(digits, mode):
     keras.utils.set_random_seed(0)
