@@ -168,6 +168,8 @@ CASES = {
 }
 
 
+# The weights are spread on purpose.
+@pytest.mark.filterwarnings("ignore:The ranges of")
 @pytest.mark.parametrize("case", CASES)
 def test_float_layers_are_float_in_the_file(case, images, tmp_path):
     make, names = CASES[case]
@@ -196,6 +198,7 @@ def test_float_layers_are_float_in_the_file(case, images, tmp_path):
     assert np.unique(expected).size > 20
 
 
+@pytest.mark.filterwarnings("ignore:The ranges of")
 def test_what_is_left_in_float_changes_the_outputs(images, tmp_path):
     """The weights of these tests are such that a float layer in int8 would be seen."""
     model = spread(stack(layers.Conv2D(9, 3, **_CONV)))

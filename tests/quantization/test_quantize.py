@@ -201,6 +201,7 @@ def test_the_zeros_of_a_pruned_model_stay_through_training(small_model, images):
         assert np.mean(other[mask] != 0) > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:The outputs of dead are zero")
 @pytest.mark.parametrize("config", ["int8", tfc.Scheme(tfc.WeightScheme(per_channel=False))])
 def test_channels_of_zeros_and_constant_activations(config, images):
     inputs = keras.Input((8, 8, 1))
@@ -247,6 +248,7 @@ def test_a_float_layer_with_several_outputs(images):
     assert {"both_quantizer", "both_quantizer_1"} <= set(ranges(quantized))
 
 
+@pytest.mark.filterwarnings("ignore:'concatenate' joins tensors")
 def test_integer_inputs_stay_integers():
     tokens, image = keras.Input((5,), dtype="int32", name="tokens"), keras.Input((4,), name="x")
     x = layers.Flatten()(layers.Embedding(10, 4)(tokens))

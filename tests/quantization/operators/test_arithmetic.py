@@ -48,6 +48,7 @@ MERGES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The ranges of merge")
 @pytest.mark.parametrize("merge", MERGES.values(), ids=MERGES)
 def test_halves_end_where_the_runtime_puts_them(merge, tmp_path):
     # Ranges such that every second sum lies half way between two codes.

@@ -109,6 +109,7 @@ def test_the_names_of_parts_lead_back_and_weights_are_carried_over():
     np.testing.assert_array_equal(quantized.get_layer("sep").bias, np.ones(3))
 
 
+@pytest.mark.filterwarnings("ignore:Nothing of")
 def test_layers_left_in_float_stay_whole():
     inputs = keras.Input((8, 8, 2))
     model = keras.Model(inputs, layers.SeparableConv2D(3, 3, activation="silu", name="s")(inputs))

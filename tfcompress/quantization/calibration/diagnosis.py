@@ -81,12 +81,13 @@ def range_problems(model: keras.Model) -> list[str]:
     """Which ranges of a quantized model are dead (nothing but zeros) or exploding."""
     dead, huge = [], {}
     quantizers = _quantizers(model)
+    on_purpose = _zero_on_purpose(model)
     largest_input = max([_magnitude(q) for q in quantizers if q.rounds_input], default=1.0)
     for quantizer in quantizers:
         if quantizer.fixed_range is not None or float(quantizer.statistics.numpy()[2]) <= 0:
             continue
         size, name = _magnitude(quantizer), quantizer.source or quantizer.name
-        if size == 0 and not quantizer.rounds_input and not _is_zero_on_purpose(model, name):
+        if size == 0 and not quantizer.rounds_input and name not in on_purpose:
             dead.append(name)
         if not quantizer.rounds_input and size > max(_HUGE, _GROWTH * largest_input):
             huge[name] = size
@@ -180,14 +181,18 @@ def _uneven_joins(model: keras.Model, observed: Mapping[FakeQuantize, Observed])
             )
 
 
-def _is_zero_on_purpose(model: keras.Model, name: str) -> bool:
-    """Whether a batch norm gives the tensor with γ = 0, as residual branches start."""
-    gammas = [
-        operation.gamma.numpy()
-        for operation in Graph.from_model(model).operations()
-        if operation.name == name and getattr(operation, "gamma", None) is not None
-    ]
-    return any(not np.any(gamma) for gamma in gammas)
+def _zero_on_purpose(model: keras.Model) -> set[str]:
+    """Layers that give zeros by their weights: batch norms with γ = 0, a PReLU with α = 0.
+
+    Residual branches and PReLUs start so.
+    """
+    found = set()
+    for operation in Graph.from_model(model).operations():
+        for name in ("gamma", "alpha"):
+            factor = getattr(operation, name, None)
+            if isinstance(factor, keras.Variable) and not np.any(factor.numpy()):
+                found.add(operation.name)
+    return found
 
 
 def _magnitude(quantizer: FakeQuantize) -> float:
