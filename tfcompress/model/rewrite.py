@@ -128,7 +128,7 @@ def rename_duplicates(graph: Graph) -> dict[Any, str]:
 def as_float32(model: keras.Model) -> keras.Model:
     """`model` itself where it computes in float32 on one device, else a copy of it that does.
 
-    What a model knows beside its graph (its plan) goes along.
+    The copy has the model's metadata beside its graph, such as its plan.
     """
     layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
     is_float32 = all(layer.compute_dtype in ("float32", None) for layer in layers)

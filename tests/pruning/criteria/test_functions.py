@@ -29,7 +29,8 @@ def test_formulas(w, g):
         "fisher": w * w * g * g / 2,
     }.items():
         scores = get_criterion(name)(kernel=w, gradient=g, seed=(0, 0), activations=None)
-        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+        # TensorFlow may flush subnormal products to zero.
+        np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=np.finfo(np.float32).tiny)
 
 
 def test_random_differs_by_seed_only():

@@ -89,37 +89,35 @@ class _Arithmetic(Linked):
         return [self.keras_class.from_config(self.get_config())]
 
 
+class _Sum(_Arithmetic):
+    """Mixin: a + sign · b of two quantized tensors."""
+
+    sign = 1
+
+    def _rounded(
+        self,
+        quantizer: TensorQuantizer,
+        codes: list[tf.Tensor],
+        scales: list[tf.Tensor],
+        outputs: tf.Tensor,
+    ) -> tf.Tensor:
+        codes = [codes[0], codes[1] if self.sign > 0 else -codes[1]]
+        return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
+
+
 @keras.saving.register_keras_serializable(package="tfcompress")
-class QuantizedAdd(_Arithmetic, layers.Add):
+class QuantizedAdd(_Sum, layers.Add):
     """a + b of two quantized tensors."""
 
     keras_class = layers.Add
 
-    def _rounded(
-        self,
-        quantizer: TensorQuantizer,
-        codes: list[tf.Tensor],
-        scales: list[tf.Tensor],
-        outputs: tf.Tensor,
-    ) -> tf.Tensor:
-        return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
-
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class QuantizedSubtract(_Arithmetic, layers.Subtract):
+class QuantizedSubtract(_Sum, layers.Subtract):
     """a − b of two quantized tensors."""
 
     keras_class = layers.Subtract
-
-    def _rounded(
-        self,
-        quantizer: TensorQuantizer,
-        codes: list[tf.Tensor],
-        scales: list[tf.Tensor],
-        outputs: tf.Tensor,
-    ) -> tf.Tensor:
-        codes = [codes[0], -codes[1]]
-        return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
+    sign = -1
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
