@@ -10,15 +10,15 @@ import tfcompress as tfc
 from recipes.models import build
 
 
-def resized_digits(digits, size, channels=3, count=240):
+def resized_digits(digits, size, channels=3, count=200):
     # In the 256 grey levels that photographs have.
     images = np.round(tf.image.resize(digits[0][0][:count], size).numpy() * 255) / np.float32(255)
     return np.repeat(images, channels, axis=-1), digits[0][1][:count]
 
 
 def mobilenet(digits):
-    images, labels = resized_digits(digits, (64, 64))
-    inputs = keras.Input((64, 64, 3), name="image")
+    images, labels = resized_digits(digits, (32, 32))
+    inputs = keras.Input((32, 32, 3), name="image")
     x = layers.Rescaling(2.0, offset=-1.0)(inputs)
     body = keras.applications.MobileNet(
         input_tensor=x, alpha=0.25, weights=None, include_top=False, pooling="avg"
@@ -27,9 +27,9 @@ def mobilenet(digits):
 
 
 def mobilenet_v2(digits):
-    images, labels = resized_digits(digits, (96, 96))
+    images, labels = resized_digits(digits, (64, 64))
     model = keras.applications.MobileNetV2(
-        (96, 96, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
+        (64, 64, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
     )
     return model, images * 2.0 - 1.0, labels
 
@@ -55,8 +55,8 @@ def test_networks_after_training_steps(make, digits, tmp_path):
     quantized = tfc.quantize(model, calibration_data=images[:64])
     assert not quantized.plan.float_layers
     # Two steps run sooner than the graph of a deep network is traced.
-    quantized.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)
-    quantized.fit(images, labels, batch_size=40, steps_per_epoch=2, verbose=0)
+    quantized.compile(keras.optimizers.SGD(1e-2), loss, run_eagerly=True)
+    quantized.fit(images, labels, batch_size=50, steps_per_epoch=2, verbose=0)
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
     report = tfc.export_tflite(loaded, tmp_path / "model.tflite", verify_data=images)
