@@ -5,11 +5,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tfcompress.export.runtime.float_agreement import FloatAgreement
 from tfcompress.export.runtime.parity import Parity, lowest_agreement
 from tfcompress.model.tables import render_table
 
 #: Source of samples that are drawn from the ranges of the input quantizers.
 SYNTHETIC = "synthetic inputs"
+
+#: Said of a signature whose float model is not at hand.
+UNKNOWN_FLOAT = (
+    "Agreement of {} with the float model is not known: the quantized model was loaded from a file "
+    "or has no calibration data. Pass float_model=, the model that quantize was called on."
+)
+#: Said of outputs that are far from those of the float model.
+LOW_FLOAT = (
+    "The outputs {} are far from those of the float model. If the model was trained since, that is "
+    "meant. Else try: more calibration data, like those in use; quantize(bias_correction=True); "
+    "equalize=True; activation ranges by tfcompress.LeastSquares() or Percentile(); layers in "
+    "float (None in the configuration), first and last kernels and depthwise convolutions first, "
+    "which print(tfcompress.plan(model)) lists; an epoch of model.fit on the quantized model."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +86,9 @@ class ExportReport:
         constant_num_bytes: Bytes of all constants in the file, equal ones stored once.
         range_notes: What is suspicious in the ranges of tensors, and what to do about it: layers
             that are dead or explode, outputs with few codes, samples outside calibrated ranges.
+        float_agreement: Signature → agreement with the float model that it was quantized from, per
+            output; `None` where that is not known, and no entry where nothing was compared or the
+            model is a float model itself.
     """
 
     path: str
@@ -95,6 +113,9 @@ class ExportReport:
     signature_num_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     constant_num_bytes: int = 0
     range_notes: tuple[str, ...] = ()
+    float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def agreement(self) -> float | None:
@@ -107,7 +128,7 @@ class ExportReport:
 
     def __str__(self) -> str:
         parts = [f"{self.path}\n\n", self._sizes(), self._constants()]
-        parts += [self._runtime(), self._parity()]
+        parts += [self._runtime(), self._parity(), self._float_agreement()]
         columns = (
             *("layer", "bits", "scales", "smallest", "largest"),
             *("weights", "pruned", "rounded to 0", "codes"),
@@ -174,6 +195,25 @@ class ExportReport:
         table = render_table(title, (*columns, "samples"), rows) if rows else ""
         notes = "".join(f"{note}\n" for note in self.range_notes) + "\n" * bool(self.range_notes)
         return table + notes + self._unverified_signatures()
+
+    def _float_agreement(self) -> str:
+        rows, unknown, low = [], [], []
+        for key, outputs in self.float_agreement.items():
+            if outputs is None:
+                unknown.append(key)
+            for a in outputs or ():
+                top1 = "" if a.top1 is None else f"{a.top1:.2%}"
+                rows.append((key, a.output, top1, f"{a.snr_db:.1f}", a.samples))
+                low += [repr(a.output)] if a.is_low else []
+        columns = ("signature", "output", "top-1", "SNR in dB", "samples")
+        text = ""
+        if rows:
+            text += render_table("Agreement with the float model", columns, rows)
+        if unknown:
+            text += f"{UNKNOWN_FLOAT.format(', '.join(map(repr, unknown)))}\n\n"
+        if low:
+            text += f"{LOW_FLOAT.format(', '.join(low))}\n\n"
+        return text
 
     def _unverified_signatures(self) -> str:
         lines = []

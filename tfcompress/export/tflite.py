@@ -27,6 +27,7 @@ def export_tflite(
     calibration_data: Any = None,
     verify_data: Any = None,
     verify_samples: int | None = None,
+    float_model: keras.Model | Mapping[str, keras.Model] | None = None,
     min_agreement: float | None = None,
     allow_float: bool = False,
     float_io: bool = False,
@@ -55,6 +56,10 @@ def export_tflite(
             `Embedding` that reads them). The report says which.
         verify_samples: Most samples to compare on; by default all of `verify_data`, else 256. 0
             compares nothing.
+        float_model: The model that `quantize` was called on (a dict by signature where `model` is
+            one), to compare the file with on the same samples. By default the report compares with
+            what `quantize` stored of it: its outputs on 128 of the calibration samples. A model
+            that was loaded from a file has nothing stored.
         min_agreement: Smallest share of equal output steps, in [0, 1], to accept. Without it a
             share below 0.9 is a warning.
         allow_float: Accept float tensors that the configuration did not ask for.
@@ -75,7 +80,7 @@ def export_tflite(
     Raises:
         ValueError: What LiteRT cannot hold (with the reason), an unwritable path, a model without
             ranges, float tensors left over, zeros that cannot be left out, agreement below
-            `min_agreement`. Nothing is written.
+            `min_agreement`, a `float_model` with other outputs. Nothing is written.
         ConversionError: The converter refused the model or crashed, or LiteRT crashes when it
             loads the file.
 
@@ -86,7 +91,12 @@ def export_tflite(
     file_options = FileOptions(allow_float, float_io, sparse_encoding, compare_float)
     verify_options = VerifyOptions(min_agreement, verify_samples)
     signatures = prepare(
-        model, calibration_data, verify_data, allow_float=allow_float, verify=verify_options
+        model,
+        calibration_data,
+        verify_data,
+        float_model=float_model,
+        allow_float=allow_float,
+        verify=verify_options,
     )
     with current_converter() as converter:
         converted = convert(signatures, converter, file_options)

@@ -161,10 +161,16 @@ class TransformedWeights(keras.Layer):
 
     It is a float32 layer of its own because under mixed precision a variable read in the layer's
     `call` is already rounded to 16 bit.
+
+    Attributes:
+        chains: Variable name → its transforms, in their order.
+        rounds: Whether transforms that round are applied. Calibration sets it to `False` for a
+            while, to run the model in float.
     """
 
     def __init__(self, transforms: dict[str, list[WeightTransform]], **kwargs: Any) -> None:
         super().__init__(dtype="float32", name="transformed", **kwargs)
+        self.rounds = True
         self.chains = {name: sorted(c, key=lambda t: t.order) for name, c in transforms.items()}
         # A function, because Keras would track variables held here a second time.
         self._read: Callable[[str], keras.Variable] | None = None
@@ -209,6 +215,8 @@ class TransformedWeights(keras.Layer):
             # A kernel of 16 bits too: grids, masks and centroids are of float32.
             value = tf.cast(self._read(name).value, tf.float32)
             for transform in self.chains[name]:
+                if transform.order >= FAKE_QUANT and not self.rounds:
+                    continue
                 result = transform.apply(value, call)
                 if isinstance(result, RoundedKernel):
                     call = dataclasses.replace(call, kernel=result)

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 
 from tfcompress.model.compressed import compress, is_compressed
+from tfcompress.model.graph import check_functional
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.transforms import KeepMask, WeightTransform
 from tfcompress.model.user_class import class_of_copies, copy_attributes
 from tfcompress.quantization.calibration import equalization
-from tfcompress.quantization.calibration.bias_correction import correct_biases
+from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.limits import check_weights
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
@@ -73,10 +74,11 @@ def quantize(
             with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
             training batch does, and until then activations pass unrounded.
         preserve_sparsity: Keep weights that are exactly zero at zero, through training.
-        equalize: First even out channel ranges between layers (`equalization.equalize`), which
-            helps most where kernels have one scale. For int8 without training.
-        bias_correction: Take the mean error of rounded weights out of the biases, measured on
-            `calibration_data`. For int8 without training.
+        equalize: First even out channel ranges between layers, which helps most where kernels have
+            one scale. For int8 without training. With `calibration_data` also through a ReLU6, for
+            the channels that do not reach its ceiling.
+        bias_correction: Take the mean error that rounding brings into each channel out of the
+            biases, measured on `calibration_data`.
 
     Returns:
         A Keras model with the same inputs, outputs and layer names (see `plan` for what is taken
@@ -91,7 +93,8 @@ def quantize(
 
     Warns:
         UserWarning: Layers stay in float that the configuration does not leave in float. Without
-            `allow_float=True` an export refuses the model.
+            `allow_float=True` an export refuses the model. `equalize` is asked for, and a ReLU6
+            keeps layers as they are.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
@@ -106,11 +109,12 @@ def quantize(
         )
     check_plain_kernels(model)
     given = model
+    check_functional(model)
+    batches = None if calibration_data is None else calibration_batches(model, calibration_data)
     if equalize:
-        model = equalization.equalize(model)
+        model = equalization.equalize(model, batches=batches)
     planner = Planner(model, as_config(config))
     check_weights(model)
-    batches = None if calibration_data is None else calibration_batches(model, calibration_data)
     the_plan = planner.plan()
     _check_something_quantized(planner, the_plan)
     _warn_of_floats(the_plan)
@@ -125,10 +129,9 @@ def quantize(
     fit_weight_quantizers(quantized)
     quantized.plan = the_plan
     if batches is not None:
-        calibrate(quantized, batches)
-        if bias_correction:
-            correct_biases(quantized, batches)
+        calibrate(quantized, batches, correct_biases=bias_correction)
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
+        quantized.float_outputs = float_outputs(given, quantized.calibration_inputs)
     return quantized
 
 

@@ -34,6 +34,9 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         plan: The plan that it was made by; `None` on a model that was loaded or cloned.
         calibration_inputs: Some of the calibration data, one array per input, by which an export
             verifies itself; `None` where there was none, or on a model that was loaded.
+        float_outputs: What the float model that was quantized gives for the first of them, one
+            array per flat output, by which an export tells how the file agrees with it; `None`
+            likewise.
     """
 
     #: The user's model class that is mixed in; see `quantized_class`.
@@ -55,6 +58,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         self.float_layers = None if float_layers is None else list(float_layers)
         self._plan: Plan | None = None
         self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
+        self._float_outputs: Callable[[], list[np.ndarray] | None] | None = None
 
     def get_config(self) -> dict[str, Any]:
         own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
@@ -109,6 +113,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
             self.plan = model.plan
             self.float_layers = model.float_layers
             self.calibration_inputs = model.calibration_inputs
+            self.float_outputs = model.float_outputs
 
     @property
     def plan(self) -> Plan | None:
@@ -128,6 +133,14 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
     def calibration_inputs(self, arrays: list[np.ndarray] | None) -> None:
         # Behind a function: Keras would track the arrays as part of the model's state.
         self._calibration_inputs = lambda: arrays
+
+    @property
+    def float_outputs(self) -> list[np.ndarray] | None:
+        return None if self._float_outputs is None else self._float_outputs()
+
+    @float_outputs.setter
+    def float_outputs(self, arrays: list[np.ndarray] | None) -> None:
+        self._float_outputs = lambda: arrays
 
 
 @functools.cache

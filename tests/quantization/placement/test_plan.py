@@ -203,3 +203,21 @@ def test_keras_applications_have_no_float_layer(name):
     plan = tfc.plan(make())
     assert {entry.type for entry in plan if entry.float_reason} == expected, plan.float_layers
     assert not plan.limits
+
+
+def test_outputs_and_inputs_of_a_softmax_keep_every_value():
+    """A range that leaves values out would cut off the largest of a thousand logits."""
+    inputs = keras.Input((8,))
+    x = layers.Dense(6, activation="relu", name="hidden")(inputs)
+    gate = layers.Softmax(name="gate")(layers.Reshape((6,))(layers.Dense(6, name="scores")(x)))
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(layers.Multiply()([x, gate])))
+    default = tfc.Scheme(activations=tfc.ActivationScheme(observer=tfc.Percentile(90.0)))
+
+    def observers(config):
+        quantized = tfc.quantize(model, config)
+        found = {q.source: q.scheme.observer for q in quantized.layers if hasattr(q, "source")}
+        return [type(found[name]).__name__ for name in ("hidden", "scores", "logits")]
+
+    assert observers(default) == ["Percentile", "MovingAverage", "MovingAverage"]
+    named = tfc.QuantizationConfig(default, by_name={"logits": default})
+    assert observers(named) == ["Percentile", "MovingAverage", "Percentile"]

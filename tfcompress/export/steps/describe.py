@@ -51,6 +51,7 @@ def make_report(
         },
         constant_num_bytes=summary.constant_num_bytes(),
         range_notes=verified.range_notes,
+        float_agreement=verified.float_agreement,
     )
 
 

@@ -15,10 +15,12 @@ from keras import tree
 from tfcompress.export.checks import check_limits, check_numbers, missing_ranges
 from tfcompress.export.options import VerifyOptions
 from tfcompress.export.report import SYNTHETIC
+from tfcompress.export.runtime.float_agreement import FloatReference
 from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import as_float32
+from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import as_config
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -51,12 +53,20 @@ class Signature:
         model: In float32; quantized with every range known, or a float model that is wanted.
         output_names: Names of the model's flat outputs in the file.
         samples: Inputs to verify it on; `None` for none.
+        float_reference: What the float model gives that it was quantized from; `None` where that
+            is not known, or is not to be compared.
     """
 
     key: str
     model: keras.Model
     output_names: list[str]
     samples: Samples | None
+    float_reference: FloatReference | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is a quantized model, not one that is exported in float."""
+        return _is_quantized(self.model)
 
 
 def prepare(
@@ -64,6 +74,7 @@ def prepare(
     calibration_data: Any,
     verify_data: Any,
     *,
+    float_model: keras.Model | Mapping[str, keras.Model] | None = None,
     allow_float: bool,
     verify: VerifyOptions,
 ) -> tuple[Signature, ...]:
@@ -75,13 +86,16 @@ def prepare(
     """
     if isinstance(model, Mapping):
         models, calibration, to_verify = model, calibration_data or {}, verify_data or {}
+        float_models: Any = float_model or {}
     else:
         models = {DEFAULT_SIGNATURE: model}
+        float_models = {DEFAULT_SIGNATURE: float_model}
         calibration = {DEFAULT_SIGNATURE: calibration_data}
         to_verify = {DEFAULT_SIGNATURE: verify_data}
     if not models:
         raise ValueError("Expected at least one signature. Received: an empty dict.")
-    for name, data in (("calibration_data", calibration), ("verify_data", to_verify)):
+    by_key = {"calibration_data": calibration, "verify_data": to_verify}
+    for name, data in {**by_key, "float_model": float_models}.items():
         if set(data) - set(models):
             raise ValueError(
                 f"Expected `{name}` by the keys of the signatures {list(models)}. Received: "
@@ -92,7 +106,8 @@ def prepare(
         ready = _ready(given, calibration.get(key), allow_float)
         check_numbers(ready)
         samples = _samples(ready, given, to_verify.get(key), calibration.get(key), verify)
-        signatures.append(Signature(key, ready, output_names(ready), samples))
+        reference = _float_reference(ready, float_models.get(key), samples, verify)
+        signatures.append(Signature(key, ready, output_names(ready), samples, reference))
     return tuple(signatures)
 
 
@@ -133,8 +148,7 @@ def output_names(model: keras.Model) -> list[str]:
 def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> keras.Model:
     """The quantized float32 model with every range known, or the float model that is wanted."""
     check_plain_kernels(model)
-    quantizers = [o for o in Graph.from_model(model).operations() if isinstance(o, FakeQuantize)]
-    if not quantizers:
+    if not _is_quantized(model):
         if calibration_data is None and allow_float:
             check_shippable(Graph.from_model(model).nodes)
             return as_float32(model)
@@ -154,6 +168,49 @@ def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> kera
         batches = calibration_batches(ready, calibration_data)
         calibrate(ready, batches, only=missing)
     return ready
+
+
+def _is_quantized(model: keras.Model) -> bool:
+    return any(isinstance(o, FakeQuantize) for o in Graph.from_model(model).operations())
+
+
+def _float_reference(
+    ready: keras.Model,
+    float_model: keras.Model | None,
+    samples: Samples | None,
+    options: VerifyOptions,
+) -> FloatReference | None:
+    """Outputs of the given float model, else of the one that `quantize` was called on.
+
+    The latter were stored by `quantize`, so that neither training nor a change of the float model
+    touches them.
+    """
+    if options.samples == 0 or not _is_quantized(ready):
+        return None
+    if float_model is not None and samples is not None:
+        outputs = float_outputs(float_model, samples.arrays)
+        inputs = samples.arrays
+    else:
+        kept = getattr(ready, "calibration_inputs", None)
+        stored = getattr(ready, "float_outputs", None)
+        if kept is None or stored is None:
+            return None
+        most = min(len(stored[0]), options.samples or options.DEFAULT_SAMPLES)
+        inputs, outputs = [x[:most] for x in kept], [y[:most] for y in stored]
+    shapes = [tuple(value.shape)[1:] for value in Graph.from_model(ready).flat_outputs]
+    found = [y.shape[1:] for y in outputs]
+    if len(shapes) != len(found) or any(
+        len(a) != len(b) or any(m not in (None, n) for m, n in zip(a, b, strict=True))
+        for a, b in zip(shapes, found, strict=True)
+    ):
+        if float_model is None:
+            # A model that was cut out of the quantized one has other outputs.
+            return None
+        raise ValueError(
+            f"Expected a float_model with outputs of the shapes {shapes}. Received: {found}. Pass "
+            "the model that quantize was called on."
+        )
+    return FloatReference([np.asarray(x) for x in inputs], outputs)
 
 
 def _samples(

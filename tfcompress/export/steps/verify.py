@@ -12,6 +12,7 @@ from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.options import FileOptions, VerifyOptions
 from tfcompress.export.runtime.delegation import Delegation, delegation
+from tfcompress.export.runtime.float_agreement import FloatAgreement, compare_with_float
 from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import Signature
@@ -33,6 +34,8 @@ class Verified:
         parity: Signature key → agreement with the model, per output; not compared: left out.
         delegation: What XNNPACK takes.
         range_notes: What is suspicious in the ranges of tensors.
+        float_agreement: Signature key → agreement with the float model, per output; `None` where
+            that is not known. Not compared: left out.
     """
 
     summary: FileSummary
@@ -41,6 +44,9 @@ class Verified:
     parity: dict[str, tuple[Parity, ...]]
     delegation: Delegation
     range_notes: tuple[str, ...] = ()
+    float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def verify(
@@ -72,7 +78,21 @@ def verify(
         if s.samples is not None
     }
     notes = _range_notes(signatures, parity, runners)
-    return Verified(summary, origins, runners, parity, delegation(data), notes)
+    with_float = {
+        s.key: _float_agreement(s, runners[s.key])
+        for s in signatures
+        if s.samples is not None and s.is_quantized
+    }
+    return Verified(summary, origins, runners, parity, delegation(data), notes, with_float)
+
+
+def _float_agreement(signature: Signature, runner: Runner) -> tuple[FloatAgreement, ...] | None:
+    reference = signature.float_reference
+    if reference is None:
+        return None
+    names = [tensor.name for tensor in signature.model.inputs]
+    found = runner.predict(dict(zip(names, reference.inputs, strict=True)))
+    return compare_with_float(reference, found, signature.output_names)
 
 
 def _range_notes(

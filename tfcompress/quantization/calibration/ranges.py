@@ -5,6 +5,7 @@ The model runs in float, and every quantizer's observer gets the values of its t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -15,17 +16,22 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model import inference
 from tfcompress.model.batches import input_batches
 from tfcompress.model.graph import Graph, input_structure, is_functional
+from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.diagnosis import Observed, calibration_problems
+from tfcompress.quantization.calibration.in_float import in_float, observed_by
 from tfcompress.quantization.calibration.limits import extreme_sums
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import MinMax
 
 # An observer gets at most this many values of a tensor; more would not change a quantile.
-_SAMPLE = 2_000_000
+_SAMPLE = 500_000
 # Values of an input or output that are kept to see how they use the codes, give or take a batch.
 _KEPT = 200_000
+# Numbers that a batch holds at a time while the model runs: 64 MB. Larger batches are cut.
+_HELD_VALUES = 16 * 2**20
 
 
 def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = None) -> list:
@@ -53,14 +59,21 @@ def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = No
 
 
 def calibrate(
-    model: keras.Model, batches: list, *, only: Sequence[FakeQuantize] | None = None
+    model: keras.Model,
+    batches: list,
+    *,
+    only: Sequence[FakeQuantize] | None = None,
+    correct_biases: bool = False,
 ) -> None:
     """Sets the range of every quantizer of `model` from batches of inputs.
 
     Args:
-        model: A quantized model; its variables other than ranges are untouched.
+        model: A quantized model; its variables other than ranges are untouched, but for biases
+            that are corrected.
         batches: As `calibration_batches` gives them.
         only: The quantizers whose ranges to set; all of them by default.
+        correct_biases: Correct the biases too (see `BiasCorrection`). The ranges are then those of
+            the float model, which the corrected one is close to; else weights are rounded already.
 
     Warns:
         UserWarning: Ranges that waste codes or hint at a fault (see `calibration_problems`), and
@@ -68,25 +81,31 @@ def calibrate(
     """
     quantizers = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
     wanted = quantizers if only is None else only
-    outputs = _output_quantizers(model)
+    graph = Graph.from_model(model)
+    outputs = _output_quantizers(graph)
+    most = max(1, _HELD_VALUES // inference.most_values(graph))
+    parts = [part for batch in batches for part in inference.split(batch, most)]
     collectors = {
-        q: _Collector(q, keeps=q.rounds_input or q in outputs)
+        q: _Collector(q, len(parts), keeps=q.rounds_input or q in outputs)
         for q in wanted
         if q.fixed_range is None
     }
-    try:
-        for quantizer in quantizers:
-            quantizer.observe(collectors.get(quantizer, _ignore))
-        for batch in batches:
+    correction = BiasCorrection(graph, parts) if correct_biases else None
+    with contextlib.ExitStack() as stack:
+        if correction is not None:
+            stack.enter_context(in_float(model))
+        stack.enter_context(observed_by({q: collectors.get(q, _ignore) for q in quantizers}))
+        for i, part in enumerate(parts):
             for collector in collectors.values():
                 collector.start_batch()
-            model(batch, training=False)
-    finally:
-        for quantizer in quantizers:
-            quantizer.observe(None)
+            is_measured = correction is not None and i in correction.chosen
+            call = correction.call_measured if is_measured else inference.call_in_inference
+            inference.run(graph, part, call)
     for quantizer, collector in collectors.items():
         if collector.count:
             quantizer.set_range(*collector.estimate())
+    if correction is not None:
+        correction.correct()
     observed = {q: c.observed() for q, c in collectors.items() if c.count}
     problems = calibration_problems(model, observed)
     problems += [f"Such a layer cannot be exported: {p}." for p in extreme_sums(model)]
@@ -94,8 +113,7 @@ def calibrate(
         warnings.warn(problem, UserWarning, stacklevel=3)
 
 
-def _output_quantizers(model: keras.Model) -> set[FakeQuantize]:
-    graph = Graph.from_model(model)
+def _output_quantizers(graph: Graph) -> set[FakeQuantize]:
     makers = [value.node.operation for value in graph.flat_outputs if value.node is not None]
     return {maker for maker in makers if isinstance(maker, FakeQuantize)}
 
@@ -116,7 +134,7 @@ class _Collector:
     With `keeps` also some values by channel, to see how they use the codes.
     """
 
-    def __init__(self, quantizer: FakeQuantize, *, keeps: bool = False):
+    def __init__(self, quantizer: FakeQuantize, num_batches: int, *, keeps: bool = False):
         self.scheme = quantizer.scheme
         # Every value counts for the extremes, and a sample might miss them.
         self.needs_sample = type(self.scheme.observer).estimate is not MinMax.estimate
@@ -128,6 +146,7 @@ class _Collector:
         self._call = 0
         self._keeps = keeps
         self._kept: list[np.ndarray] = []
+        self._share = _SAMPLE // num_batches
         self._random = np.random.default_rng(0)
 
     def start_batch(self) -> None:
@@ -139,7 +158,8 @@ class _Collector:
             return
         self.count += 1
         if self._keeps and sum(array.size for array in self._kept) < _KEPT:
-            self._kept.append(values.reshape(-1, values.shape[-1])[:_KEPT])
+            rows = values.reshape(-1, values.shape[-1])
+            self._kept.append(rows[: 1 + _KEPT // rows.shape[-1]].copy())
         values = values.ravel()
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -150,9 +170,8 @@ class _Collector:
             self.calls.append((low, high))
         self._call += 1
         if self.needs_sample:
-            share = _SAMPLE // 32
-            if values.size > share:
-                values = self._random.choice(values, share, replace=False)
+            if values.size > self._share:
+                values = self._random.choice(values, self._share, replace=False)
             self.samples.append(values)
 
     def observed(self) -> Observed:

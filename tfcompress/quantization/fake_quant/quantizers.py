@@ -275,3 +275,10 @@ def input_scheme(scheme: ActivationScheme) -> ActivationScheme:
     if type(scheme.observer) is MovingAverage:
         return dataclasses.replace(scheme, observer=MinMax())
     return scheme
+
+
+def unclipped_scheme(scheme: ActivationScheme) -> ActivationScheme:
+    """The scheme of a tensor whose largest values decide: no estimator that leaves values out."""
+    if scheme.observer.every_batch:
+        return scheme
+    return dataclasses.replace(scheme, observer=MovingAverage())

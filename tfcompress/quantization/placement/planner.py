@@ -14,11 +14,16 @@ from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.quantization.config import QuantizationConfig
-from tfcompress.quantization.fake_quant.quantizers import FakeQuantize, input_scheme
+from tfcompress.quantization.fake_quant.quantizers import (
+    FakeQuantize,
+    input_scheme,
+    unclipped_scheme,
+)
 from tfcompress.quantization.operators.builder import Decomposition
 from tfcompress.quantization.operators.registry import (
     Role,
     activation_name,
+    activation_of,
     keeps_codes,
     keras_class,
     operator_of,
@@ -132,11 +137,13 @@ class Planner:
             elif not self.is_quantized(node):
                 rounded.extend((v, None) for v in node.outputs if v in needs)
         holders = self._shared_ranges([v for v, _ in rounded])
+        unclipped = {holders.get(v, v) for v, _ in rounded if self._keeps_every_value(v)}
         for value, rounds in rounded:
             fixed = self._fixed_range(rounds)
             leader = value if fixed is not None else holders.get(value, value)
             if leader not in self.quantizers:
-                self.quantizers[leader] = self._make_quantizer(leader, fixed)
+                keep = leader in unclipped
+                self.quantizers[leader] = self._make_quantizer(leader, fixed, keep)
             self.quantizers[value] = self.quantizers[leader]
         # What each value holds, while the graph is still as it was.
         for value, _ in rounded:
@@ -227,10 +234,34 @@ class Planner:
             return None
         return operator_of(node.operation).fixed_range
 
-    def _make_quantizer(self, value: Value, fixed: tuple[float, float] | None) -> FakeQuantize:
+    def _keeps_every_value(self, value: Value) -> bool:
+        """Whether cutting off the largest values would change the model's choice.
+
+        So it is for an output of the model and for what feeds a softmax, unless the configuration
+        names the layer.
+        """
+        node = value.node
+        if node is not None and any(n.operation in self.named for n in self._fused_group(node)):
+            return False
+        pending = [value]
+        while pending:
+            found = pending.pop()
+            readers = self.graph.consumers(found)
+            if self.graph.is_output(found):
+                return True
+            if any(activation_of(r.operation) in ("softmax", "log_softmax") for r in readers):
+                return True
+            pending += [v for r in readers if keeps_codes(r.operation) for v in r.outputs]
+        return False
+
+    def _make_quantizer(
+        self, value: Value, fixed: tuple[float, float] | None, keeps_every_value: bool
+    ) -> FakeQuantize:
         scheme = self._activation_scheme(value)
         if value.node is None:
             scheme = input_scheme(scheme)
+        elif keeps_every_value:
+            scheme = unclipped_scheme(scheme)
         origin = self.origin[value.node.operation].name if value.node else value.name
         name = f"{value.name}_quantizer"
         if value.node is not None:
@@ -245,14 +276,19 @@ class Planner:
         node = value.node
         if node is None or not self.is_quantized(node) or self.schemes[node.operation] is None:
             return self._readers_scheme(value).activations
+        group = self._fused_group(node)
+        named = [n for n in group if n.operation in self.named and self.schemes[n.operation]]
+        return self._scheme((named or [node])[0]).activations
+
+    def _fused_group(self, node: Node) -> list[Node]:
+        """The calls that the runtime runs in one step that ends with `node`, the last first."""
         group = [node]
         while group[-1].inputs:
             before = group[-1].inputs[0].node
             if before is None or self._fused_next(before) is not group[-1]:
                 break
             group.append(before)
-        named = [n for n in group if n.operation in self.named and self.schemes[n.operation]]
-        return self._scheme((named or [node])[0]).activations
+        return group
 
     def _scheme(self, node: Node) -> Scheme:
         """The scheme of a call that runs in int8 by it."""
