@@ -210,4 +210,4 @@ def _total(values: tf.Tensor) -> tuple[np.ndarray, int]:
 
 
 def _mean(parts: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-    return sum(total for total, _ in parts) / sum(count for _, count in parts)
+    return np.sum([total for total, _ in parts], axis=0) / sum(count for _, count in parts)

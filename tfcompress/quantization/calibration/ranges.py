@@ -98,8 +98,9 @@ def calibrate(
         for i, part in enumerate(parts):
             for collector in collectors.values():
                 collector.start_batch()
-            is_measured = correction is not None and i in correction.chosen
-            call = correction.call_measured if is_measured else inference.call_in_inference
+            call = inference.call_in_inference
+            if correction is not None and i in correction.chosen:
+                call = correction.call_measured
             inference.run(graph, part, call)
     for quantizer, collector in collectors.items():
         if collector.count:
