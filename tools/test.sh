@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs tfcompress with what its tests need into .venv and runs them on two cores.
-#   --fast   leaves the slow tests out: an answer in four minutes
+#   --fast   leaves the slow tests out: an answer in three minutes
 # Other arguments go to pytest: bash tools/test.sh --fast tests/pruning -k mask
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfcompress.model.graph import Graph, check_functional, input_structure, producer
+from tfcompress.model.graph import Graph, check_functional, input_structure
 from tfcompress.model.rewrite import rebuild, rename_duplicates
 
 
@@ -282,22 +282,3 @@ def test_a_layer_that_cannot_be_copied_is_named():
     model = keras.Model(inputs, NoConfig(2.0)(inputs))
     with pytest.raises(ValueError, match=r"(?s)type NoConfig, which raises.*Give the class a get_"):
         rebuild(Graph.from_model(model))
-
-
-def test_the_private_attributes_that_reading_a_model_needs_are_there():
-    """Fails first, and by name, when a Keras release moves them."""
-    model = sequential()
-    inner = model._functional
-    by_depth = inner._nodes_by_depth
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    assert [node.is_input for node in nodes] == [True, False, False, False]
-    assert [node.operation for node in nodes[1:]] == model.layers
-    assert all(isinstance(node.arguments.args, tuple) for node in nodes)
-    assert all(isinstance(node.arguments.kwargs, dict) for node in nodes)
-    history = model.outputs[0]._keras_history
-    assert history.operation._inbound_nodes[history.node_index] is nodes[-1]
-    assert producer(model.inputs[0]) is None
-    operation, args, kwargs = producer(model.outputs[0])
-    assert (operation, kwargs) == (model.layers[-1], {})
-    assert args[0] is nodes[2].outputs[0]
-    assert inner.output_names == [model.layers[-1].name]

@@ -32,6 +32,17 @@ class LastBatch(Half):
         return tf.stack([self.share * tf.reduce_min(batch), self.share * tf.reduce_max(batch), 1.0])
 
 
+@keras.saving.register_keras_serializable("own_observers")
+@dataclasses.dataclass(frozen=True)
+class Between(tfc.Observer):
+    """The range between two percentiles."""
+
+    ends: tuple[float, float] = (1.0, 99.0)
+
+    def estimate(self, values, levels, symmetric):
+        return tuple(np.percentile(values, self.ends))
+
+
 class Unregistered(Half):
     """Half of the range; known by its name as a custom object alone."""
 
@@ -73,14 +84,31 @@ def test_a_registered_observer_is_saved_loaded_and_cloned(observer, tmp_path):
 
 def test_an_observer_that_is_not_registered_is_a_custom_object(tmp_path):
     custom = {"Unregistered": Unregistered}
+    model, x = quantized(Unregistered(0.25))
     with keras.saving.custom_object_scope(custom):
-        model, x = quantized(Unregistered(0.25))
         cloned = keras.models.clone_model(model)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras", custom_objects=custom)
     np.testing.assert_array_equal(loaded(x), model(x))
     for copy in (loaded, cloned):
         assert {type(q.scheme.observer) for q in quantizers(copy)} == {Unregistered}
+
+
+def test_a_loaded_model_trains_where_an_option_is_a_tuple(tmp_path):
+    model, x = quantized(Between((2.0, 98.0)))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert {q.scheme.observer for q in quantizers(loaded)} == {Between((2.0, 98.0))}
+    loaded.compile("sgd", "mse")
+    loaded.fit(x, np.zeros((64, 3)), 32, verbose=0)
+
+
+def test_an_observer_without_an_estimate_is_named():
+    class Nothing(tfc.Observer):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"implements estimate.*Received: Nothing"):
+        quantized(Nothing())
 
 
 def test_an_observer_that_moves_does_so_by_its_own_rule():

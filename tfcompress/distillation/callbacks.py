@@ -68,7 +68,7 @@ class DistillationSchedule(keras.callbacks.Callback):
                 f"Received: {len(self.loss_weights)} in `loss_weights`."
             )
         losses = model.distillation_losses
-        temperatures = [x.temperature for x in losses if hasattr(x, "temperature")]
+        temperatures = [x.temperature for x in losses if x.temperature is not None]
         if self.temperature is not None and not temperatures:
             raise ValueError(
                 "Expected a loss with a temperature, such as LogitsDistillation. Received: "

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfcompress.distillation.losses.reduction import mean_per_sample
 from tfcompress.distillation.teachers.sources import Features, Source
+from tfcompress.model.keras_private import padding_mask, set_padding_mask
 
 
 def weights_of(source: Source, key: Any, features: Features, sample_weight: Any) -> Any:
@@ -54,15 +55,10 @@ def gate(outputs: Any, is_open: Any) -> Any:
     def gated(tensor: Any) -> Any:
         # `where` also selects the gradient; a product would give 0 · NaN = NaN.
         result = tf.where(is_open, tensor, ops.stop_gradient(tensor))
-        result._keras_mask = padding_mask(tensor)
+        set_padding_mask(result, padding_mask(tensor))
         return result
 
     return keras.tree.map_structure(gated, outputs)
-
-
-def padding_mask(tensor: Any) -> Any:
-    """The padding mask that Keras hangs on a tensor, or `None`: Keras has no public accessor."""
-    return getattr(tensor, "_keras_mask", None)
 
 
 def _by_output(sample_weight: Any, paths: Sequence[tuple], names: Sequence[str]) -> list[Any]:

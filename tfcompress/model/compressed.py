@@ -184,4 +184,9 @@ def compress(layer: keras.Layer, transforms: dict[str, list[WeightTransform]]) -
     chains = config.pop("transforms", {})
     for name, added in transforms.items():
         chains[name] = [*chains.get(name, []), *(save(t) for t in added)]
-    return cls.from_config({**config, "transforms": chains})
+    old = layer.transforms if isinstance(layer, Compressed) else {}
+    classes: dict[str, type] = {}
+    for transform in (t for chain in (*old.values(), *transforms.values()) for t in chain):
+        classes.update(transform.custom_objects())
+    with keras.saving.custom_object_scope(classes):
+        return cls.from_config({**config, "transforms": chains})

@@ -2,9 +2,7 @@
 
 `Graph.from_model` reads a Sequential or Functional model (nested ones are inlined: a fused group
 may cross their borders), techniques edit it, `Graph.to_model` calls the operations anew and gives
-a Keras model. Keras has no public way to read the calls of a functional model; the private
-attributes that this needs are touched in `is_functional`, `_functional`, `_calls` and `producer`
-alone, and `tests/model/test_graph.py` fails loudly when they move.
+a Keras model.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ from typing import Any
 
 import keras
 from keras import tree
+
+from tfcompress.model import keras_private
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +133,7 @@ class Graph:
     def from_model(cls, model: keras.Model) -> Graph:
         """Reads `model`; raises `ValueError` where it has no graph of calls (see `check`)."""
         check_functional(model)
-        inner = _functional(model)
+        inner = keras_private.functional_part(model)
         values: dict[int, Value] = {}
         inputs = tree.map_structure(lambda t: values.setdefault(id(t), Value(t)), inner.input)
         nodes: list[Node] = []
@@ -295,19 +295,19 @@ def check_functional(model: keras.Model) -> None:
 
 def is_functional(model: keras.Model) -> bool:
     """Whether calling the model runs its graph: a subclass with a `call` of its own does not."""
-    has_graph = isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+    has_graph = isinstance(model, keras.Sequential) or keras_private.has_calls(model)
     owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
     return has_graph and owner.__module__.startswith("keras.")
 
 
 def input_structure(model: keras.Model) -> Any:
     """The symbolic inputs of a functional model as it takes them: a tensor, list or dict."""
-    return _functional(model).input
+    return keras_private.functional_part(model).input
 
 
 def output_structure(model: keras.Model) -> Any:
     """The symbolic outputs of a functional model as it returns them."""
-    return _functional(model).output
+    return keras_private.functional_part(model).output
 
 
 def producer(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict] | None:
@@ -315,33 +315,14 @@ def producer(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict] | None:
 
     `None` for an input and for a tensor without history.
     """
-    history = getattr(tensor, "_keras_history", None)
-    if history is None or history.operation is None:
-        return None
-    node = history.operation._inbound_nodes[history.node_index]
-    if node.is_input:
-        return None
-    return history.operation, node.arguments.args, node.arguments.kwargs
-
-
-def _functional(model: keras.Model) -> keras.Model:
-    """The model that holds the calls: a Sequential keeps it in `_functional`."""
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def _calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict, list]]:
-    """Yields `(operation, args, kwargs, outputs)` of a functional model, in running order."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if not node.is_input:
-                yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
+    return keras_private.call_of(tensor)
 
 
 def _read(
     model: keras.Model, values: dict[int, Value], nodes: list[Node], path: tuple[str, ...]
 ) -> None:
     """Appends the calls of `model` to `nodes`; `values` maps its symbolic tensors, by id."""
-    for operation, args, kwargs, outputs in _calls(model):
+    for operation, args, kwargs, outputs in keras_private.calls(model):
         args, kwargs = tree.map_structure(lambda x: values.get(id(x), x), (args, kwargs))
         args, kwargs = _first_positional(operation, args, kwargs)
         if isinstance(operation, keras.Model) and is_functional(operation):
@@ -372,7 +353,7 @@ def _inline(
     path: tuple[str, ...],
 ) -> None:
     arguments = args[0]
-    inner = _functional(model)
+    inner = keras_private.functional_part(model)
     inner_inputs = inner.input
     if isinstance(arguments, dict) and not isinstance(inner_inputs, dict):
         arguments = [arguments[t.name] for t in tree.flatten(inner_inputs)]

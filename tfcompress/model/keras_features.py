@@ -6,6 +6,7 @@ import keras
 from keras import tree
 
 from tfcompress.model.graph import Graph, is_functional
+from tfcompress.model.keras_private import all_layers
 
 
 def check_plain_kernels(model: keras.Model) -> None:
@@ -21,7 +22,7 @@ def check_plain_kernels(model: keras.Model) -> None:
     if not isinstance(model, keras.Model):
         return
     quantized, extended = [], []
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if isinstance(layer, keras.Model):
             continue
         mode = getattr(layer.dtype_policy, "quantization_mode", None)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
+from tfcompress.model.keras_private import direct_sublayers
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
@@ -99,12 +101,22 @@ def layer_kernels(layer: keras.Layer) -> tuple[Kernel, ...]:
     """Returns the kernels of one built layer, without those of layers inside it.
 
     A recurrent layer's cell counts as the layer itself. An unbuilt layer has none.
+
+    Raises:
+        ValueError: A registered kernel that names no variable of the layer.
     """
     specs = kernel_specs(layer)
     if not specs:
         return ()
     owner = getattr(layer, "cell", layer)
     by_name = {variable.name: variable for variable in owner.weights}
+    missing = [s.name for s in specs if s.name not in by_name]
+    if missing and by_name and layer.built:
+        raise ValueError(
+            f"Expected kernels of {type(layer).__name__} that are variables of it, of the names "
+            f"{sorted(by_name)}. Received: {missing}. Correct the KernelSpec, or the name= of "
+            "add_weight."
+        )
     return tuple(Kernel(layer, by_name[s.name], s) for s in specs if s.name in by_name)
 
 
@@ -144,8 +156,7 @@ def compressible_kernels(model: keras.Layer) -> tuple[Kernel, ...]:
 def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
     if isinstance(layer, keras.Model):
         return list(layer.layers)
-    # `_layers` has no public equivalent on a plain Layer; `_flatten_layers` is its only other door.
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    return direct_sublayers(layer)
 
 
 def _einsum_spec(layer: layers.EinsumDense) -> KernelSpec:

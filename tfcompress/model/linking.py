@@ -1,4 +1,4 @@
-"""Links between the layers of a graph: what a layer must know of those before and behind it."""
+"""Links between the layers of a graph: what a layer must know of the layers before and after it."""
 
 from __future__ import annotations
 

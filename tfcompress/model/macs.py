@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.calls import watch_calls
+from tfcompress.model.graph import input_structure, is_functional
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.paths import layer_paths
 
@@ -248,8 +249,7 @@ def _shape(layer: keras.Layer, tensor: Any) -> tuple[int, ...]:
 
 def _input_specs(model: keras.Model, inputs: Any) -> Any:
     if inputs is None:
-        # The structure that a functional model was made with has no public name.
-        inputs = getattr(model, "_inputs_struct", None)
+        inputs = input_structure(model) if is_functional(model) and model.built else None
     if inputs is None and getattr(model, "inputs", None):
         inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     if inputs is None:

@@ -38,8 +38,9 @@ def register_kernel(
         `cls`.
 
     Raises:
-        TypeError: `cls` is no layer class.
-        ValueError: `cls` is known already, or no kernel is given.
+        TypeError: `cls` is no layer class, or a kernel is no `KernelSpec`.
+        ValueError: `cls` is known already, or no kernel is given. A kernel that names no variable
+            of the layer is an error as soon as a built layer is looked at.
     """
     if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
         raise TypeError(f"Expected a layer class. Received: {cls!r}.")
@@ -51,6 +52,12 @@ def register_kernel(
     if not kernels:
         raise ValueError(
             f"Expected a KernelSpec for every kernel of {cls.__name__}. Received: none."
+        )
+    wrong = [kernel for kernel in kernels if not isinstance(kernel, KernelSpec)]
+    if wrong:
+        raise TypeError(
+            f"Expected a tfcompress.KernelSpec for every kernel of {cls.__name__}. Received: "
+            f"{wrong!r}. The variable named {wrong[0]!r} is KernelSpec({wrong[0]!r})."
         )
     KERNELS[cls] = kernels
     COUNTERS[cls] = macs or count_positions

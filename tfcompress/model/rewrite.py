@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.graph import Graph
+from tfcompress.model.keras_private import all_layers
 from tfcompress.model.user_class import class_of_copies, copy_attributes
 
 
@@ -130,7 +131,7 @@ def as_float32(model: keras.Model) -> keras.Model:
 
     The copy has the model's metadata beside its graph, such as its plan.
     """
-    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    layers = [layer for layer in all_layers(model) if not isinstance(layer, keras.Model)]
     is_float32 = all(layer.compute_dtype in ("float32", None) for layer in layers)
     if is_float32 and not _is_distributed(model):
         return model

@@ -19,7 +19,7 @@ class PrebuiltTrainingVariables:
     and TensorFlow traces a function again that has made variables. Here they are there before.
     """
 
-    # Of `keras.Model`, beside which the mixin stands.
+    # Of `keras.Model`, with which the mixin is combined.
     train_function: Callable[[Any], Any] | None
     run_eagerly: bool
 

@@ -129,6 +129,10 @@ class WeightTransform(keras.Layer):
         """
         raise NotImplementedError
 
+    def custom_objects(self) -> dict[str, type]:
+        """Classes by name that its configuration needs, which may not be registered with Keras."""
+        return {}
+
     def get_build_config(self) -> None:
         """None: `attach` builds a transform, for the axes come from the layer."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.keras_private import all_layers
+
 # What a class may override that a functional copy of it would lose.
 _METHODS = (
     "train_step",
@@ -96,8 +98,8 @@ def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
     if user_class(model) is None or user_class(copy) is None:
         return
     known = set(vars(keras.Model(model.inputs, model.outputs)))
-    inner = {id(layer) for layer in model._flatten_layers()}
-    there = {layer.name: layer for layer in copy._flatten_layers()}
+    inner = {id(layer) for layer in all_layers(model)}
+    there = {layer.name: layer for layer in all_layers(copy)}
     for name, value in list(vars(model).items()):
         if name.startswith("_") or name in known | _COMPILED or isinstance(value, keras.Variable):
             continue

@@ -15,4 +15,9 @@ class Configurable:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return cls(**config)
+        return cls(**{name: _with_tuples(value) for name, value in config.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    """A saved option with tuples for lists: JSON has no tuples, and options are hashed."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -39,7 +39,10 @@ class Observer(Configurable):
             levels: Number of codes less one (255 for 8 bits).
             symmetric: Whether the range will be made symmetric around 0.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected an observer that implements estimate(values, levels, symmetric). Received: "
+            f"{type(self).__name__}, which does not."
+        )
 
     def update(self, state: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """Returns the state after a training batch. It runs inside the train step.

@@ -160,7 +160,7 @@ class Clustering(keras.callbacks.Callback):
             self._set_reassigns(False)
 
     def _is_set(self) -> bool:
-        # All are set together: the first speaks for the others.
+        # All are set together: so the first tells of all.
         return bool(self._found[0][1].reassigns.numpy() > 0)
 
     def _set_reassigns(self, reassigns: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,9 +114,27 @@ def cluster(
             "Expected a model with kernels of more weights than clusters. Received: "
             f"{model.name!r} with num_clusters={num_clusters!r}, where no kernel is left."
         )
+    _warn_of_inner_zeros(model, layers)
     result = rebuild_like(model, graph, replacements)
     _start(clustered, scope, init, seed)
     return result
+
+
+def _warn_of_inner_zeros(model: keras.Model, layers: Mapping[Any, str]) -> None:
+    """Warns of pruned kernels of layers inside other layers, which are not clustered."""
+    known = {id(kernel.variable) for layer in layers for kernel in layer_kernels(layer)}
+    zeros = [
+        kernel.name
+        for kernel in compressible_kernels(model)
+        if id(kernel.variable) not in known and np.mean(np.asarray(kernel.variable) == 0) >= 0.1
+    ]
+    if zeros:
+        warnings.warn(
+            f"Layers inside other layers are not clustered: {', '.join(zeros)}. Their pruned "
+            "zeros are lost in further training. Quantize the model first, which takes the outer "
+            "layer apart, then cluster it.",
+            stacklevel=3,
+        )
 
 
 def _transforms(layer, values, k, scope, preserve_sparsity, index):

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.model.compressed import compressed_class
+from tfcompress.model.keras_private import all_layers
 from tfcompress.model.kernels import (
     Kernel,
     compressible_kernels,
@@ -66,11 +67,12 @@ def clustering_report(model: keras.Model) -> ClusteringReport:
     kernels, left_alone = {}, {}
     clustered = {id(kernel.variable): transform for kernel, transform in clustered_kernels(model)}
     known = compressible_kernels(model)
+    outer = {id(layer) for layer in _outer_layers(getattr(model, "student", model))}
     for kernel in known:
         name = kernel.name.replace(kernel.layer.name, paths[id(kernel.layer)], 1)
         transform = clustered.get(id(kernel.variable))
         if transform is None:
-            left_alone[name] = _reason(kernel)
+            left_alone[name] = _reason(kernel, outer)
             continue
         read = np.asarray(transform.apply(kernel.variable.value, WeightCall(training=False)))
         distinct = max(np.unique(row).size for row in transform.grouped(read))
@@ -84,13 +86,24 @@ def clustering_report(model: keras.Model) -> ClusteringReport:
     return ClusteringReport(kernels, left_alone)
 
 
-def _reason(kernel: Kernel) -> str:
+def _reason(kernel: Kernel, outer: set[int]) -> str:
     if compressed_class(kernel.layer) is None:
         return f"a class of its own, {type(kernel.layer).__name__}, may do anything with its kernel"
+    if id(kernel.layer) not in outer:
+        return "it belongs to a layer inside a layer, which is clustered as a whole or not at all"
     return (
-        f"not chosen, inside another layer, or of no more weights ({kernel.variable.shape}) "
-        "to a codebook than clusters"
+        f"it was not chosen, or has no more weights ({kernel.variable.shape}) to a codebook than "
+        "clusters"
     )
+
+
+def _outer_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Layers of a model, and of the models inside it, but not those inside other layers."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _outer_layers(layer)
+        else:
+            yield layer
 
 
 def _unknown(model: keras.Model, known: tuple[Kernel, ...]) -> Iterator[keras.Layer]:
@@ -101,7 +114,7 @@ def _unknown(model: keras.Model, known: tuple[Kernel, ...]) -> Iterator[keras.La
     seen |= {id(v) for t in found if isinstance(t, WeightTransform) for v in t.variables}
     for layer in found:
         # The cell of a recurrent layer counts as the layer itself.
-        parts = [] if isinstance(layer, layers.RNN) else layer._flatten_layers(include_self=False)
+        parts = [] if isinstance(layer, layers.RNN) else all_layers(layer)[1:]
         inner = {id(v) for part in parts for v in part.variables}
         own = [v for v in layer.variables if id(v) not in inner | seen]
         seen.update(id(v) for v in own)

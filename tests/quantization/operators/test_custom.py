@@ -313,7 +313,58 @@ def test_what_is_wrong_with_a_decomposition_is_said():
     refused(dense, "of equal shapes.*'scale' of shape", {"part/kernel": "scale"})
 
 
+def test_a_trained_weight_that_is_dropped_or_made_anew_is_refused():
+    def dense(layer, x):
+        return layers.Dense(layer.units, name="d")(x)
+
+    class Plain(layers.Layer):
+        """A dense layer with a bias."""
+
+        def __init__(self, units=3, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, shape):
+            self.k = self.add_weight(name="k", shape=(shape[-1], self.units))
+            self.b = self.add_weight(name="b", shape=(self.units,), initializer="ones")
+
+        def call(self, x):
+            return ops.matmul(x, self.k) + self.b
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Plain(name="plain")(inputs))
+    for weights, message in (
+        ({"d/kernel": "k"}, r"Received: nothing for \['d/bias'\], and nothing that takes \['b'\]"),
+        (None, r"nothing for \['d/kernel', 'd/bias'\], and nothing that takes \['k', 'b'\]"),
+    ):
+        tfc.register_operator(Plain, decompose=dense, weights=weights)
+        with pytest.raises(ValueError, match=message):
+            tfc.plan(model)
+    tfc.register_operator(Plain, decompose=dense, weights={"d/kernel": "k", "d/bias": "b"})
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=x)
+    np.testing.assert_allclose(quantized(x), model(x), atol=0.06)
+
+
+def test_pruned_zeros_inside_a_layer_are_not_lost_in_silence(images):
+    inputs = keras.Input((8, 8, 3))
+    residual = Residual(3, name="residual")
+    x = layers.Flatten()(residual(inputs))
+    model = keras.Model(inputs, layers.Dense(5, name="logits")(x))
+    kernel = residual.inner.reduce
+    kernel.assign(np.where(np.arange(kernel.shape[-1]) % 2, kernel.numpy(), 0.0))
+    with pytest.warns(UserWarning, match="inside other layers are not clustered"):
+        clustered = tfc.cluster(model, 4)
+    assert "inside a layer" in str(tfc.clustering_report(clustered))
+
+
 def test_arguments():
+    with pytest.raises(TypeError, match=r"a mapping as weights. Received: \['d/kernel'\]"):
+        tfc.register_operator(EverySecond, weights=["d/kernel"])
+    with pytest.raises(TypeError, match=r"a text as float_reason. Received: 3"):
+        tfc.register_operator(EverySecond, float_reason=3)
+    with pytest.raises(TypeError, match=r"tfcompress.KernelSpec.*Received: \['reduce'\]"):
+        tfc.register_kernel(EverySecond, "reduce")
     with pytest.raises(TypeError, match=r"a layer class or a function. Received: 3"):
         tfc.register_operator(3)
     with pytest.raises(ValueError, match=r"of your own. Received: .*Dense.* of Keras"):

@@ -45,6 +45,9 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
         name: Name in the logs. Defaults to the class name in snake case.
     """
 
+    #: The variable that a schedule of the temperature moves; `None` for a loss without one.
+    temperature: keras.Variable | None = None
+
     def __init__(
         self,
         teacher_layer: str | int | keras.KerasTensor | None = None,
@@ -88,7 +91,10 @@ class DistillationLoss(keras.layers.Layer, keras.distillation.DistillationLoss):
 
     def pair_loss(self, teacher: Any, student: Any, sample_weight: Any) -> Any:
         """The loss for one pair of float32 tensors: a scalar."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            "Expected a loss that implements pair_loss(teacher, student, sample_weight). Received: "
+            f"{type(self).__name__}, which does not."
+        )
 
     def compute_loss(
         self,

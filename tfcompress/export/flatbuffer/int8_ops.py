@@ -94,7 +94,7 @@ _TRANSPOSED_WITH_RELU = 4
 INT8_RUNTIME = "2.5.0"
 INT4_RUNTIME = "2.11.0"
 #: Which 4-bit kernels are stored as INT4, and from which version of the op: XNNPACK runs those of
-#: FULLY_CONNECTED faster than int8, while a 4-bit convolution falls off it.
+#: FULLY_CONNECTED faster than int8, and does not run 4-bit convolutions.
 INT4_VERSIONS = {_OP.FULLY_CONNECTED: 10}
 
 

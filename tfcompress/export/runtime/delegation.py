@@ -105,7 +105,7 @@ def silenced_stderr() -> Iterator[None]:
 def _nodes(data: bytes) -> list[dict]:
     interpreter = Interpreter(model_content=data)
     interpreter.allocate_tensors()
-    # Private: the public interface shows neither the ops nor what a delegate took.
+    # Private in LiteRT: the public interface shows neither the ops nor which a delegate runs.
     return interpreter._get_ops_details()
 
 

@@ -68,7 +68,7 @@ def verify(
     origins = float_origins(summary, models, names)
     if not options.allow_float:
         check_floats(origins, summary, models, options.float_io)
-    # A file that brings LiteRT down must not take the user's process along.
+    # A file on which LiteRT aborts must not end the user's process.
     converter.check_loads(data, ", ".join(models))
     runners: dict[str | None, Runner]
     runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.pruning.structure.tracer import Member, operation_class
 
@@ -28,7 +29,7 @@ def why_not_movable(node: Node, graph: Graph) -> str | None:
             )
     elif cls is not layers.Dense:
         return f"emits a constant that {name!r} ({cls.__name__}) reads"
-    is_fixed = hasattr(layer, "transformed") and not layer.use_bias
+    is_fixed = is_compressed(layer) and not layer.use_bias
     if is_fixed and batch_norm_after(node, graph) is None:
         return f"emits a constant that {name!r} reads, which is compressed and has no bias"
     return None
@@ -48,7 +49,7 @@ def batch_norm_after(node: Node, graph: Graph) -> keras.Layer | None:
 def bias_response(layer: keras.Layer, constants: np.ndarray) -> np.ndarray:
     """What constants in the input add to each output channel before the activation."""
     kernel = layer.kernel
-    if hasattr(layer, "effective_weights") and "kernel" in layer.transformed.chains:
+    if is_compressed(layer) and "kernel" in layer.transformed.chains:
         kernel = layer.effective_weights()["kernel"]
     kernel = np.asarray(kernel, np.float64)
     kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(0)
@@ -58,6 +59,6 @@ def bias_response(layer: keras.Layer, constants: np.ndarray) -> np.ndarray:
 def effective_value(member: Member) -> np.ndarray:
     """The variable as a forward pass reads it, after the transforms of a compressed layer."""
     layer, name = member.layer, member.variable.name
-    if hasattr(layer, "effective_weights") and name in layer.transformed.chains:
+    if is_compressed(layer) and name in layer.transformed.chains:
         return np.asarray(layer.effective_weights()[name])
     return np.asarray(member.variable)

@@ -1,7 +1,7 @@
 """Follows channels through a graph: which unit is at which place of every tensor and variable.
 
 An axis of a tensor is either free of units (`None`: positions, time, the channels of an input) or
-carries one label per index. A rule per operation (`rules_*.py`) says how the axes of what comes
+carries one label per index. A rule per operation (in `rules`) says how the axes of what comes
 out follow from the axes of what goes in, and which axes of the layer's variables belong to them.
 What no rule can follow is pinned, with the reason.
 """

@@ -148,7 +148,10 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         if self.fixed_range is not None:
             raise ValueError(f"Expected a quantizer whose range can be set. Received: {self.name}.")
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise ValueError(f"Expected finite low ≤ high. Received: low={low}, high={high}.")
+            raise ValueError(
+                f"Expected finite low ≤ high for the tensor of {self.source or self.name!r}, from "
+                f"{type(self.scheme.observer).__name__}. Received: low={low}, high={high}."
+            )
         self.statistics.assign([low, high, 1.0])
         for name, value in self._values_of(low, high).items():
             self.state[name].assign(value)

@@ -74,6 +74,9 @@ class FakeQuantizeWeights(WeightTransform):
         self._rounds_folded = not self.scheme.per_channel and not one_scale
         super().attach(layer, variable)
 
+    def custom_objects(self) -> dict[str, type]:
+        return {type(o).__name__: type(o) for o in (self.scheme.observer, self.scheme.quantizer)}
+
     def build(self, shape: tuple[int, ...]) -> None:
         self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
 

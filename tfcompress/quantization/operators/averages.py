@@ -42,7 +42,7 @@ class ZeroPaddedAverage(keras.layers.Layer):
         return (input_shape[0], *sizes, channels)
 
     def stripped(self) -> list[keras.Layer]:
-        # The correction that follows is dropped, so together they are what they came from.
+        # `BorderCorrection`, which follows, is stripped to nothing.
         if len(self.input.shape) == 3:
             steps, stride = self.pool_size[1], self.strides[1]
             return [keras.layers.AveragePooling1D(steps, stride, "same", name=self.name)]

@@ -27,7 +27,7 @@ from tfcompress.quantization.placement.upstream import upstream_kernel, upstream
 class FoldedAffine(Linked):
     """Mixin: y = x · factor + offset per channel, the offset rounded as an int32 bias."""
 
-    # Of the Keras layer, beside which the mixin stands.
+    # Of the Keras layer, with which the mixin is combined.
     compute_dtype: str
 
     # Call index → (compressed layer, its call index), or the quantizer of the input, or None.

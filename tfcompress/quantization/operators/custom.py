@@ -58,7 +58,8 @@ def register_operator(
         `kind`.
 
     Raises:
-        TypeError: `kind` is neither a layer class nor a function.
+        TypeError: `kind` is neither a layer class nor a function, or another argument is of the
+            wrong type.
         ValueError: `kind` is Keras' own, or more than one of `decompose`, `role` and
             `float_reason` are given. What `decompose` does wrong is raised by `plan` and
             `quantize`.
@@ -71,6 +72,14 @@ def register_operator(
             f"Expected a layer or function of your own. Received: {kind!r} of Keras, whose int8 "
             "form is LiteRT's. Register a subclass, or leave the layer in float (scheme None)."
         )
+    for name, value, expected in (
+        ("decompose", decompose, Callable),
+        ("weights", weights, Mapping),
+        ("float_reason", float_reason, str),
+    ):
+        if value is not None and not isinstance(value, expected):
+            words = {Callable: "a function", Mapping: "a mapping", str: "a text"}[expected]
+            raise TypeError(f"Expected {words} as {name}. Received: {value!r}.")
     given = {"decompose": decompose, "role": role, "float_reason": float_reason}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:

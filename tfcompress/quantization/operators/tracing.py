@@ -16,6 +16,7 @@ from keras import tree
 
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.keras_private import all_layers
 from tfcompress.model.rewrite import copy_variables, rebuild
 from tfcompress.quantization.operators.builder import (
     Builder,
@@ -42,13 +43,14 @@ def traced(
     """
 
     def rule(b: Builder, node: Node) -> list[Value] | None:
-        graph = _trace(function, node)
+        graph, subject = _trace(function, node)
         operations = list(graph.operations())
         taken = _weights_taken(node.operation, operations, weights or {})
         refusal = _refusal(node.operation, taken)
         if refusal is not None:
             b.result.refused[node.operation] = refusal
             return None
+        _check_all_taken(node.operation, subject, operations, taken)
         parts = _parts(b, graph, operations, taken)
         known = dict(zip(graph.flat_inputs, _distinct_inputs(node), strict=True))
         for inner in graph.nodes:
@@ -76,8 +78,8 @@ def _distinct_inputs(node: Node) -> list[Value]:
     return list(dict.fromkeys(node.inputs))
 
 
-def _trace(function: Callable, node: Node) -> Graph:
-    """The graph of what `function` does in place of a call."""
+def _trace(function: Callable, node: Node) -> tuple[Graph, tuple]:
+    """The graph of what `function` does in place of a call, and the layer that it was given."""
     values = _distinct_inputs(node)
     feed = {v: keras.Input(batch_shape=v.shape, dtype=v.spec.dtype) for v in values}
     args, kwargs = tree.map_structure(
@@ -101,7 +103,7 @@ def _trace(function: Callable, node: Node) -> Graph:
     _check_outputs(node, flat)
     graph = Graph.from_model(model)
     _check_constants(node, graph)
-    return graph
+    return graph, subject
 
 
 def _subject(operation: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
@@ -111,7 +113,7 @@ def _subject(operation: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
     """
     if isinstance(operation, (keras.layers.Activation, keras.layers.Lambda)):
         return ()
-    if not list(operation._flatten_layers(include_self=False)) or is_compressed(operation):
+    if not all_layers(operation)[1:] or is_compressed(operation):
         return (operation,)
     copy = type(operation).from_config(operation.get_config())
     copy(*args, **kwargs)
@@ -146,6 +148,40 @@ def _weights_taken(
             )
         taken.setdefault(by_name[part], {})[name] = own[source]
     return taken
+
+
+def _check_all_taken(
+    origin: Any, subject: tuple, operations: list, taken: dict[Any, dict[str, keras.Variable]]
+) -> None:
+    """Raises `ValueError` where a trained weight is dropped, or one is initialized anew."""
+    # A copy holds its layers in the order of the original.
+    held: dict[int, keras.Layer] = {}
+    if subject:
+        held = dict(zip(map(id, all_layers(subject[0])), all_layers(origin), strict=False))
+    used = {id(v) for each in taken.values() for v in each.values()}
+    new = []
+    for operation in operations:
+        if id(operation) in held:
+            used.update(id(v) for v in held[id(operation)].variables)
+        elif isinstance(operation, keras.Layer):
+            known = taken.get(operation, {})
+            new += [
+                f"{operation.name}/{v.name}"
+                for v in operation.trainable_variables
+                if v.name not in known
+            ]
+    if is_compressed(origin):
+        # Masks and codebooks are passed on with the variable that they transform.
+        used.update(id(v) for v in origin.transformed.variables)
+    trained = getattr(origin, "trainable_variables", [])
+    dropped = [v.name for v in trained if id(v) not in used]
+    if new or dropped:
+        raise ValueError(
+            f"Expected a decomposition of {_kind(origin)} whose layers take over every trained "
+            f"weight, by weights={{'part/variable': 'variable of the layer'}}. Received: nothing "
+            f"for {new or 'no part'}, and nothing that takes {dropped or 'any variable'}. A layer "
+            "with constants of its own is made with trainable=False."
+        )
 
 
 def _refusal(origin: Any, taken: dict[Any, dict[str, keras.Variable]]) -> str | None:

@@ -195,7 +195,7 @@ def _coded(method: int, frequencies: np.ndarray, words: np.ndarray, part: str) -
 
 def _words(words: np.ndarray, part: str) -> Writer:
     data = words.astype("<u4").tobytes()
-    # The last word's own zero bytes are known to be there; words before may be zeros in earnest.
+    # The last word's own zero bytes are known to be there; words before it may be zeros that count.
     data = data[:-3] + data[-3:].rstrip(b"\0")
     return Writer().varint(part, len(data)).add(part, data)
 

@@ -34,8 +34,8 @@ from tfcompress.sharing.codec.tensors import METHODS, decode_tensor, encode_tens
 _MAGIC = b"TFCP"
 _VERSION = 1
 _DIGEST = 8
-# What a model may have without a word: at the least, and for each byte of its file. The best that
-# pruning and coding have come to is some hundred weights to a byte.
+# Weights that a packed file may declare before it is refused: at least so many, and so many for
+# each of its bytes. The best that pruning and coding have reached is some hundred to a byte.
 _FREE_WEIGHTS, _WEIGHTS_PER_BYTE = 2**22, 2**12
 
 

@@ -191,7 +191,7 @@ def reduction(t: Tracer, node: Node) -> Axes:
     else:
         gone = {a % len(axes) for a in ([axis] if isinstance(axis, int) else axis)}
     for i in gone:
-        # Only to a sum a channel of zeros adds nothing.
+        # A channel of zeros leaves a sum as it is, and no other reduction.
         if type(operation).__name__ == "Sum":
             t.summed(node.inputs[0], i)
         else:

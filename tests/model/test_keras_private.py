@@ -1,0 +1,71 @@
+"""Private attributes of Keras: each fails here first, and by name, when a release moves it."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+from keras import layers
+
+import tfcompress
+from tfcompress.model import keras_private
+
+
+def model():
+    return keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="a"), layers.ReLU(), layers.Dense(2, name="b")]
+    )
+
+
+def test_calls_of_a_functional_model():
+    sequential = model()
+    inner = keras_private.functional_part(sequential)
+    assert keras_private.has_calls(inner)
+    assert not keras_private.has_calls(layers.Dense(1))
+    nodes = [
+        node
+        for d in sorted(inner._nodes_by_depth, reverse=True)
+        for node in inner._nodes_by_depth[d]
+    ]
+    assert [node.is_input for node in nodes] == [True, False, False, False]
+    calls = list(keras_private.calls(inner))
+    assert [operation for operation, *_ in calls] == sequential.layers
+    assert all(isinstance(args, tuple) and isinstance(kwargs, dict) for _, args, kwargs, _ in calls)
+    assert calls[-1][3][0] is inner.outputs[0]
+    assert inner.output_names == ["b"]
+
+
+def test_the_call_that_gave_a_tensor():
+    sequential = model()
+    assert keras_private.call_of(sequential.inputs[0]) is None
+    operation, args, kwargs = keras_private.call_of(sequential.outputs[0])
+    assert (operation, kwargs) == (sequential.layers[-1], {})
+    assert args[0] is sequential.layers[1].output
+
+
+def test_layers_inside_a_layer():
+    bidirectional = layers.Bidirectional(layers.LSTM(2))
+    bidirectional.build((None, 3, 4))
+    forward = bidirectional.forward_layer
+    assert forward in keras_private.direct_sublayers(bidirectional)
+    assert forward.cell not in keras_private.direct_sublayers(bidirectional)
+    found = keras_private.all_layers(bidirectional)
+    assert found[0] is bidirectional
+    assert forward.cell in found
+
+
+def test_padding_masks():
+    tensor = layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]]))
+    np.testing.assert_array_equal(keras_private.padding_mask(tensor), [[True, False]])
+    keras_private.set_padding_mask(tensor, None)
+    assert keras_private.padding_mask(tensor) is None
+
+
+def test_no_other_file_reads_private_attributes_of_keras():
+    root = pathlib.Path(tfcompress.__file__).parent
+    names = (
+        r"\._(flatten_layers|functional|nodes_by_depth|keras_history|inbound_nodes|keras_mask"
+        r"|inputs_struct|layers)\b"
+    )
+    files = [path for path in root.rglob("*.py") if re.search(names, path.read_text("utf-8"))]
+    assert [path.name for path in files] == ["keras_private.py"]

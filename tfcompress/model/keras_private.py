@@ -1,0 +1,60 @@
+"""What Keras has no public name for. Nothing else in the library reads a private Keras attribute.
+
+`tests/model/test_keras_private.py` fails, by name, when a Keras release moves one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer itself and every layer inside it, at any depth; models count as layers."""
+    return list(layer._flatten_layers())
+
+
+def direct_sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer holds itself."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def functional_part(model: keras.Model) -> keras.Model:
+    """The model that holds the calls: a `Sequential` has a functional model inside."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def has_calls(model: keras.Model) -> bool:
+    """Whether a model is functional: it knows the calls that it is made of."""
+    return hasattr(model, "_nodes_by_depth")
+
+
+def calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict[str, Any], list]]:
+    """Yields `(operation, args, kwargs, outputs)` of a functional model, in running order."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
+
+
+def call_of(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict[str, Any]] | None:
+    """`(operation, args, kwargs)` of the call that gave a symbolic tensor; `None` for an input."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    if node.is_input:
+        return None
+    return history.operation, node.arguments.args, node.arguments.kwargs
+
+
+def padding_mask(tensor: Any) -> Any:
+    """The padding mask that Keras attaches to a tensor; `None` where there is none."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_padding_mask(tensor: Any, mask: Any) -> None:
+    """Attaches a padding mask to a tensor."""
+    tensor._keras_mask = mask
