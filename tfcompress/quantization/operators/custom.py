@@ -72,14 +72,12 @@ def register_operator(
             f"Expected a layer or function of your own. Received: {kind!r} of Keras, whose int8 "
             "form is LiteRT's. Register a subclass, or leave the layer in float (scheme None)."
         )
-    for name, value, expected in (
-        ("decompose", decompose, Callable),
-        ("weights", weights, Mapping),
-        ("float_reason", float_reason, str),
-    ):
-        if value is not None and not isinstance(value, expected):
-            words = {Callable: "a function", Mapping: "a mapping", str: "a text"}[expected]
-            raise TypeError(f"Expected {words} as {name}. Received: {value!r}.")
+    if decompose is not None and not callable(decompose):
+        raise TypeError(f"Expected a function as decompose. Received: {decompose!r}.")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise TypeError(f"Expected a mapping as weights. Received: {weights!r}.")
+    if float_reason is not None and not isinstance(float_reason, str):
+        raise TypeError(f"Expected a text as float_reason. Received: {float_reason!r}.")
     given = {"decompose": decompose, "role": role, "float_reason": float_reason}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
