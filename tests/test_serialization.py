@@ -23,6 +23,7 @@ from tfcompress.quantization.operators import (
 )
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
 from tfcompress.quantization.operators.channel_affine import ChannelAffine
+from tfcompress.quantization.placement.keep_float import KeepFloat
 
 
 @keras.saving.register_keras_serializable("serialization")
@@ -54,6 +55,7 @@ EXAMPLES = {
     QuantizedBatchNormalization: lambda: QuantizedBatchNormalization(
         momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"
     ),
+    KeepFloat: lambda: KeepFloat(name="float", dtype="mixed_bfloat16"),
     ChannelAffine: lambda: ChannelAffine([1.0, 2.0], 3.0, name="affine"),
     UniformActivations: UniformActivations,
     tfc.UniformWeights: tfc.UniformWeights,

@@ -36,6 +36,7 @@ def accuracy(model, data):
     return float((model.predict(data[0], verbose=0).argmax(-1) == data[1]).mean())
 
 
+@pytest.mark.filterwarnings("ignore:No .tflite file can hold")
 def test_defaults_do_not_harm_a_student_of_four_bits(float_teacher, digits, crossentropy):
     # Digits are too easy for the published harm at 5 to show: the default itself is held too.
     assert float(LogitsDistillation().temperature) == 1.0

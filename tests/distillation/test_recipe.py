@@ -50,6 +50,7 @@ def test_fashion(make_run):
     assert teacher >= 10 * fashion_student().count_params()
 
 
+@pytest.mark.filterwarnings("ignore:No .tflite file can hold")
 def test_lowbit(make_run):
     name = "w4a4 taught without labels, hints"
     run = make_run("lowbit", shape=(32, 32, 3), variants=[name])

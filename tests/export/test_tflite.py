@@ -223,6 +223,7 @@ def refused_cases():
     }
 
 
+@pytest.mark.filterwarnings("ignore:No .tflite file can hold")
 @pytest.mark.parametrize("name", refused_cases())
 def test_what_is_refused_leaves_no_file(name, tmp_path):
     make, message = refused_cases()[name]

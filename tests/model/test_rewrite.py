@@ -8,6 +8,7 @@ from keras import layers
 import tfcompress as tfc
 from tfcompress.model.graph import Graph
 from tfcompress.model.rewrite import as_float32, copy_variables, fresh, rebuild
+from tfcompress.quantization.placement.from_graph import requested_floats
 
 
 def small(dtype=None):
@@ -109,7 +110,7 @@ def test_as_float32_keeps_what_a_quantized_model_knows():
     quantized = tfc.quantize(small("mixed_bfloat16"), config, calibration_data=x)
     copy = as_float32(quantized)
     assert copy.plan is quantized.plan
-    assert copy.float_layers == ["norm"]
+    assert requested_floats(Graph.from_model(copy)) == ["norm"]
     assert copy.output_names == ["flat"]
     np.testing.assert_array_equal(copy.calibration_inputs[0], x)
 

@@ -166,6 +166,37 @@ def test_a_sum_that_the_runtime_refuses_names_the_layer(tmp_path, normal):
         exported(quantized, normal, tmp_path / "m.tflite")
 
 
+@pytest.fixture(scope="module")
+def weak_branches(normal):
+    """Residual branches that are a millionth of what they are added to, or subtracted from."""
+    inputs = keras.Input(normal.shape[1:])
+    x = layers.Conv2D(4, 1, name="stem")(inputs)
+    branch = layers.Rescaling(1e-6, name="branch")(layers.Conv2D(4, 1, name="conv")(x))
+    x = layers.Add(name="sum")([x, branch])
+    x = layers.Subtract(name="difference")([branch, x])
+    return tfc.quantize(keras.Model(inputs, x), calibration_data=normal)
+
+
+def test_operands_too_small_for_xnnpack_are_exact_and_in_the_report(
+    weak_branches, normal, tmp_path
+):
+    report, _ = exported(weak_branches, normal, tmp_path / "m.tflite")
+    assert report.agreement == 1.0
+    for name in ("sum", "difference"):
+        assert f"'{name}' does not run under XNNPACK" in str(report)
+    assert set(report.ops_outside) == {"ADD", "SUB"}
+
+
+@pytest.mark.filterwarnings("ignore:The ranges of")
+def test_operands_far_too_large_for_their_output_name_the_layer(weak_branches, normal, tmp_path):
+    """LiteRT saturates such a sum wrongly, or aborts the process."""
+    quantized = keras.models.clone_model(weak_branches)
+    quantized.set_weights(weak_branches.get_weights())
+    quantized.get_layer("sum_quantizer").set_range(-1e-4, 1e-4)
+    with pytest.raises(ValueError, match=r"sum: one step of its input from 'stem' is .* steps"):
+        exported(quantized, normal, tmp_path / "m.tflite")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 def test_weights_that_are_no_ordinary_numbers_name_the_layer(tmp_path, normal, value):
     model = small_model()

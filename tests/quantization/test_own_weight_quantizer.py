@@ -161,6 +161,7 @@ def test_trained_variables_start_at_fit_and_are_saved(images, digits, tmp_path):
     assert report.agreement == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:No .tflite file can hold")
 def test_what_no_file_can_hold_is_refused(images, tmp_path):
     @keras.saving.register_keras_serializable("own_quantizers")
     class Rational(Ternary):

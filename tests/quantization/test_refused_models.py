@@ -44,10 +44,35 @@ def test_layers_that_keras_has_changed_are_named(tmp_path):
             technique(lora)
 
 
-def test_the_legacy_file_format_is_refused_when_saving(tmp_path):
-    quantized = tfc.quantize(dense())
-    with pytest.raises(ValueError, match=r"ends in \.keras.*HDF5"):
-        quantized.save(tmp_path / "model.h5")
+@keras.saving.register_keras_serializable("refused_models")
+class Own(keras.Model):
+    """A user's class of model."""
+
+
+@pytest.mark.parametrize("model_class", [keras.Model, Own])
+def test_the_legacy_file_format_holds_quantized_models(model_class, tmp_path):
+    plain, data = dense(), np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
+    quantized = tfc.quantize(model_class(plain.inputs, plain.outputs), calibration_data=data)
+    quantized.compile("sgd", "mse")
+    quantized.fit(data, np.ones((8, 2)), verbose=0)
+    expected = quantized.predict(data, verbose=0)
+    for save in (keras.saving.save_model, lambda model, path: model.save(path)):
+        save(quantized, tmp_path / "model.h5")
+        # Keras cannot read the loss "mse" from such a file, whatever the model.
+        loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+        assert isinstance(loaded, model_class)
+        np.testing.assert_array_equal(loaded.predict(data, verbose=0), expected)
+
+
+def test_pruning_and_distillation_refuse_them_too():
+    quantized, lora = dense(), dense()
+    quantized.get_layer("hidden").quantize("int8")
+    lora.get_layer("hidden").enable_lora(2)
+    for model, message in ((quantized, r"hidden \(int8\)"), (lora, r"LoRA.*: hidden\. Merge")):
+        with pytest.raises(ValueError, match=message):
+            tfc.Pruner(model, tfc.ConstantSparsity(0.5, begin_step=0))
+        with pytest.raises(ValueError, match=message):
+            tfc.Distiller(dense(), model, tfc.LogitsDistillation())
 
 
 def test_a_lambda_layer_is_copied_and_named(tmp_path):

@@ -10,12 +10,14 @@ from typing import Any
 import keras
 
 from tfcompress.distillation.teachers.cache import TeacherCache
+from tfcompress.model.keras_features import check_float_kernels
 
 
 def check_student(student: Any) -> None:
-    """Raises unless `student` is a model that can be trained."""
+    """Raises unless `student` is a model that can be trained, and compressed afterwards."""
     if not isinstance(student, keras.Model):
         raise TypeError(f"Expected `student` to be a keras.Model. Received: student={student!r}")
+    check_float_kernels(student)
 
 
 def check_teacher(teacher: Any) -> Any:

@@ -10,10 +10,17 @@ import keras
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph
-from tfcompress.quantization.calibration.limits import check_weights, extreme_sums
+from tfcompress.model.linking import Linked
+from tfcompress.quantization.calibration.limits import (
+    check_weights,
+    extreme_operands,
+    extreme_sums,
+)
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.registry import Role, role
+from tfcompress.quantization.placement.from_graph import requested_floats, unplanned_calls
+from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.plan import activation_limits, weight_limits
 
 _BOUNDARY_OPS = ("QUANTIZE", "DEQUANTIZE")
@@ -44,11 +51,12 @@ def check_limits(model: keras.Model) -> None:
 def check_numbers(model: keras.Model) -> None:
     """Raises `ValueError` naming the layers whose numbers the runtime cannot take.
 
-    These are weights that are no finite numbers, and int32 sums whose unit or bias does not fit
-    (see `extreme_sums`): LiteRT would refuse the file or crash.
+    These are weights that are no finite numbers, int32 sums whose unit or bias does not fit (see
+    `extreme_sums`) and operands far too large for their output (see `extreme_operands`): LiteRT
+    would refuse the file, crash, or compute something else.
     """
     check_weights(model)
-    problems = extreme_sums(model)
+    problems = extreme_sums(model) + extreme_operands(model)
     if problems:
         shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
         raise ValueError(
@@ -56,6 +64,40 @@ def check_numbers(model: keras.Model) -> None:
             "Calibrate on real data, check the statistics of the batch norms, or set the layer to "
             "None in the configuration, which keeps it in float."
         )
+
+
+def check_planned(model: keras.Model, *, allow_float: bool) -> None:
+    """Raises `ValueError` naming the layers of a quantized model that have no place in its plan.
+
+    A model that was cut between a layer and its quantizer is always refused, for the layer then
+    gives, or reads, what the file cannot hold. Layers that were added to a quantized model compute
+    in float, which is accepted with `allow_float`.
+    """
+    cut: dict[str, None] = {}
+    added: dict[str, None] = {}
+    for node in unplanned_calls(Graph.from_model(model)):
+        is_quantized = isinstance(node.operation, Linked) and not _is_float_kernel(node.operation)
+        (cut if is_quantized else added)[node.name] = None
+    if cut:
+        raise ValueError(
+            "Expected quantizers that round what every quantized layer reads and gives. Received: "
+            f"{model.name!r}, in which they do not for {', '.join(cut)}. If it was cut out of a "
+            "quantized model, let it begin with the inputs of that model and end with outputs of "
+            "quantizers, such as model.get_layer('<layer>_quantizer').output."
+        )
+    if added and not allow_float:
+        raise ValueError(
+            f"Expected quantizers that round what every layer gives. Received: {model.name!r}, in "
+            f"which they do not for {', '.join(added)}. Layers that are added to a quantized model "
+            "run in float, and so does the last layer of a part of one that ends before its "
+            "quantizer: quantize the whole model, end the part with "
+            "model.get_layer('<layer>_quantizer').output, or pass allow_float=True."
+        )
+
+
+def _is_float_kernel(layer: keras.Layer) -> bool:
+    """Whether a layer computes with compressed weights in float."""
+    return is_compressed(layer) and not layer.transformed.of_type(FakeQuantizeWeights)
 
 
 def missing_ranges(model: keras.Model) -> list[FakeQuantize]:
@@ -99,12 +141,12 @@ def check_floats(
     """Raises `ValueError` for float operators that the configuration does not ask for, by layer."""
     wanted = set()
     for model in models.values():
-        asked = requested_floats(model)
+        graph = Graph.from_model(model)
+        asked = requested_floats(graph)
         wanted.update(asked)
         if asked:
             # An operator that only moves values moves those of a float layer in float.
-            operations = Graph.from_model(model).operations()
-            wanted.update(o.name for o in operations if role(o) is Role.MOVE)
+            wanted.update(o.name for o in graph.operations() if role(o) is Role.MOVE)
     culprits: dict[str, None] = {}
     for op in summary.ops:
         if op.name in _BOUNDARY_OPS:
@@ -132,23 +174,9 @@ def _likely(tensor: str, models: Mapping[str, keras.Model]) -> str:
     floats = {
         node.name: None
         for node in nodes
-        if role(node.operation) is None and not isinstance(node.operation, FakeQuantize)
+        if role(node.operation) is None and not isinstance(node.operation, FakeQuantize | KeepFloat)
     }
     return f"{', '.join(floats)} (tensor {tensor!r})" if floats else tensor
-
-
-def requested_floats(model: keras.Model) -> list[str]:
-    """Layers that the configuration leaves in float."""
-    asked = getattr(model, "float_layers", None)
-    if asked is not None:
-        return list(asked)
-    # A cloned model does not know: what could have been quantized and is not was left on purpose.
-    graph = Graph.from_model(model)
-    return [
-        node.name
-        for node in graph.nodes
-        if role(node.operation) is Role.KERNEL and not is_compressed(node.operation)
-    ]
 
 
 def _origin(tensor_name: str, layers: set[str]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfcompress.model.graph import Graph, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.placement.from_graph import readers_past_marks
 
 
 def synthetic_inputs(model: keras.Model, count: int, seed: int = 0) -> list[np.ndarray] | None:
@@ -36,7 +37,7 @@ def synthetic_inputs(model: keras.Model, count: int, seed: int = 0) -> list[np.n
 
 def _draw(graph: Graph, value: Value, count: int, rng: np.random.Generator) -> np.ndarray | None:
     shape = (count, *(size for size in value.shape[1:] if size is not None))
-    readers = [node.operation for node in graph.consumers(value)]
+    readers = [node.operation for node in readers_past_marks(graph, value)]
     for quantizer in readers:
         if isinstance(quantizer, FakeQuantize) and float(quantizer.scale.numpy()) > 0:
             low, high = quantizer.range

@@ -10,17 +10,33 @@ from tfcompress.model.keras_private import all_layers
 
 
 def check_plain_kernels(model: keras.Model) -> None:
-    """Refuses layers that compute with other weights than their kernel.
+    """Refuses layers that compute with other weights than their own kernel.
 
     Args:
         model: Any model; what is not one is left to the checks of the caller.
 
     Raises:
-        ValueError: A layer that `model.quantize` of Keras has quantized, whose kernel
-            `enable_lora` has extended, or that reads a variable of another layer.
+        ValueError: As `check_float_kernels`, or a layer that reads a variable of another layer.
     """
     if not isinstance(model, keras.Model):
         return
+    check_float_kernels(model)
+    shared = _shared_variables(model)
+    if shared:
+        raise ValueError(
+            "Expected layers with weights of their own: a copy of the model would have separate "
+            f"weights. Received: {'; '.join(shared)}. Call one layer in both places, or give each "
+            "its own weights."
+        )
+
+
+def check_float_kernels(model: keras.Model) -> None:
+    """Refuses layers whose kernel is not the float variable that they compute with.
+
+    Raises:
+        ValueError: A layer that `model.quantize` of Keras has quantized, or whose kernel
+            `enable_lora` has extended.
+    """
     quantized, extended = [], []
     for layer in all_layers(model):
         if isinstance(layer, keras.Model):
@@ -43,13 +59,6 @@ def check_plain_kernels(model: keras.Model) -> None:
             "without enable_lora, and for each of these layers call "
             "plain_layer.kernel.assign(layer.kernel), which is the merged kernel (`embeddings` of "
             "an Embedding); copy the other weights."
-        )
-    shared = _shared_variables(model)
-    if shared:
-        raise ValueError(
-            "Expected layers with weights of their own: a copy of the model would have separate "
-            f"weights. Received: {'; '.join(shared)}. Call one layer in both places, or give each "
-            "its own weights."
         )
 
 

@@ -113,7 +113,7 @@ def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
 
 
 # What `compile` sets; a copy is uncompiled.
-_COMPILED = frozenset(["optimizer", "loss_weights", "stop_training", "history", "float_layers"])
+_COMPILED = frozenset(["optimizer", "loss_weights", "stop_training", "history"])
 
 
 def _arguments(cls: type, model: keras.Model) -> dict[str, Any] | None:

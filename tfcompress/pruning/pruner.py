@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.keras_features import check_float_kernels
 from tfcompress.pruning.criteria.evidence import Evidence
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_weight_criterion
@@ -64,7 +65,8 @@ class Pruner:
         scoring: How a criterion reads `data`: number and size of batches, loss.
 
     Raises:
-        ValueError: If no layer is matched, a pattern does not fit a kernel, or data is missing.
+        ValueError: If no layer is matched, a pattern does not fit a kernel, data is missing, or
+            Keras has quantized a layer or extended its kernel (LoRA).
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Pruner:
         preserve_zeros: bool = True,
         scoring: ScoringOptions = DEFAULT_SCORING,
     ):
+        check_float_kernels(model)
         self.model = model
         self.method: Method = get_method(schedule)
         self.criterion = get_weight_criterion(criterion)

@@ -92,9 +92,10 @@ def quantize(
             wrong shape or with NaN, or none where `bias_correction` needs it.
 
     Warns:
-        UserWarning: Layers stay in float that the configuration does not leave in float. Without
-            `allow_float=True` an export refuses the model. `equalize` is asked for, and a ReLU6
-            keeps layers as they are.
+        UserWarning: What an export will refuse: layers that stay in float although the
+            configuration does not leave them in float (unless it is called with
+            `allow_float=True`), schemes that LiteRT cannot hold, and inputs of unknown shape. Also
+            `equalize` is asked for, and a ReLU6 keeps layers as they are.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
@@ -118,6 +119,7 @@ def quantize(
     the_plan = planner.plan()
     _check_something_quantized(planner, the_plan)
     _warn_of_floats(the_plan)
+    _warn_of_limits(planner, the_plan)
     replacements, masks = _replacements(planner, preserve_sparsity)
     _number_calls(planner, replacements)
     graph = planner.graph
@@ -165,6 +167,23 @@ def _warn_of_floats(the_plan: Plan) -> None:
             f"{len(floats)} of the layers stay in float: {found}. export_tflite refuses the model "
             "unless it is called with allow_float=True, or the configuration leaves these layers "
             "in float (None).",
+            stacklevel=3,
+        )
+
+
+def _warn_of_limits(planner: Planner, the_plan: Plan) -> None:
+    """Says before training what no option of an export will accept after it."""
+    found = [f"{name}: {', '.join(limits)}" for name, limits in the_plan.limits.items()]
+    found += [
+        f"{value.name}: an input of shape {value.shape}, of which all but the first must be known"
+        for value in planner.graph.flat_inputs
+        if None in value.shape[1:]
+    ]
+    if found:
+        shown = "; ".join(found[:8]) + ("; …" if len(found) > 8 else "")
+        warnings.warn(
+            f"No .tflite file can hold all of this model: {shown}. It trains, but export_tflite "
+            "will refuse it.",
             stacklevel=3,
         )
 

@@ -28,7 +28,6 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         outputs: As for `keras.Model`.
         name: As for `keras.Model`.
         output_names: Names of the flat outputs.
-        float_layers: Names of the layers that the configuration left in float.
 
     Attributes:
         plan: The plan that it was made by; `None` on a model that was loaded or cloned.
@@ -49,19 +48,17 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         name: str | None = None,
         *,
         output_names: Iterable[str] | None = None,
-        float_layers: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         self._class_arguments = {k: v for k, v in kwargs.items() if k != "trainable"}
         self.output_names = list(output_names or (_source(t) for t in self.outputs))
-        self.float_layers = None if float_layers is None else list(float_layers)
         self._plan: Plan | None = None
         self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
         self._float_outputs: Callable[[], list[np.ndarray] | None] | None = None
 
     def get_config(self) -> dict[str, Any]:
-        own = {"output_names": list(self.output_names), "float_layers": self.float_layers}
+        own: dict[str, Any] = {"output_names": list(self.output_names)}
         if self.keras_class is None:
             return {**super().get_config(), **own}
         save = keras.saving.serialize_keras_object
@@ -93,25 +90,9 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         if self.keras_class is None:
             super().make_training_variables(data)
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the model as a `.keras` file.
-
-        Raises:
-            ValueError: A path of the legacy HDF5 format, which cannot be loaded again: it does not
-                hold the package that a class is registered under.
-        """
-        if str(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                "Expected a path that ends in .keras: the legacy HDF5 format cannot hold the "
-                f"classes of a quantized model. Received: {str(filepath)!r}. "
-                "model.save_weights('name.weights.h5') saves the weights alone."
-            )
-        super().save(filepath, *args, **kwargs)
-
     def copy_metadata_from(self, model: keras.Model) -> None:
         if isinstance(model, QuantizedModel):
             self.plan = model.plan
-            self.float_layers = model.float_layers
             self.calibration_inputs = model.calibration_inputs
             self.float_outputs = model.float_outputs
 
@@ -122,8 +103,6 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
     @plan.setter
     def plan(self, plan: Plan | None) -> None:
         self._plan = plan
-        if plan is not None:
-            self.float_layers = plan.requested_floats
 
     @property
     def calibration_inputs(self) -> list[np.ndarray] | None:
@@ -143,6 +122,10 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         self._float_outputs = lambda: arrays
 
 
+# The legacy HDF5 format does not hold the package that a class is registered under.
+keras.saving.get_custom_objects()[QuantizedModel.__name__] = QuantizedModel
+
+
 @functools.cache
 def quantized_class(cls: type) -> type[QuantizedModel]:
     """The class of the quantized copy of a model of class `cls`: the user's methods are kept.
@@ -154,9 +137,11 @@ def quantized_class(cls: type) -> type[QuantizedModel]:
     members = {
         "keras_class": cls,
         "__module__": QuantizedModel.__module__,
+        "__qualname__": f"Quantized{cls.__name__}",
         "__doc__": f"A quantized `{cls.__name__}`.",
     }
-    mixed = type(f"Quantized{cls.__name__}", (QuantizedModel, cls), members)
+    # The legacy HDF5 format saves a model under the bare name of its class.
+    mixed = type(QuantizedModel.__name__, (QuantizedModel, cls), members)
     # Both are saved by one name, which loads as QuantizedModel.
     register = keras.saving.register_keras_serializable("tfcompress", "QuantizedModel")
     register(mixed)

@@ -1,5 +1,7 @@
 """The plan: what each layer gets, where codes are rounded, and what the runtime cannot hold."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -126,7 +128,11 @@ def test_what_litert_cannot_hold_is_said_before_training_and_trains(scheme, word
     assert bool(limits) == bool(words)
     assert ("LiteRT cannot hold d" in str(plan)) == bool(words)
     x = np.random.default_rng(0).normal(size=(32, 8, 8, 2)).astype(np.float32)
-    quantized = tfc.quantize(model, scheme, calibration_data=x)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        quantized = tfc.quantize(model, scheme, calibration_data=x)
+    assert all(word in str(said[0].message) for word in words)
+    assert bool(said) == bool(words)
     quantized.compile(keras.optimizers.SGD(0.01), "mse")
     losses = quantized.fit(x, np.ones((32, 3)), epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -31,7 +31,8 @@ from tfcompress.quantization.operators.registry import (
     operator_of,
     role,
 )
-from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.placement.from_graph import int8_calls
+from tfcompress.quantization.placement.keep_float import KeepFloat
 
 
 @dataclasses.dataclass
@@ -75,7 +76,7 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
             )
         shape = (1, *value.shape[1:])
         specs.append(tf.TensorSpec(shape, value.spec.dtype, name=value.spec.name))
-    walker = _Lowering(graph, getattr(model, "float_layers", None) or ())
+    walker = _Lowering(graph)
 
     def function(*inputs):
         feed = dict(zip(graph.flat_inputs, inputs, strict=True))
@@ -102,9 +103,9 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
 class _Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
-    def __init__(self, graph: Graph, float_layers: Collection[str]):
+    def __init__(self, graph: Graph):
         self.graph = graph
-        self._float_layers = frozenset(float_layers)
+        self._int8 = int8_calls(graph)
         self.marks = Marks()
         # Everything that is read from variables is read now, before a graph is traced.
         self._constants: dict[Node, tuple] = {}
@@ -119,7 +120,7 @@ class _Lowering:
             elif is_compressed(node.operation):
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
-                if baked is not None:
+                if baked is not None and node in self._int8:
                     self._baked[node] = baked
             elif isinstance(node.operation, FakeQuantize):
                 self._quantizers[node] = _checked_quantizer(node.operation)
@@ -134,8 +135,7 @@ class _Lowering:
         """Whether the plan has a call run in int8."""
         if role(node.operation) is Role.KERNEL:
             return node in self._baked
-        is_configured = node.name not in self._float_layers
-        return float_reason(node, is_configured=is_configured) is None
+        return node in self._int8
 
     def holds_codes(self, value: Value) -> bool:
         """Whether a value is rounded to codes, by a quantizer or what only moves its codes."""
@@ -146,6 +146,8 @@ class _Lowering:
         with tf.name_scope(operation.name):
             if isinstance(operation, FakeQuantize):
                 return self._quantizer(node, args[0])
+            if isinstance(operation, KeepFloat):
+                return args[0]
             is_int8 = self.is_int8(node)
             if not is_int8:
                 args, kwargs = self._read_in_float(node, args, kwargs)
@@ -184,11 +186,8 @@ class _Lowering:
         return tuple(self._quantizers[r][0] for r in readers)
 
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
-        value = node.inputs[0]
-        before = value.node
-        is_resampled = before is not None and role(before.operation) is Role.RESAMPLE
-        is_computed = is_resampled or not self.holds_codes(value)
-        if before is None or not is_computed or not self.is_int8(before):
+        before = node.inputs[0].node
+        if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
             return self._mark(node, node, Kind.ROUNDED, x)
         return self._mark(node, node, Kind.COMPUTED, x, self._fused_kernel(before))
 
@@ -220,6 +219,7 @@ class _Lowering:
         """The arguments of a call in float, those that hold codes marked as read in float."""
 
         def mark(leaf, x):
+            leaf = _before_mark(leaf) if isinstance(leaf, Value) else leaf
             if not isinstance(leaf, Value) or not self.holds_codes(leaf):
                 return x
             name = f"{node.name}/{leaf.name}"
@@ -249,6 +249,12 @@ def _effective_variables(layer: Any, call_index: int) -> list[tuple[keras.Variab
     transformed = {id(v): effective.get(v.name) for v in compressed_variables(layer).values()}
     values = [(v, transformed.get(id(v))) for v in layer.variables]
     return [(v, v.numpy() if value is None else np.asarray(value)) for v, value in values]
+
+
+def _before_mark(value: Value) -> Value:
+    """What a mark of a layer in float passes on; `value` itself where there is none."""
+    node = value.node
+    return node.inputs[0] if node is not None and isinstance(node.operation, KeepFloat) else value
 
 
 def _code_sources(graph: Graph, is_int8: Callable[[Node], bool]) -> dict[Value, Node]:

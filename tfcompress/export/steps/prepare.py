@@ -12,7 +12,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.export.checks import check_limits, check_numbers, missing_ranges
+from tfcompress.export.checks import (
+    check_limits,
+    check_numbers,
+    check_planned,
+    missing_ranges,
+)
 from tfcompress.export.options import VerifyOptions
 from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.runtime.float_agreement import FloatReference
@@ -162,6 +167,7 @@ def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> kera
             return as_float32(model)
         return as_float32(quantize(model, calibration_data=calibration_data))
     check_limits(model)
+    check_planned(model, allow_float=allow_float)
     ready = as_float32(model)
     missing = missing_ranges(ready)
     if missing and calibration_data is not None:

@@ -21,6 +21,7 @@ from tfcompress.quantization.calibration.diagnosis import (
     outside_problems,
     range_problems,
 )
+from tfcompress.quantization.calibration.limits import tiny_operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _range_notes(
     """What is suspicious in the ranges, for the report; of new samples it warns too."""
     notes: list[str] = []
     for signature in signatures:
-        notes += range_problems(signature.model)
+        notes += range_problems(signature.model) + tiny_operands(signature.model)
         samples = signature.samples
         if samples is None:
             continue

@@ -1,4 +1,4 @@
-"""What no calibration can mend: weights that are no numbers, and sums that the runtime refuses."""
+"""What no calibration can mend: weights that are no numbers, scales that the runtime refuses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import keras
 import numpy as np
 
 from tfcompress.model.compressed import is_compressed
-from tfcompress.model.graph import Graph, Node
+from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
+from tfcompress.quantization.operators.registry import Role, keras_class, role
+from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 #: XNNPACK multiplies an int32 sum by (unit of the sum) / (output scale), which must be smaller. A
 #: ratio of almost 0, as a tensor of zeros has, runs.
 LARGEST_RATIO = 2.0**8
+#: Smallest ratios of scales of a sum or difference (operand / output) and of a product (operand ·
+#: operand / output) that XNNPACK takes. LiteRT itself computes smaller ones exactly, outside of it.
+SMALLEST_RATIO = {"Add": 2.0**-10, "Subtract": 2.0**-10, "Multiply": 2.0**-16}
 #: Largest int32 code of a bias that leaves as much again to the products.
 LARGEST_BIAS = 2.0**30
 #: Weights above it overflow float32 as soon as they are multiplied.
@@ -61,6 +66,79 @@ def extreme_sums(model: keras.Model) -> list[str]:
             if problem and node.name not in found:
                 found[node.name] = f"{node.name}: {problem}"
     return list(found.values())
+
+
+def extreme_operands(model: keras.Model) -> list[str]:
+    """Says which sums, differences and products have operands far too large for their output.
+
+    From a ratio of scales of `LARGEST_RATIO` on XNNPACK does not take them, and LiteRT's own
+    operators saturate wrongly or abort the process.
+
+    Args:
+        model: A quantized model; layers without known ranges are passed over.
+    """
+    found = {}
+    for node, ratio, name in _operand_ratios(Graph.from_model(model)):
+        if ratio >= LARGEST_RATIO and node.name not in found:
+            found[node.name] = (
+                f"{node.name}: one step of {name} is {ratio:.3g} steps of its output, whose range "
+                "is far too narrow (its values nearly all cancel or are cut off)"
+            )
+    return list(found.values())
+
+
+def tiny_operands(model: keras.Model) -> list[str]:
+    """Says which sums, differences and products XNNPACK leaves to LiteRT's slower operators.
+
+    The file computes the same; an operand is so small beside the output that it changes nothing.
+    """
+    found = {}
+    for node, ratio, name in _operand_ratios(Graph.from_model(model)):
+        if 0 < ratio < SMALLEST_RATIO[keras_class(node.operation).__name__]:
+            found[node.name] = (
+                f"{node.name!r} does not run under XNNPACK but in LiteRT's slower operator: one "
+                f"step of {name} is {ratio:.2g} steps of its output, to which it adds nothing. "
+                "Residual branches start so where the γ of their batch norm is almost 0: train on, "
+                "or leave the branch out of the model."
+            )
+    return list(found.values())
+
+
+def _operand_ratios(graph: Graph) -> Iterator[tuple[Node, float, str]]:
+    """Yields `(call, ratio of scales, what the operand is)` of sums, differences and products."""
+    for node in graph.nodes:
+        if role(node.operation) is not Role.ARITHMETIC:
+            continue
+        output = _output_quantizer(graph, node)
+        operands = [upstream_quantizer(value.spec) for value in node.inputs]
+        known = [q for q in (output, *operands) if q is not None and float(q.scale.numpy()) > 0]
+        if len(known) < len(operands) + 1:
+            continue
+        scale, *given = (float(quantizer.scale.numpy()) for quantizer in known)
+        if keras_class(node.operation).__name__ == "Multiply":
+            # The scale of a constant follows from the constant, whose product has a like range.
+            if len(given) == 2:
+                yield node, given[0] * given[1] / scale, "the product of its inputs"
+            continue
+        for value, one in zip(node.inputs, given, strict=True):
+            yield node, one / scale, f"its input from {_origin(value)!r}"
+
+
+def _output_quantizer(graph: Graph, node: Node) -> TensorQuantizer | None:
+    """The quantizer that rounds what a call gives, past a fused ReLU."""
+    for reader in graph.consumers(node.output):
+        if isinstance(reader.operation, TensorQuantizer):
+            return reader.operation
+        if role(reader.operation) is Role.RELU:
+            return _output_quantizer(graph, reader)
+    return None
+
+
+def _origin(value: Value) -> str:
+    """The layer that a value comes from, past quantizers."""
+    while value.node is not None and isinstance(value.node.operation, TensorQuantizer):
+        value = value.node.inputs[0]
+    return value.name
 
 
 def _sums(node: Node) -> Iterator[tuple[np.ndarray, TensorQuantizer, np.ndarray]]:

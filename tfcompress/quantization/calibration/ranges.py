@@ -22,7 +22,7 @@ from tfcompress.model.graph import Graph, input_structure, is_functional
 from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.diagnosis import Observed, calibration_problems
 from tfcompress.quantization.calibration.in_float import in_float, observed_by
-from tfcompress.quantization.calibration.limits import extreme_sums
+from tfcompress.quantization.calibration.limits import extreme_operands, extreme_sums
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import MinMax
 
@@ -77,7 +77,7 @@ def calibrate(
 
     Warns:
         UserWarning: Ranges that waste codes or hint at a fault (see `calibration_problems`), and
-            layers that the runtime cannot run with them (see `extreme_sums`).
+            layers that the runtime cannot run with them (see `extreme_sums`, `extreme_operands`).
     """
     quantizers = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
     wanted = quantizers if only is None else only
@@ -109,7 +109,8 @@ def calibrate(
         correction.correct()
     observed = {q: c.observed() for q, c in collectors.items() if c.count}
     problems = calibration_problems(model, observed)
-    problems += [f"Such a layer cannot be exported: {p}." for p in extreme_sums(model)]
+    refused = extreme_sums(model) + extreme_operands(model)
+    problems += [f"Such a layer cannot be exported: {p}." for p in refused]
     for problem in problems:
         warnings.warn(problem, UserWarning, stacklevel=3)
 

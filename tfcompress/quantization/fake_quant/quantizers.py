@@ -202,7 +202,18 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         safe = tf.where(scale > 0, scale, 1.0)
         return tf.where(scale > 0, codes(safe) * safe, otherwise)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, computed: bool = False
+    ) -> tf.Tensor:
+        """Rounds a tensor.
+
+        Args:
+            inputs: The tensor, float32.
+            training: Whether it is a call in training.
+            computed: Whether an int8 operator computes the tensor, in the plan of the model. If
+                not, it is an input or comes from a call in float. It is an argument of the call,
+                so that every copy of a model has it.
+        """
         if self._observe is not None:
             self._observe(inputs)
             return inputs
@@ -221,7 +232,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         return []
 
     def compute_output_spec(
-        self, inputs: keras.KerasTensor, training: bool | None = None
+        self, inputs: keras.KerasTensor, training: bool | None = None, computed: bool = False
     ) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype="float32")
 

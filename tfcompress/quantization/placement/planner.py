@@ -30,7 +30,9 @@ from tfcompress.quantization.operators.registry import (
     role,
 )
 from tfcompress.quantization.placement.decompose import decompose
+from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.plan import (
+    AS_CONFIGURED,
     Plan,
     PlanEntry,
     activation_limits,
@@ -47,7 +49,8 @@ class Planner:
     """Decides, and edits the graph accordingly.
 
     Attributes:
-        graph: The graph of the model, decomposed, with a quantizer at every rounding.
+        graph: The graph of the model, decomposed, with a quantizer at every rounding and a mark
+            before every call that the configuration leaves in float.
         decomposition: What was taken apart.
         schemes: Operation → its scheme, `None` for float.
     """
@@ -77,6 +80,7 @@ class Planner:
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
         self._place_quantizers()
+        self._mark_floats()
 
     def _inherit_schemes(self) -> None:
         """A part gets the scheme of its original."""
@@ -102,8 +106,8 @@ class Planner:
         return self._reasons[node]
 
     def _is_float(self, node: Node) -> bool:
-        is_quantizer = isinstance(node.operation, FakeQuantize)
-        return not is_quantizer and not self.is_quantized(node)
+        is_mark = isinstance(node.operation, FakeQuantize | KeepFloat)
+        return not is_mark and not self.is_quantized(node)
 
     def is_quantized(self, node: Node) -> bool:
         return self.float_reason(node) is None
@@ -163,7 +167,7 @@ class Planner:
             graph.insert_after(value, target, only=[node])
         for value, quantizer in again:
             if quantizer is not None:
-                graph.insert_after(value, quantizer)
+                _computed(graph.insert_after(value, quantizer))
         for value, rounds in rounded:
             only = None
             if rounds is None:
@@ -171,7 +175,23 @@ class Planner:
                 only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
                 if len(only) == len(readers) and not graph.is_output(value):
                     only = None
-            graph.insert_after(value, self.quantizers[value], only=only)
+            result = graph.insert_after(value, self.quantizers[value], only=only)
+            if rounds is not None:
+                _computed(result)
+
+    def _mark_floats(self) -> None:
+        """Puts a mark before every call that the configuration leaves in float."""
+        marks: dict[Any, KeepFloat] = {}
+        for node in list(self.graph.nodes):
+            if isinstance(node.operation, FakeQuantize):
+                continue
+            if self.float_reason(node) == AS_CONFIGURED:
+                operation = node.operation
+                policy = getattr(operation, "dtype_policy", None)
+                name = f"{operation.name}_keep_float"
+                mark = marks.setdefault(operation, KeepFloat(dtype=policy, name=name))
+                for value in dict.fromkeys(node.inputs):
+                    self.graph.insert_after(value, mark, only=[node])
 
     def _rounds(self, node: Node) -> bool:
         if not self.is_quantized(node) or keeps_codes(node.operation):
@@ -362,6 +382,12 @@ class Planner:
             return "shares the range of its inputs"
         follower = consumers[0].operation.name if consumers else "the output"
         return f"fused into {follower}"
+
+
+def _computed(value: Value) -> None:
+    """Notes in the graph that the tensor which a quantizer rounds is computed in int8."""
+    assert value.node is not None
+    value.node.kwargs = {"computed": True}
 
 
 def _check_not_quantized(model: keras.Model, graph: Graph) -> None:
