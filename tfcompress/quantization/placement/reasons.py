@@ -18,13 +18,21 @@ from tfcompress.quantization.operators.registry import (
 )
 from tfcompress.quantization.placement.plan import AS_CONFIGURED
 
-# Keras names of what LiteRT computes in float only: its operator takes no int8 tensors.
-_FLOAT_IN_LITERT = frozenset(
-    (
-        *("Conv3D", "Conv3DTranspose"),
-        *("Ceil", "Cos", "Cumsum", "Floor", "Power", "Round", "Sin", "Sqrt", "Square"),
-    )
-)
+#: Keras name → the LiteRT operator for it, which takes no int8 tensors.
+FLOAT_IN_LITERT = {
+    "Arctan2": "ATAN2",
+    "Ceil": "CEIL",
+    "Conv3D": "CONV_3D",
+    "Conv3DTranspose": "CONV_3D_TRANSPOSE",
+    "Cos": "COS",
+    "Cumsum": "CUMSUM",
+    "Floor": "FLOOR",
+    "Power": "POW",
+    "Round": "ROUND",
+    "Sign": "SIGN",
+    "Sin": "SIN",
+    "Square": "SQUARE",
+}
 
 
 def float_reason(node: Node, is_configured: bool) -> str | None:
@@ -55,8 +63,8 @@ def _unknown_reason(operation: Any) -> str:
     if isinstance(operation, keras.layers.Lambda):
         return "its function is not known; register_operator describes one that has a name"
     name = activation_of(operation) or keras_class(operation).__name__
-    whose = "LiteRT" if name in _FLOAT_IN_LITERT else "tfcompress"
-    yet = "" if name in _FLOAT_IN_LITERT else " yet"
+    whose = "LiteRT" if name in FLOAT_IN_LITERT else "tfcompress"
+    yet = "" if name in FLOAT_IN_LITERT else " yet"
     return f"{whose} has no int8 form of {name}{_options(operation)}{yet}"
 
 
