@@ -95,7 +95,7 @@ def quantize(
         UserWarning: What an export will refuse: layers that stay in float although the
             configuration does not leave them in float (unless it is called with
             `allow_float=True`), schemes that LiteRT cannot hold, and inputs of unknown shape. Also
-            `equalize` is asked for, and a ReLU6 keeps layers as they are.
+            where `equalize` is asked for and a ReLU6 keeps layers as they are.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
