@@ -47,8 +47,13 @@ class _Worker:
             line = ""
         return json.loads(line) if line else None
 
+    def kill(self) -> None:
+        """Ends a worker that has no job: TensorFlow takes a second to end by itself."""
+        self.process.kill()
+        self.close()
+
     def close(self) -> str:
-        """Ends the worker; returns how it ended and the last lines of its log."""
+        """Waits until the worker ends; returns how it ended and the last lines of its log."""
         for pipe in (self.process.stdin, self.process.stdout):
             # The pipe of a worker that has crashed cannot be flushed.
             with contextlib.suppress(BrokenPipeError):
@@ -80,8 +85,13 @@ class Converter:
     def close(self) -> None:
         """Ends the worker; the next conversion starts another."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.kill()
         self._worker, self._jobs = None, 0
+
+    def start(self) -> None:
+        """Starts the worker, which imports TensorFlow meanwhile; nothing where there is one."""
+        if self._worker is None:
+            self._worker = _Worker()
 
     def convert(self, signatures: Mapping[str, Lowered], *, sparse: bool = False) -> bytes:
         """Converts one model of one or several signatures, without any optimization.
@@ -137,12 +147,12 @@ class Converter:
 
     def _run(self, job: dict, crash: str) -> str | None:
         """Hands a job to the worker; returns the text of an exception that it raised."""
-        if self._worker is None:
-            self._worker = _Worker()
+        self.start()
+        assert self._worker is not None
         answer = self._worker.run(job)
         if answer is None:
             ended = self._worker.close()
-            self.close()
+            self._worker, self._jobs = None, 0
             raise ConversionError(f"{crash} {ended}")
         return answer.get("error")
 

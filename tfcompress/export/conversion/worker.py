@@ -10,16 +10,22 @@ SavedModel; {"load"} loads a `.tflite`. The answer is one line, {"ok": true} or 
 import os
 import sys
 
-# A script's own folder comes first on the path: its modules must not hide others of their names.
-_HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
+if __name__ == "__main__":
+    # A script's own folder comes first on the path: its modules must not hide others of their
+    # names.
+    _HERE = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    # TensorFlow imports Keras where it finds it, and Keras imports Matplotlib, SciPy and
+    # scikit-learn. The conversion of a SavedModel needs none of them, and together they take as
+    # long as TensorFlow itself.
+    for _name in ("keras", "tf_keras"):
+        sys.modules[_name] = None  # type: ignore[assignment]
 
 import contextlib
 import io
 import json
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
 def convert(job: dict) -> bytes:
@@ -45,6 +51,9 @@ def main() -> None:
     # The converter prints to standard output, so answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # Before the first job: the parent starts the worker while it still traces the model.
+    import tensorflow as tf  # noqa: F401
+
     for line in sys.stdin:
         job = json.loads(line)
         try:

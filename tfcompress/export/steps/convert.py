@@ -44,6 +44,7 @@ def convert(
         ValueError: An input of unknown shape, a quantizer without a range.
         ConversionError: The converter refused the model or crashed.
     """
+    converter.start()
     lowered = {s.key: lower(s.model, s.output_names) for s in signatures}
     is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     is_sparse = options.sparse_encoding and not is_quantized
