@@ -17,9 +17,17 @@ import tensorflow as tf
 
 from tfcompress.model.graph import producer
 from tfcompress.quantization.fake_quant.affine import code_range
-from tfcompress.quantization.fake_quant.shared_trace import shared_trace
+from tfcompress.quantization.fake_quant.shared_trace import (
+    SharedVariable,
+    can_share_updates,
+    shared_trace,
+    shared_update,
+)
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
-from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
+from tfcompress.quantization.fake_quant.uniform_activations import (
+    UniformActivations,
+    quantize_in_place,
+)
 from tfcompress.quantization.fake_quant.variables import VariableSpec, add_variables
 from tfcompress.quantization.observers import MinMax, MovingAverage
 from tfcompress.quantization.placement.upstream import link_rounding
@@ -218,14 +226,31 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             self._observe(inputs)
             return inputs
         if training and self.trainable and self.fixed_range is None:
+            if self._updates_in_one_call():
+                outputs = _updated_and_rounded(
+                    (inputs,),
+                    (self.statistics, self.frozen, self.enabled, *self.state.values()),
+                    scheme=self.scheme,
+                    rounds_input=self.rounds_input,
+                )
+                outputs.set_shape(inputs.shape)
+                return outputs
             self._update(tf.stop_gradient(inputs))
         quantizer = self.quantizer
         quantize = quantizer.quantize_input if self.rounds_input else quantizer.quantize_known
-        outputs = quantize(
-            inputs, *self.parameters(), self.active_scale(), self.scheme, bool(training)
-        )
+        scale, zero_point = self.parameters()
+        active = scale * self.enabled.value
+        outputs = quantize(inputs, scale, zero_point, active, self.scheme, bool(training))
         outputs.set_shape(inputs.shape)
         return outputs
+
+    def _updates_in_one_call(self) -> bool:
+        """Whether `_updated_and_rounded` does all that a training step does to the tensor."""
+        # A subclass may do anything, and stochastic rounding needs random numbers of its own.
+        is_uniform = type(self.quantizer) is UniformActivations
+        if not is_uniform or self.scheme.rounding == "stochastic":
+            return False
+        return can_share_updates((self.statistics, self.frozen, self.enabled, *self.state.values()))
 
     def stripped(self) -> list:
         """Nothing is left of it in a plain model."""
@@ -247,8 +272,38 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         }
 
 
-@shared_trace
-def _moved_statistics(
+@shared_update
+def _updated_and_rounded(
+    tensors: tuple[tf.Tensor, ...],
+    variables: tuple[SharedVariable, ...],
+    *,
+    scheme: ActivationScheme,
+    rounds_input: bool,
+) -> tf.Tensor:
+    """A training step at one tensor: moves the range as `_update` does, then rounds.
+
+    Args:
+        tensors: The tensor.
+        variables: The quantizer's `statistics`, `frozen`, `enabled`, scale and zero point.
+        scheme: The quantizer's.
+        rounds_input: Whether the tensor is an input of the model.
+    """
+    (x,) = tensors
+    statistics, frozen, enabled, *state = variables
+    names = ("scale", "zero_point")
+    old = [variable.read() for variable in state]
+    moving, new = _statistics_after(
+        tf.stop_gradient(x), statistics.read(), frozen.read(), scheme=scheme
+    )
+    statistics.assign(new)
+    scale, zero_point = _state_after(moving, new, *old, scheme=scheme, names=names)
+    for variable, value in zip(state, (scale, zero_point), strict=True):
+        variable.assign(value)
+    active = scale * enabled.read()
+    return quantize_in_place(x, scale, zero_point, active, scheme, True, rounds_input)
+
+
+def _statistics_after(
     x: tf.Tensor, old: tf.Tensor, frozen: tf.Tensor, *, scheme: ActivationScheme
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Whether the range moves, and its statistics after the batch `x`."""
@@ -262,8 +317,7 @@ def _moved_statistics(
     return moving, tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)
 
 
-@shared_trace
-def _moved_state(
+def _state_after(
     moving: tf.Tensor,
     statistics: tf.Tensor,
     *values: tf.Tensor,
@@ -271,11 +325,17 @@ def _moved_state(
     names: tuple[str, ...],
 ) -> tuple[tf.Tensor, ...]:
     """The quantizer's variables by the statistics; as they were where the range stays."""
-    known = moving & (statistics[2] > 0)
-    weight = tf.where(statistics[2] > 0, statistics[2], 1.0)
-    low, high = statistics[0] / weight, statistics[1] / weight
+    low, high, weight = tf.unstack(statistics, num=3)
+    is_known = weight > 0
+    known = moving & is_known
+    weight = tf.where(is_known, weight, 1.0)
+    low, high = low / weight, high / weight
     found = scheme.quantizer.from_range(low, high, scheme)
     return tuple(tf.where(known, found[n], old) for n, old in zip(names, values, strict=True))
+
+
+_moved_statistics = shared_trace(_statistics_after)
+_moved_state = shared_trace(_state_after)
 
 
 def _moves(scheme: ActivationScheme) -> bool:

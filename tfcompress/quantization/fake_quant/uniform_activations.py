@@ -37,10 +37,7 @@ class UniformActivations(ActivationQuantizer):
         options: ActivationOptions,
         training: bool,
     ) -> tf.Tensor:
-        # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
-        # halves are common; between others they hardly ever occur.
-        is_fused = options.rounding == "nearest" and not options.power_of_two
-        return _quantize(x, scale, zero_point, active, options, training, is_fused)
+        return _quantize(x, scale, zero_point, active, options, training, False)
 
     def quantize_input(
         self,
@@ -51,8 +48,7 @@ class UniformActivations(ActivationQuantizer):
         options: ActivationOptions,
         training: bool,
     ) -> tf.Tensor:
-        # Resized images of whole numbers are full of halves.
-        return _quantize(x, scale, zero_point, active, options, training, False)
+        return _quantize(x, scale, zero_point, active, options, training, True)
 
     def describe(self, options: ActivationOptions) -> str:
         return f"int{options.num_bits}{describe_details(options)}"
@@ -65,22 +61,40 @@ def _quantize(
     active: tf.Tensor,
     options: ActivationOptions,
     training: bool,
-    is_fused: bool,
+    is_input: bool,
 ) -> tf.Tensor:
     # In one trace all tensors would draw the same random numbers.
     shares = options.rounding != "stochastic"
     quantize = _quantize_in_shared_trace if shares else _quantize_known
-    return quantize(
-        x,
-        scale,
-        zero_point,
-        active,
-        num_bits=options.num_bits,
-        narrow_range=options.narrow_range,
-        is_fused=is_fused,
-        rounding=options.rounding,
-        training=training,
-    )
+    settings = _settings(options, training, is_input)
+    return quantize(x, scale, zero_point, active, **settings)
+
+
+def quantize_in_place(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    active: tf.Tensor,
+    options: ActivationOptions,
+    training: bool,
+    is_input: bool,
+) -> tf.Tensor:
+    """`UniformActivations.quantize_known` (`quantize_input`) without a trace of its own."""
+    return _quantize_known(x, scale, zero_point, active, **_settings(options, training, is_input))
+
+
+def _settings(options: ActivationOptions, training: bool, is_input: bool) -> dict[str, Any]:
+    # The fused op rounds halves up, the runtime to even. Between scales that are powers of two
+    # halves are common, and resized images of whole numbers are full of them; otherwise they hardly
+    # ever occur.
+    is_fused = options.rounding == "nearest" and not options.power_of_two and not is_input
+    return {
+        "num_bits": options.num_bits,
+        "narrow_range": options.narrow_range,
+        "is_fused": is_fused,
+        "rounding": options.rounding,
+        "training": training,
+    }
 
 
 def _quantize_known(

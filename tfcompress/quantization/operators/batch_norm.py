@@ -8,7 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.quantization.fake_quant.shared_trace import shared_trace
+from tfcompress.quantization.fake_quant.shared_trace import (
+    SharedVariable,
+    can_share_updates,
+    shared_trace,
+    shared_update,
+)
 from tfcompress.quantization.operators.channel_affine import (
     FOLDED_SPEC,
     FoldedAffine,
@@ -66,11 +71,18 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
         if mask is not None or self.synchronized:
             return super().call(inputs, training=training, mask=mask)
         x = tf.cast(inputs, tf.float32)
-        ones, zeros = tf.ones_like(self.moving_mean.value), tf.zeros_like(self.moving_mean.value)
-        gamma = self.gamma.value if self.scale else ones
-        beta = self.beta.value if self.center else zeros
+        gamma = self.gamma.value if self.scale else tf.ones_like(self.moving_mean.value)
+        beta = self.beta.value if self.center else tf.zeros_like(self.moving_mean.value)
+        variables = (self.moving_mean, self.moving_variance, self.frozen)
+        if x.shape.rank == 4 and can_share_updates(variables):
+            tensors = (x, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+            outputs = _normalize_and_update(
+                tensors, variables, epsilon=self.epsilon, momentum=self.momentum
+            )
+            outputs.set_shape(x.shape)
+            return tf.cast(outputs, self.compute_dtype)
         old_mean, old_variance = self.moving_mean.value, self.moving_variance.value
-        normalize = _normalize_fused if x.shape.rank == 4 else _normalize
+        normalize = _normalize_in_shared_trace if x.shape.rank == 4 else _normalize
         frozen = self.frozen.value >= 0.5
         outputs, mean, variance = normalize(
             x, gamma, beta, old_mean, old_variance, frozen, epsilon=self.epsilon
@@ -105,7 +117,6 @@ def _normalize(
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon), mean, variance
 
 
-@shared_trace
 def _normalize_fused(
     x: tf.Tensor,
     gamma: tf.Tensor,
@@ -166,6 +177,36 @@ def _normalize_fused(
         return (outputs, new_mean, biased), gradient
 
     return normalize(x, gamma, beta)
+
+
+_normalize_in_shared_trace = shared_trace(_normalize_fused)
+
+
+@shared_update
+def _normalize_and_update(
+    tensors: tuple[tf.Tensor, ...],
+    variables: tuple[SharedVariable, ...],
+    *,
+    epsilon: float,
+    momentum: float,
+) -> tf.Tensor:
+    """A training step of a batch norm of images: its output; moves the statistics.
+
+    Args:
+        tensors: The input, γ and β.
+        variables: Moving mean, moving variance and `frozen`.
+        epsilon: Of the batch norm.
+        momentum: Likewise.
+    """
+    moving_mean, moving_variance, is_frozen = variables
+    old_mean, old_variance, frozen = moving_mean.read(), moving_variance.read(), is_frozen.read()
+    outputs, mean, variance = _normalize_fused(
+        *tensors, old_mean, old_variance, frozen >= 0.5, epsilon=epsilon
+    )
+    rate = 1.0 - momentum
+    moving_mean.assign(old_mean + (mean - old_mean) * rate)
+    moving_variance.assign(old_variance + (variance - old_variance) * rate)
+    return outputs
 
 
 def quantized_batch_norm(layer: keras.layers.BatchNormalization) -> keras.Layer:
