@@ -198,10 +198,11 @@ def _normalize_and_update(
         epsilon: Of the batch norm.
         momentum: Likewise.
     """
+    x, gamma, beta = tensors
     moving_mean, moving_variance, is_frozen = variables
     old_mean, old_variance, frozen = moving_mean.read(), moving_variance.read(), is_frozen.read()
     outputs, mean, variance = _normalize_fused(
-        *tensors, old_mean, old_variance, frozen >= 0.5, epsilon=epsilon
+        x, gamma, beta, old_mean, old_variance, frozen >= 0.5, epsilon=epsilon
     )
     rate = 1.0 - momentum
     moving_mean.assign(old_mean + (mean - old_mean) * rate)
