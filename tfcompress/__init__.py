@@ -23,11 +23,13 @@ from tfcompress.distillation import (
     TeacherEnsemble,
     TFLiteTeacher,
 )
+from tfcompress.model.activations import replace_activations
 from tfcompress.model.inventory import inventory
 from tfcompress.model.kernels import KernelSpec
 from tfcompress.model.macs import count_macs
 from tfcompress.model.registration import register_kernel
 from tfcompress.model.strip import strip
+from tfcompress.model.subclassed import as_functional
 from tfcompress.model.transforms import WeightTransform
 from tfcompress.pruning import (
     SET,
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
         shared_converter,
     )
     from tfcompress.export.flatbuffer.inspect import inspect_tflite
+    from tfcompress.export.lint import LintReport, lint
     from tfcompress.export.runtime.latency import compare_latency
     from tfcompress.export.runtime.runner import Runner
     from tfcompress.factorization import FactorizationPlan, factorize, plan_factorization
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
 _LAZY_NAMES = {
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
     "tfcompress.export.flatbuffer.inspect": ("inspect_tflite",),
+    "tfcompress.export.lint": ("LintReport", "lint"),
     "tfcompress.export.runtime.latency": ("compare_latency",),
     "tfcompress.export.runtime.runner": ("Runner",),
     "tfcompress.factorization": ("FactorizationPlan", "factorize", "plan_factorization"),
@@ -151,6 +155,7 @@ __all__ = [
     "KernelGrid",
     "KernelSpec",
     "LeastSquares",
+    "LintReport",
     "LogitsDistillation",
     "MeanStd",
     "MetricGuided",
@@ -189,6 +194,7 @@ __all__ = [
     "WeightTransform",
     "WidthOptions",
     "__version__",
+    "as_functional",
     "callbacks",
     "cluster",
     "clustering_report",
@@ -199,6 +205,7 @@ __all__ = [
     "factorize",
     "inspect_tflite",
     "inventory",
+    "lint",
     "pack",
     "plan",
     "plan_factorization",
@@ -209,6 +216,7 @@ __all__ = [
     "register_kernel",
     "register_operator",
     "register_rule",
+    "replace_activations",
     "share_weights",
     "shared_converter",
     "shrink",

@@ -69,3 +69,14 @@ def test_no_other_file_reads_private_attributes_of_keras():
     )
     files = [path for path in root.rglob("*.py") if re.search(names, path.read_text("utf-8"))]
     assert [path.name for path in files] == ["keras_private.py"]
+
+
+def test_calls_can_be_forgotten():
+    dense = layers.Dense(2)
+    first = dense(keras.Input((3,)))
+    with keras_private.kept_calls([dense]):
+        dense(layers.Dense(3)(keras.Input((3,))))
+        layers.ReLU()(first)
+        assert len(dense._inbound_nodes) == 2
+    assert len(dense._inbound_nodes) == 1
+    assert not dense._outbound_nodes

@@ -28,6 +28,7 @@ def export_tflite(
     verify_data: Any = None,
     verify_samples: int | None = None,
     float_model: keras.Model | Mapping[str, keras.Model] | None = None,
+    input_shapes: Mapping[str, Any] | None = None,
     min_agreement: float | None = None,
     allow_float: bool = False,
     float_io: bool = False,
@@ -60,6 +61,10 @@ def export_tflite(
             one), to compare the file with on the same samples. By default the report compares with
             what `quantize` stored of it: its outputs on 128 of the calibration samples. A model
             that was loaded from a file has nothing stored.
+        input_shapes: For a model with inputs of unknown sizes, such as `keras.Input((None, 16))`:
+            signature key → the shape of the input without the batch axis, `{"short": (64, 16)}`,
+            or a dict of input name → shape. The file has one signature for each, with weights
+            stored once; `verify_data` is then a dict by these keys.
         min_agreement: Smallest share of equal output steps, in [0, 1], to accept. Without it a
             share below 0.9 is a warning.
         allow_float: Accept float tensors that the configuration did not ask for.
@@ -94,6 +99,7 @@ def export_tflite(
         model,
         calibration_data,
         verify_data,
+        input_shapes,
         float_model=float_model,
         allow_float=allow_float,
         verify=verify_options,

@@ -11,6 +11,7 @@ from tfcompress.factorization.forms import METHODS
 from tfcompress.factorization.plan import FactorizationPlan, Planner
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import copy_variables, fresh
+from tfcompress.model.subclassed import functional_for
 from tfcompress.model.user_class import class_of_copies, copy_attributes
 
 
@@ -70,6 +71,7 @@ def factorize(
         >>> tfc.count_macs(model), tfc.count_macs(low_rank)
         (4096, 1024)
     """
+    model = functional_for(model, data)
     check_plain_kernels(model)
     planner = Planner(model, methods, data, ranks, energy, target_macs, sensitivity)
     return _build(model, planner)

@@ -297,7 +297,7 @@ def is_functional(model: keras.Model) -> bool:
     """Whether calling the model runs its graph: a subclass with a `call` of its own does not."""
     has_graph = isinstance(model, keras.Sequential) or keras_private.has_calls(model)
     owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    return has_graph and owner.__module__.startswith("keras.")
+    return has_graph and owner.__module__.startswith(("keras.", "tfcompress."))
 
 
 def input_structure(model: keras.Model) -> Any:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -58,3 +59,16 @@ def padding_mask(tensor: Any) -> Any:
 def set_padding_mask(tensor: Any, mask: Any) -> None:
     """Attaches a padding mask to a tensor."""
     tensor._keras_mask = mask
+
+
+@contextlib.contextmanager
+def kept_calls(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Within it, layers can be called on symbolic tensors; they forget these calls afterwards."""
+    inner = {id(each): each for layer in layers for each in all_layers(layer)}
+    counts = [(la, len(la._inbound_nodes), len(la._outbound_nodes)) for la in inner.values()]
+    try:
+        yield
+    finally:
+        for layer, inbound, outbound in counts:
+            del layer._inbound_nodes[inbound:]
+            del layer._outbound_nodes[outbound:]

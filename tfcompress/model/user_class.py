@@ -6,6 +6,7 @@ with other layers is therefore made by the same class.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from typing import Any
@@ -58,6 +59,8 @@ def class_of_copies(model: keras.Model) -> tuple[type, dict[str, Any]]:
     Warns:
         UserWarning: The class cannot be kept, and its own methods of training are lost.
     """
+    if hasattr(type(model), "subclassed"):
+        return type(model), {}
     own = user_class(model)
     if own is None:
         is_plain = isinstance(model, keras.Sequential) or type(model).__module__.startswith("keras")
@@ -72,6 +75,8 @@ def class_of_copies(model: keras.Model) -> tuple[type, dict[str, Any]]:
 def plain_class(model: keras.Model) -> tuple[type, dict[str, Any]]:
     """As `class_of_copies`, for a copy without what tfcompress has added to the class."""
     model_class, arguments = class_of_copies(model)
+    if hasattr(model_class, "subclassed"):
+        return functional_class(model_class.subclassed), arguments
     own = user_class(model)
     return (keras.Model if own is None or model_class is keras.Model else own), arguments
 
@@ -95,6 +100,9 @@ def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
     An attribute that is a layer of the model becomes the copy's layer of that name. What the
     constructor has set anew on the copy, such as metrics, stays, but for plain values.
     """
+    if hasattr(type(copy), "subclassed"):
+        give_attributes(model, copy)
+        return
     if user_class(model) is None or user_class(copy) is None:
         return
     known = set(vars(keras.Model(model.inputs, model.outputs)))
@@ -139,3 +147,69 @@ def _arguments(cls: type, model: keras.Model) -> dict[str, Any] | None:
         elif p.default is inspect.Parameter.empty:
             return None
     return arguments
+
+
+# What a class with a `call` of its own defines for that, and its functional copy must not use.
+_OF_CALL = (
+    *("__init__", "call", "build", "build_from_config", "get_build_config"),
+    *("compute_mask", "compute_output_shape", "compute_output_spec", "from_config", "get_config"),
+)
+
+
+@functools.cache
+def functional_class(cls: type) -> type:
+    """The class of functional copies of a subclassed model: its methods, but the copy's graph.
+
+    Args:
+        cls: A class of models that defines `call`.
+    """
+    symbol = keras.Input((1,))
+    functional: Any = type(keras.Model(symbol, symbol))
+
+    def __init__(self: Any, inputs: Any, outputs: Any, name: str | None = None, **kw: Any) -> None:
+        functional.__init__(self, inputs, outputs, name=name, **kw)
+
+    members: dict[str, Any] = {n: getattr(functional, n) for n in _OF_CALL}
+    members["from_config"] = classmethod(functional.from_config.__func__)
+    members.update(__init__=__init__, __module__=__name__, __doc__=cls.__doc__, subclassed=cls)
+    made = type(f"Functional{cls.__name__}", (cls, functional), members)
+    return keras.saving.register_keras_serializable("tfcompress.subclassed")(made)
+
+
+def defines_call(cls: type) -> bool:
+    """Whether models of a class compute by a `call` of the user's own."""
+    owner = next(c for c in cls.__mro__ if "call" in vars(c))
+    return owner.__module__.split(".")[0] not in ("keras", "tfcompress")
+
+
+def give_attributes(model: keras.Model, copy: keras.Model) -> None:
+    """Gives a functional copy the attributes that a subclassed model's constructor has set.
+
+    Metrics are made anew; a layer becomes the copy's layer of that name.
+    """
+    known = set(vars(copy)) | set(vars(_Empty())) | _COMPILED
+    there = {layer.name: layer for layer in all_layers(copy)[1:]}
+    for name, value in list(vars(model).items()):
+        if name in known or isinstance(value, keras.Variable):
+            continue
+        if isinstance(value, keras.Metric):
+            value = type(value).from_config(value.get_config())
+        elif isinstance(value, keras.Layer):
+            value = there.get(value.name)
+            if value is None:
+                continue
+        elif _holds_layers(value):
+            continue
+        setattr(copy, name, value)
+
+
+class _Empty(keras.Model):
+    """A model of which every attribute is Keras' own."""
+
+
+def _holds_layers(value: Any) -> bool:
+    try:
+        leaves = keras.tree.flatten(value)
+    except Exception:
+        return False
+    return any(isinstance(leaf, (keras.Layer, keras.Variable)) for leaf in leaves)

@@ -13,6 +13,7 @@ from tfcompress.model.graph import check_functional
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.rewrite import rebuild
+from tfcompress.model.subclassed import functional_for
 from tfcompress.model.transforms import KeepMask, WeightTransform
 from tfcompress.model.user_class import class_of_copies, copy_attributes
 from tfcompress.quantization.calibration import equalization
@@ -36,7 +37,7 @@ def plan(model: keras.Model, config: QuantizationConfig | Scheme | str = "int8")
     """Says what `quantize` would do to every layer, without doing it. Print the result.
 
     Args:
-        model: A built Sequential or Functional model.
+        model: A built model, as for `quantize`.
         config: As for `quantize`.
 
     Raises:
@@ -49,7 +50,7 @@ def plan(model: keras.Model, config: QuantizationConfig | Scheme | str = "int8")
         >>> tfc.plan(model, tfc.QuantizationConfig(by_name={"logits": None})).float_layers
         {'logits': 'the configuration says so'}
     """
-    return Planner(model, as_config(config)).plan()
+    return Planner(functional_for(model), as_config(config)).plan()
 
 
 def quantize(
@@ -68,7 +69,8 @@ def quantize(
     is what the exported file computes. Nested models are inlined: their layers keep their names.
 
     Args:
-        model: A built Sequential or Functional model; it is left untouched.
+        model: A built Sequential or Functional model, or a subclassed one, whose `call` is
+            followed (see `as_functional`); it is left untouched.
         config: `"int8"`, another scheme, or a `QuantizationConfig`.
         calibration_data: Gives the ranges of activations: one array (or a list or dict of arrays)
             with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
@@ -86,10 +88,11 @@ def quantize(
 
     Raises:
         TypeError: Not a Keras model, or data that cannot be iterated.
-        ValueError: A subclassed, unbuilt or already quantized model (also by Keras), one with
-            LoRA, or one in which nothing can be quantized; a layer that no `.tflite` can hold, in
-            int8 or in float; a configuration key that matches nothing; calibration data of the
-            wrong shape or with NaN, or none where `bias_correction` needs it.
+        ValueError: An unbuilt or already quantized model (also by Keras), a subclassed one whose
+            `call` cannot be followed (see `as_functional`), one with LoRA, or one in which nothing
+            can be quantized; a layer that no `.tflite` can hold, in int8 or in float; a
+            configuration key that matches nothing; calibration data of the wrong shape or with
+            NaN, or none where `bias_correction` needs it.
 
     Warns:
         UserWarning: What an export will refuse: layers that stay in float although the
@@ -108,6 +111,7 @@ def quantize(
             "Expected calibration_data to measure the error that bias_correction takes out. "
             "Received: None."
         )
+    model = functional_for(model, calibration_data)
     check_plain_kernels(model)
     given = model
     check_functional(model)

@@ -12,6 +12,7 @@ import numpy as np
 from tfcompress.model.graph import producer
 from tfcompress.model.rewrite import HasMetadata
 from tfcompress.model.training import PrebuiltTrainingVariables
+from tfcompress.model.user_class import defines_call, functional_class
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.placement.plan import Plan
 
@@ -62,7 +63,9 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         if self.keras_class is None:
             return {**super().get_config(), **own}
         save = keras.saving.serialize_keras_object
-        own["keras_class"] = keras.saving.get_registered_name(self.keras_class)
+        # Of a subclassed model that was made functional, its own class.
+        named = getattr(self.keras_class, "subclassed", self.keras_class)
+        own["keras_class"] = keras.saving.get_registered_name(named)
         own["class_arguments"] = save(dict(self._class_arguments))
         return {**_functional(type(self)).get_config(self), **own}
 
@@ -132,6 +135,8 @@ def quantized_class(cls: type) -> type[QuantizedModel]:
 
     It is saved as a `QuantizedModel` that names `cls`, so that only `cls` need be known to load it.
     """
+    if defines_call(cls):
+        cls = functional_class(cls)
     if cls is keras.Model or issubclass(cls, QuantizedModel):
         return QuantizedModel if cls is keras.Model else cls
     members = {

@@ -22,6 +22,7 @@ from tfcompress.model.kernels import (
 from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rebuild_like, rename_duplicates
+from tfcompress.model.subclassed import functional_for
 from tfcompress.model.transforms import KeepMask, WeightCall
 from tfcompress.sharing.codebook import Cluster, check_clusters, check_scope
 from tfcompress.sharing.kmeans import check_init, fit_centroids
@@ -80,6 +81,7 @@ def cluster(
     check_scope(scope)
     check_init(init)
     _check_numbers(num_clusters)
+    model = functional_for(model)
     check_plain_kernels(model)
     graph = Graph.from_model(model)
     paths = graph_paths(graph, rename_duplicates(graph))

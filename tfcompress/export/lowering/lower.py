@@ -72,7 +72,8 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
         if None in value.shape[1:]:
             raise ValueError(
                 f"Expected inputs of known shape. Received: {value.spec.name!r} of shape "
-                f"{value.shape}. Build the model with keras.Input of the size that it will run at."
+                f"{value.shape}. Name the sizes that it will run at: "
+                "export_tflite(..., input_shapes={'serving_default': (...)})."
             )
         shape = (1, *value.shape[1:])
         specs.append(tf.TensorSpec(shape, value.spec.dtype, name=value.spec.name))

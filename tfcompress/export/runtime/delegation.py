@@ -73,6 +73,18 @@ def ops_outside(ops: Sequence[dict], partitions: Sequence[dict]) -> list[str]:
         ops: Dicts with `op_name`, `inputs` and `outputs` (tensor indices).
         partitions: Dicts with `inputs` and `outputs`.
     """
+    return [ops[i]["op_name"] for i in _indices_outside(ops, partitions)]
+
+
+def node_names_outside(data: bytes) -> list[tuple[int, str]]:
+    """`(index in the file, name)` of the ops of the first subgraph that the delegate left out."""
+    nodes = _nodes(data)
+    ours = [node for node in nodes if node["op_name"] == _DELEGATE]
+    own = [node for node in nodes if node["op_name"] != _DELEGATE]
+    return [(i, own[i]["op_name"]) for i in _indices_outside(own, ours)]
+
+
+def _indices_outside(ops: Sequence[dict], partitions: Sequence[dict]) -> list[int]:
     producer = {int(t): i for i, op in enumerate(ops) for t in op["outputs"]}
     inside: set[int] = set()
     for partition in partitions:
@@ -85,7 +97,7 @@ def ops_outside(ops: Sequence[dict], partitions: Sequence[dict]) -> list[str]:
                 continue
             inside.add(op)
             pending += [int(t) for t in ops[op]["inputs"]]
-    return [op["op_name"] for i, op in enumerate(ops) if i not in inside]
+    return [i for i in range(len(ops)) if i not in inside]
 
 
 @contextlib.contextmanager

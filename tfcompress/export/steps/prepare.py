@@ -25,6 +25,8 @@ from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import as_float32
+from tfcompress.model.shapes import with_input_shapes
+from tfcompress.model.subclassed import functional_for
 from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import as_config
@@ -78,6 +80,7 @@ def prepare(
     model: keras.Model | Mapping[str, keras.Model],
     calibration_data: Any,
     verify_data: Any,
+    input_shapes: Mapping[str, Any] | None = None,
     *,
     float_model: keras.Model | Mapping[str, keras.Model] | None = None,
     allow_float: bool,
@@ -89,6 +92,8 @@ def prepare(
         ValueError: No signature, data for a signature that is not there, a scheme or numbers that
             no file can hold, or a float model without calibration data.
     """
+    if input_shapes is not None:
+        return _at_shapes(model, calibration_data, verify_data, input_shapes, allow_float, verify)
     if isinstance(model, Mapping):
         models, calibration, to_verify = model, calibration_data or {}, verify_data or {}
         float_models: Any = float_model or {}
@@ -99,13 +104,9 @@ def prepare(
         to_verify = {DEFAULT_SIGNATURE: verify_data}
     if not models:
         raise ValueError("Expected at least one signature. Received: an empty dict.")
-    by_key = {"calibration_data": calibration, "verify_data": to_verify}
-    for name, data in {**by_key, "float_model": float_models}.items():
-        if set(data) - set(models):
-            raise ValueError(
-                f"Expected `{name}` by the keys of the signatures {list(models)}. Received: "
-                f"{list(data)}."
-            )
+    _check_keys("calibration_data", calibration, models)
+    _check_keys("verify_data", to_verify, models)
+    _check_keys("float_model", float_models, models)
     signatures = []
     for key, given in models.items():
         ready = _ready(given, calibration.get(key), allow_float)
@@ -114,6 +115,49 @@ def prepare(
         reference = _float_reference(ready, float_models.get(key), samples, verify)
         signatures.append(Signature(key, ready, output_names(ready), samples, reference))
     return tuple(signatures)
+
+
+def _at_shapes(
+    model: keras.Model | Mapping[str, keras.Model],
+    calibration_data: Any,
+    verify_data: Any,
+    input_shapes: Mapping[str, Any],
+    allow_float: bool,
+    verify: VerifyOptions,
+) -> tuple[Signature, ...]:
+    """One model at several input shapes, a signature for each."""
+    if isinstance(model, Mapping) or not isinstance(input_shapes, Mapping) or not input_shapes:
+        raise ValueError(
+            "Expected one model and input_shapes as a dict of signature key → shape. Received: "
+            f"{type(model).__name__} and input_shapes={input_shapes!r}."
+        )
+    to_verify = {} if verify_data is None else verify_data
+    if not isinstance(to_verify, Mapping):
+        raise ValueError(
+            f"Expected verify_data as a dict by the keys of input_shapes {list(input_shapes)}. "
+            f"Received: {type(verify_data).__name__}."
+        )
+    _check_keys("verify_data", to_verify, input_shapes)
+    ready = _ready(model, calibration_data, allow_float)
+    check_numbers(ready)
+    kept = getattr(model, "calibration_inputs", None)
+    signatures = []
+    for key, shapes in input_shapes.items():
+        fixed = with_input_shapes(ready, shapes)
+        sizes = [tuple(tensor.shape[1:]) for tensor in fixed.inputs]
+        fits = kept is not None and [array.shape[1:] for array in kept] == sizes
+        given = model if fits else None
+        samples = _samples(fixed, given, to_verify.get(key), None, verify)
+        signatures.append(Signature(key, fixed, output_names(ready), samples))
+    return tuple(signatures)
+
+
+def _check_keys(name: str, data: Mapping, signatures: Mapping) -> None:
+    if set(data) - set(signatures):
+        raise ValueError(
+            f"Expected `{name}` by the keys of the signatures {list(signatures)}. Received: "
+            f"{list(data)}."
+        )
 
 
 def checked_path(path: str | os.PathLike) -> pathlib.Path:
@@ -152,6 +196,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 def _ready(model: keras.Model, calibration_data: Any, allow_float: bool) -> keras.Model:
     """The quantized float32 model with every range known, or the float model that is wanted."""
+    model = functional_for(model, calibration_data)
     check_plain_kernels(model)
     if not _is_quantized(model):
         if calibration_data is None and allow_float:
@@ -221,7 +266,7 @@ def _float_reference(
 
 def _samples(
     ready: keras.Model,
-    given: keras.Model,
+    given: keras.Model | None,
     verify_data: Any,
     calibration_data: Any,
     options: VerifyOptions,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress.model.keras_features import check_plain_kernels
+from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.structure.options import DEFAULT_WIDTHS, WidthOptions
@@ -100,6 +101,7 @@ def shrink(
         "target_cost": target_cost,
         "threshold": threshold,
     }
+    model = functional_for(model, data)
     check_plain_kernels(model)
     target = _one_target(targets, cost)
     check_round_to(round_to)

@@ -14,5 +14,6 @@ from tfcompress.quantization.operators import (  # noqa: F401
     kernels,
     moves,
     prelu,
+    trained_affine,
     upsampling,
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.subclassed import keep_whole
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.tracing import call_of, traced
 
@@ -89,6 +90,8 @@ def register_operator(
         )
     if weights and (role or float_reason):
         raise ValueError(f"Expected weights beside decompose. Received: weights={weights!r}.")
+    if isinstance(kind, type):
+        keep_whole(kind)
     register(kind, spec=_spec(kind, is_layer, decompose, weights, role, float_reason))
     return kind
 

@@ -26,6 +26,9 @@ from tfcompress.quantization.operators.builder import (
     with_transforms,
 )
 
+#: Layer that a call is traced into → name of its variable → the variable that it takes over.
+Taken = dict[Any, dict[str, keras.Variable]]
+
 
 def traced(
     function: Callable, weights: Mapping[str, str] | None = None
@@ -46,23 +49,40 @@ def traced(
         graph, subject = _trace(function, node)
         operations = list(graph.operations())
         taken = _weights_taken(node.operation, operations, weights or {})
-        refusal = _refusal(node.operation, taken)
-        if refusal is not None:
-            b.result.refused[node.operation] = refusal
-            return None
-        _check_all_taken(node.operation, subject, operations, taken)
-        parts = _parts(b, graph, operations, taken)
-        known = dict(zip(graph.flat_inputs, _distinct_inputs(node), strict=True))
-        for inner in graph.nodes:
-            args, kwargs = tree.map_structure(
-                lambda leaf: known[leaf] if isinstance(leaf, Value) else leaf,
-                (inner.args, inner.kwargs),
-            )
-            outputs = b.insert(parts[inner], args, kwargs, [v.spec for v in inner.outputs])
-            known.update(zip(inner.outputs, outputs, strict=True))
-        return [known[value] for value in graph.flat_outputs]
+        if _refusal(node.operation, taken) is None:
+            _check_all_taken(node.operation, subject, operations, taken)
+        return insert_parts(b, node, graph, taken)
 
     return rule
+
+
+def insert_parts(b: Builder, node: Node, graph: Graph, taken: Taken) -> list[Value] | None:
+    """Puts copies of the operations of `graph` in place of a call.
+
+    Args:
+        b: The builder.
+        node: The call.
+        graph: What the call does, with an input for each distinct value that the call reads.
+        taken: Layer of the graph → name of its variable → variable of the call's layer that it
+            takes over, with its transforms.
+
+    Returns:
+        The values that take the place of the call's outputs; `None` where it is left whole.
+    """
+    refusal = _refusal(node.operation, taken)
+    if refusal is not None:
+        b.result.refused[node.operation] = refusal
+        return None
+    parts = _parts(b, graph, list(graph.operations()), taken)
+    known = dict(zip(graph.flat_inputs, distinct_inputs(node), strict=True))
+    for inner in graph.nodes:
+        args, kwargs = tree.map_structure(
+            lambda leaf: known[leaf] if isinstance(leaf, Value) else leaf,
+            (inner.args, inner.kwargs),
+        )
+        outputs = b.insert(parts[inner], args, kwargs, [v.spec for v in inner.outputs])
+        known.update(zip(inner.outputs, outputs, strict=True))
+    return [known[value] for value in graph.flat_outputs]
 
 
 def call_of(cls: type[keras.Layer]) -> Callable:
@@ -74,13 +94,14 @@ def call_of(cls: type[keras.Layer]) -> Callable:
     return function
 
 
-def _distinct_inputs(node: Node) -> list[Value]:
+def distinct_inputs(node: Node) -> list[Value]:
+    """The values that a call reads, each once."""
     return list(dict.fromkeys(node.inputs))
 
 
 def _trace(function: Callable, node: Node) -> tuple[Graph, tuple]:
     """The graph of what `function` does in place of a call, and the layer that it was given."""
-    values = _distinct_inputs(node)
+    values = distinct_inputs(node)
     feed = {v: keras.Input(batch_shape=v.shape, dtype=v.spec.dtype) for v in values}
     args, kwargs = tree.map_structure(
         lambda leaf: feed[leaf] if isinstance(leaf, Value) else leaf, (node.args, node.kwargs)
@@ -121,11 +142,9 @@ def _subject(operation: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
     return (copy,)
 
 
-def _weights_taken(
-    origin: Any, operations: list, weights: Mapping[str, str]
-) -> dict[Any, dict[str, keras.Variable]]:
+def _weights_taken(origin: Any, operations: list, weights: Mapping[str, str]) -> Taken:
     """Traced layer → name of its variable → the variable of the original that it takes over."""
-    taken: dict[Any, dict[str, keras.Variable]] = {}
+    taken: Taken = {}
     if not weights:
         return taken
     by_name = {op.name: op for op in operations if isinstance(op, keras.Layer)}
@@ -150,9 +169,7 @@ def _weights_taken(
     return taken
 
 
-def _check_all_taken(
-    origin: Any, subject: tuple, operations: list, taken: dict[Any, dict[str, keras.Variable]]
-) -> None:
+def _check_all_taken(origin: Any, subject: tuple, operations: list, taken: Taken) -> None:
     """Raises `ValueError` where a trained weight is dropped, or one is initialized anew."""
     # A copy holds its layers in the order of the original.
     held: dict[int, keras.Layer] = {}
@@ -184,7 +201,7 @@ def _check_all_taken(
         )
 
 
-def _refusal(origin: Any, taken: dict[Any, dict[str, keras.Variable]]) -> str | None:
+def _refusal(origin: Any, taken: Taken) -> str | None:
     """Why a compressed layer cannot be taken apart; `None` where it can."""
     if not is_compressed(origin):
         return None
@@ -198,15 +215,17 @@ def _refusal(origin: Any, taken: dict[Any, dict[str, keras.Variable]]) -> str | 
     )
 
 
-def _parts(b: Builder, graph: Graph, operations: list, taken: dict) -> dict[Node, Any]:
+def _parts(b: Builder, graph: Graph, operations: list, taken: Taken) -> dict[Node, Any]:
     """Call of the traced graph → the part, with its name in the model, that it is a call of."""
     origin = b.node.operation
     last = graph.flat_outputs[0].node if len(graph.flat_outputs) == 1 else None
+    paths = {node.operation: node.path for node in reversed(graph.nodes)}
     parts, new = {}, []
     for index, operation in enumerate(operations):
         part = b.shared(index, operation)
         if part is None:
-            suffix = "" if last is not None and operation is last.operation else _stem(operation)
+            is_last = last is not None and operation is last.operation
+            suffix = "" if is_last else "_".join((*paths[operation], _stem(operation)))
             config = {**operation.get_config(), "name": b.name(suffix)}
             part = type(operation).from_config(config)
             if operation in taken:

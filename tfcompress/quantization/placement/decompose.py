@@ -14,6 +14,7 @@ from collections.abc import Callable
 from keras import layers
 
 from tfcompress.model.graph import Graph, Node
+from tfcompress.quantization.operators.automatic import automatic_rule
 from tfcompress.quantization.operators.builder import Builder, Decomposition
 from tfcompress.quantization.operators.registry import (
     activation_name,
@@ -40,7 +41,7 @@ def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -
         if skip(node) or unsupported_options(node.operation) is not None:
             continue
         new = _split_activation(builder, node)
-        rule = operator_of(node.operation).decompose
+        rule = operator_of(node.operation).decompose or automatic_rule(node.operation)
         parts = None if rule is None else builder.apply(rule, node)
         # A part may have a rounding inside, too.
         pending.extendleft(reversed([*(parts or []), *new]))

@@ -351,7 +351,13 @@ class Planner:
     def _entry(
         self, operation: Any, path: str, names: tuple[str, ...], nodes: list[Node]
     ) -> PlanEntry:
-        reasons = [r for r in map(self.float_reason, nodes) if r is not None]
+        found = {node: self.float_reason(node) for node in nodes}
+        reasons = [
+            # Of several parts, the one that stays in float is named.
+            r if len(names) == 1 or r == AS_CONFIGURED else f"{node.name}: {r}"
+            for node, r in found.items()
+            if r is not None
+        ]
         scheme = self.schemes[operation]
         weights = ""
         limits: tuple[str, ...] = ()
@@ -365,7 +371,7 @@ class Planner:
             if scheme is not None and "int" in activations:
                 limits += activation_limits(scheme.activations)
         cls = keras_class(operation).__name__
-        reason = reasons[0] if reasons else ""
+        reason = "; ".join(dict.fromkeys(reasons))
         runs_in_float = any(
             self._is_float(n) and any(v.is_float for v in (*n.inputs, *n.outputs)) for n in nodes
         )

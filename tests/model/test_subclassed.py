@@ -1,0 +1,150 @@
+"""Subclassed models: followed into functional copies that compute the same."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import tfcompress as tfc
+
+
+class Block(keras.Model):
+    """Layers, a dropout and a sum; no get_config."""
+
+    def __init__(self, filters):
+        super().__init__(name="block")
+        self.conv = layers.Conv2D(filters, 3, padding="same", use_bias=False, name="conv")
+        self.norm = layers.BatchNormalization(name="norm", moving_mean_initializer="normal")
+        self.drop = layers.Dropout(0.3, name="drop")
+
+    def call(self, x, training=None):
+        y = self.drop(self.norm(self.conv(x), training=training), training=training)
+        return tf.nn.relu(x + y)
+
+
+class Head(layers.Layer):
+    def __init__(self):
+        super().__init__(name="head")
+        self.pool = layers.GlobalAveragePooling2D(name="pool")
+        self.dense = layers.Dense(3, name="dense")
+
+    def call(self, x):
+        return self.dense(self.pool(x))
+
+
+class Net(keras.Model):
+    """Its own loss and metric, and blocks of layers."""
+
+    def __init__(self):
+        super().__init__(name="net")
+        self.stem = layers.Conv2D(8, 3, activation="relu", name="stem")
+        self.blocks = [Block(8)]
+        self.head = Head()
+        self.score = layers.Conv2D(1, 1, name="score")
+        self.factor = 0.5
+        self.tracker = keras.metrics.Mean(name="own")
+
+    def call(self, image, training=None):
+        x = self.stem(image)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return {"logits": self.head(x), "score": ops.sigmoid(self.score(x))}
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            loss = self.factor * tf.reduce_mean((outputs["logits"] - y) ** 2)
+            loss += tf.reduce_mean(outputs["score"])
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.tracker.update_state(loss)
+        return {"own": self.tracker.result()}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model(images):
+    keras.utils.set_random_seed(0)
+    net = Net()
+    net(images)
+    return net
+
+
+def names(model):
+    return [layer.name for layer in model.layers if layer.count_params()]
+
+
+def test_it_is_quantized_and_exported_with_its_own_train_step(model, images, tmp_path):
+    quantized = tfc.quantize(model, calibration_data=images)
+    assert isinstance(quantized, Net)
+    assert not quantized.plan.float_layers
+    expected, found = model.predict(images, verbose=0), quantized.predict(images, verbose=0)
+    for key, value in expected.items():
+        assert np.abs(found[key] - value).max() < 0.05
+    # The dropout is alive in training.
+    difference = quantized(images, training=True)["score"] - found["score"]
+    assert np.abs(difference).max() > 0.01
+    before = np.array(quantized.get_layer("conv").kernel)
+    quantized.compile("sgd")
+    history = quantized.fit(images, np.zeros((16, 3)), verbose=0).history
+    assert list(history) == ["own"]
+    assert np.any(before != quantized.get_layer("conv").kernel)
+    assert model.tracker.result() == 0
+    report = tfc.export_tflite(quantized, tmp_path / "net.tflite", verify_data=images)
+    assert report.agreement == 1.0
+    assert not report.float_tensors
+    runner = tfc.Runner(tmp_path / "net.tflite")
+    assert set(runner.inputs) == {"image"}
+    assert set(runner.outputs) == {"logits", "score"}
+    # The original has no trace of it.
+    assert not model.stem._inbound_nodes
+    assert not model.blocks[0].conv._inbound_nodes
+
+
+def test_techniques_read_it_as_its_functional_twin(model, images):
+    twin = tfc.as_functional(model)
+    assert sorted(names(twin)) == ["conv", "dense", "norm", "score", "stem"]
+    np.testing.assert_allclose(twin(images)["logits"], model(images)["logits"], atol=1e-6)
+    assert tfc.count_macs(twin) == tfc.count_macs(model, inputs=images)
+    assert tfc.plan(model).entries[0].weights == "int8 per channel"
+    clustered = tfc.cluster(model, 4)
+    assert isinstance(clustered, Net)
+    assert np.unique(clustered.get_layer("stem").effective_weights()["kernel"]).size <= 4
+    assert tfc.count_macs(tfc.shrink(model, target_macs=0.5)) < tfc.count_macs(twin)
+    assert tfc.count_macs(tfc.factorize(model, ranks=1)) < tfc.count_macs(twin)
+
+
+class Flow(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x, training=None):
+        return self.dense(x) if training else self.dense(x * 2.0)
+
+
+class Weighted(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+        self.scale = self.add_weight(name="scale", shape=(4,), initializer="ones")
+
+    def call(self, x):
+        return self.dense(x * self.scale)
+
+
+def test_what_cannot_be_followed_says_what_to_change():
+    with pytest.raises(ValueError, match=r"not built. Call it on a batch first.*as_functional"):
+        tfc.quantize(Flow())
+    with pytest.raises(ValueError, match=r"other operations in training.*functional API"):
+        tfc.as_functional(Flow(), (None, 4))
+    with pytest.raises(ValueError, match=r"reads the weight 'scale' outside of a layer.*Layer"):
+        tfc.as_functional(Weighted(), (None, 4))
+    functional = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    assert tfc.as_functional(functional) is functional

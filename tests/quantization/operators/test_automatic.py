@@ -1,0 +1,225 @@
+"""A user's layers and functions that nobody registered: what runs in int8, what does not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import tfcompress as tfc
+
+
+class SameConv(layers.Conv2D):
+    """Changes nothing but defaults."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, 3, padding="same", activation="relu", **kwargs)
+
+
+class PaddedConv(layers.Conv2D):
+    """A kernel and a bias that Keras' own `call` reads."""
+
+    def call(self, x):
+        return super().call(ops.relu(x))
+
+
+class Scaled(layers.Layer):
+    def build(self, shape):
+        around_one = keras.initializers.RandomNormal(1.0, 0.2)
+        self.scale = self.add_weight(name="scale", shape=shape[-1:], initializer=around_one)
+        self.shift = self.add_weight(name="shift", shape=(1, 1, 1, shape[-1]), initializer="normal")
+
+    def call(self, x):
+        return self.scale * x + self.shift
+
+
+class Projection(layers.Layer):
+    """Its weights are a Dense layer's; its function is TensorFlow's."""
+
+    def build(self, shape):
+        decay = keras.regularizers.L2(1e-3)
+        self.w = self.add_weight(name="w", shape=(shape[-1], 6), regularizer=decay)
+        self.b = self.add_weight(name="b", shape=(6,), initializer="normal")
+
+    def call(self, x):
+        return tf.nn.relu(tf.matmul(x, self.w) + self.b)
+
+
+class Residual(layers.Layer):
+    """Keras layers, a dropout, and a layer of the user's own inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")
+        self.norm = layers.BatchNormalization(name="norm", moving_mean_initializer="normal")
+        self.drop = layers.Dropout(0.5, name="drop")
+        self.scaled = Scaled(name="scaled")
+
+    def call(self, x, training=None):
+        y = ops.relu(self.norm(self.conv(x), training=training))
+        return ops.relu(x + self.scaled(self.drop(y, training=training)))
+
+
+class Sine(layers.Layer):
+    """Only the sine has no int8 form."""
+
+    def build(self, shape):
+        self.w = self.add_weight(name="w", shape=(shape[-1], 4))
+
+    def call(self, x):
+        return ops.relu(ops.matmul(ops.sin(x), self.w))
+
+
+def gate(x):
+    return x * ops.relu6(x + 3) / 6
+
+
+MEAN = np.linspace(-1, 1, 8).astype("float32")
+
+
+def centered(x):
+    return tf.nn.relu(tf.reduce_mean(x, axis=[1, 2], keepdims=True) * x - tf.constant(MEAN))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(32, 6, 6, 8)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 8), name="image")
+    x = layers.Conv2D(8, 1, name="first")(inputs)
+    residual = Residual(name="residual")
+    outputs = {
+        "defaults": SameConv(4, name="defaults")(x),
+        "padded": PaddedConv(4, 3, name="padded")(x),
+        "scaled": Scaled(name="scaled")(x),
+        "projection": Projection(name="projection")(x),
+        "residual": residual(residual(x)),
+        "gate": layers.Conv2D(4, 1, activation=gate, name="gate")(x),
+        "lambda": layers.Lambda(centered, name="lambda")(x),
+        "sine": Sine(name="sine")(x),
+    }
+    return keras.Model(inputs, outputs)
+
+
+def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
+    plan = tfc.plan(model)
+    assert plan.float_layers == {"sine": "sine_sin: LiteRT has no int8 form of Sin"}
+    parts = {entry.name: entry.parts for entry in plan}
+    assert parts["defaults"] == ("defaults",)
+    assert parts["projection"] == ("projection_w", "projection")
+    assert parts["scaled"] == ("scaled",)
+    assert parts["sine"] == ("sine_sin", "sine_w", "sine")
+    assert "residual_scaled_scale" in parts["residual"]
+    # Tracing leaves nothing behind in the user's layer.
+    residual = model.get_layer("residual")
+    assert not residual.conv._inbound_nodes
+    assert not residual.scaled._inbound_nodes
+    with pytest.warns(UserWarning, match="sine_sin"):
+        quantized = tfc.quantize(model, calibration_data=images)
+    dense = quantized.get_layer("projection_w")
+    np.testing.assert_array_equal(dense.kernel, model.get_layer("projection").w)
+    assert dense.kernel.regularizer.l2 == pytest.approx(1e-3)
+    assert len(quantized.get_layer("residual_conv")._inbound_nodes) == 2
+    # The second call of the residual layer drops and normalizes in training, as the layer does.
+    train, infer = (quantized(images, training=t)["residual"] for t in (True, False))
+    assert np.abs(train - infer).max() > 0.1
+    quantized.compile("sgd", "mse")
+    targets = {k: np.zeros((32, *v.shape[1:])) for k, v in model.output.items()}
+    quantized.fit(images, targets, verbose=0)
+    expected, stripped = model(images), tfc.strip(tfc.quantize(model, calibration_data=images))
+    for name, value in stripped(images).items():
+        np.testing.assert_allclose(value, expected[name], rtol=0.1, atol=0.1)
+    report = tfc.export_tflite(
+        quantized, tmp_path / "m.tflite", verify_data=images, allow_float=True
+    )
+    assert {p.output: p.equal for p in report.parity["serving_default"]} == dict.fromkeys(
+        targets, 1.0
+    )
+    assert set(report.float_tensors.values()) <= {"first", "sine_sin"}
+
+
+class Noise(layers.Layer):
+    def call(self, x):
+        return x + keras.random.normal((8,))
+
+
+class Branch(layers.Layer):
+    def call(self, x, training=None):
+        return x * 2.0 if training else x
+
+
+class Flow(layers.Layer):
+    def call(self, x):
+        return ops.relu(x) if ops.max(x) > 0 else x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Loss(layers.Layer):
+    def call(self, x):
+        self.add_loss(ops.mean(x))
+        return ops.relu(x)
+
+
+class Count(layers.Layer):
+    def build(self, shape):
+        self.count = self.add_weight(name="count", shape=(), trainable=False)
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return ops.relu(x)
+
+
+class Derived(layers.Layer):
+    def build(self, shape):
+        self.raw = self.add_weight(name="raw", shape=shape[-1:])
+
+    def call(self, x):
+        return x * ops.softplus(self.raw)
+
+
+class Position(layers.Layer):
+    def build(self, shape):
+        self.table = self.add_weight(name="table", shape=shape[1:])
+
+    def call(self, x):
+        return ops.power(x, self.table)
+
+
+class Dropping(layers.Layer):
+    def call(self, x, training=None):
+        return keras.random.dropout(x, 0.5) if training else x
+
+
+class Elsewhere(layers.Layer):
+    """Its shape says something else than its call."""
+
+    def call(self, x):
+        return tf.cumsum(x, 1)
+
+
+def test_what_cannot_be_followed_is_named_with_its_reason():
+    inputs = keras.Input((6, 6, 8))
+    x = layers.Conv2D(8, 1)(inputs)
+    expected = {
+        Noise: "draws random numbers",
+        Branch: "other operations in training",
+        Flow: "control flow of its call depends on the values",
+        Loss: "adds losses",
+        Count: "updates its state 'count'",
+        Derived: "computes with its weights before they meet the input",
+        Position: "its weight 'table' is an argument of Power",
+        Dropping: "TensorFlow's stateless_dropout, which has no translation",
+        Elsewhere: "TensorFlow's cumsum, which has no translation",
+    }
+    model = keras.Model(inputs, [kind(name=kind.__name__.lower())(x) for kind in expected])
+    found = tfc.plan(model).float_layers
+    assert set(found) == {kind.__name__.lower() for kind in expected}
+    for kind, reason in expected.items():
+        assert reason in found[kind.__name__.lower()]
+        assert f"the custom layer {kind.__name__} cannot be traced" in found[kind.__name__.lower()]

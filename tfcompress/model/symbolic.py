@@ -1,0 +1,256 @@
+"""Following a `call`: which Keras layers and operations it runs, as a graph.
+
+The function is called on symbolic tensors, twice: once as in inference with the weights as they
+are, once as in training with other weights. What the two graphs do not share (a branch, a constant
+that was computed from weights, a random number) cannot be followed, and is said in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.keras_private import kept_calls
+from tfcompress.model.tf_functions import UnknownFunction, translated
+
+
+class Untraceable(Exception):
+    """Why a call cannot be followed, as a clause: "its call …"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weight:
+    """An argument of a call that is a variable of the layer, possibly reshaped.
+
+    Attributes:
+        variable: The variable.
+        shape: The shape that the call reads it in.
+    """
+
+    variable: keras.Variable
+    shape: tuple[int, ...]
+
+
+def follow(
+    function: Callable,
+    values: Sequence[Value],
+    args: tuple,
+    kwargs: dict[str, Any],
+    owners: Sequence[keras.Layer],
+) -> Graph:
+    """The graph of what `function(*args, **kwargs)` does.
+
+    Args:
+        function: Composes Keras layers, `keras.ops` and known TensorFlow functions.
+        values: The distinct values among the arguments; the graph has an input for each.
+        args: The arguments, a structure with `Value` leaves.
+        kwargs: Likewise.
+        owners: The layers whose variables it may read and whose calls it may make. They are left
+            without a trace of this.
+
+    Returns:
+        The graph. Its arguments have `Weight` leaves where the function reads a variable.
+
+    Raises:
+        Untraceable: It cannot be followed.
+    """
+    variables = {id(v): v for owner in owners for v in owner.variables}
+    run = _Run(function, values, args, kwargs, owners, list(variables.values()))
+    is_given = kwargs.get("training") is not None
+    modes = (False, True) if "training" in _parameters(function) and not is_given else (None, None)
+    first, others = run(modes[0]), run(modes[1], run.other_weights)
+    difference = _merge(first, others, run)
+    if difference is not None:
+        if _merge(run(modes[0]), run(modes[0]), run) is not None:
+            raise Untraceable("its call draws random numbers")
+        if _merge(run(modes[0]), run(modes[0], run.other_weights), run) is not None:
+            raise Untraceable(
+                f"its call computes with its weights before they meet the input ({difference})"
+            )
+        raise Untraceable(f"its call does other operations in training ({difference})")
+    return first
+
+
+class _Run:
+    """Calls a function on symbolic tensors."""
+
+    def __init__(
+        self,
+        function: Callable,
+        values: Sequence[Value],
+        args: tuple,
+        kwargs: dict[str, Any],
+        owners: Sequence[keras.Layer],
+        variables: list[keras.Variable],
+    ):
+        self.function, self.values, self.owners = function, values, owners
+        self.args, self.kwargs, self.variables = args, kwargs, variables
+        rng = np.random.default_rng(0)
+        self.other_weights = [(v, _other_value(v, rng)) for v in variables]
+
+    def __call__(self, training: bool | None, weights: Sequence[tuple] = ()) -> Graph:
+        feed = {v: keras.Input(batch_shape=v.shape, dtype=v.spec.dtype) for v in self.values}
+        args, kwargs = tree.map_structure(
+            lambda leaf: feed[leaf] if isinstance(leaf, Value) else leaf, (self.args, self.kwargs)
+        )
+        if training is not None:
+            kwargs = {**kwargs, "training": training}
+        with kept_calls(self.owners), tf.GradientTape() as tape:
+            with keras.StatelessScope(weights, collect_losses=True) as scope:
+                try:
+                    with translated():
+                        flat = tree.flatten(self.function(*args, **kwargs))
+                except (Untraceable, UnknownFunction) as error:
+                    raise Untraceable(str(error)) from error
+                except Exception as error:
+                    raise Untraceable(_reason(error)) from error
+            self._check_effects(scope, weights, tape)
+            if not flat or not all(isinstance(y, keras.KerasTensor) for y in flat):
+                raise Untraceable("its call returns what does not depend on its input")
+            return Graph.from_model(keras.Model(list(feed.values()), flat))
+
+    def _check_effects(self, scope: Any, weights: Sequence[tuple], tape: tf.GradientTape) -> None:
+        if scope.losses:
+            raise Untraceable("its call adds losses")
+        given = {id(v): value for v, value in weights}
+        for v in self.variables:
+            if scope.get_current_value(v) is not given.get(id(v)):
+                if "seed_generator" in v.path:
+                    raise Untraceable("its call draws random numbers")
+                raise Untraceable(f"its call updates its state {v.name!r}")
+        if set(scope.state_mapping) - set(given):
+            # Keras' global generator of seeds, or another layer.
+            raise Untraceable("its call draws random numbers or updates what is not its own")
+        own = {id(v.value) for v in self.variables}
+        foreign = [v.name for v in tape.watched_variables() if id(v) not in own]
+        if foreign:
+            raise Untraceable(f"its call reads {foreign[0]}, a weight of another layer")
+
+
+def _other_value(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
+    """Values that no other variable has."""
+    value = tf.convert_to_tensor(variable.value)
+    if not value.dtype.is_floating:
+        return value if value.dtype in (tf.bool, tf.string) else value + tf.ones_like(value)
+    noise = rng.uniform(0.5, 1.5, value.shape)
+    return tf.cast(tf.abs(value) * 0.5, value.dtype) + tf.cast(noise, value.dtype)
+
+
+def _parameters(function: Callable) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _reason(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    if "add_loss()" in text:
+        return "its call adds losses"
+    if "boolean" in text and "KerasTensor" in text:
+        return "the control flow of its call depends on the values of tensors"
+    return f"its call cannot run on symbolic tensors ({type(error).__name__}: {text[:160]})"
+
+
+def _merge(first: Graph, second: Graph, run: _Run) -> str | None:
+    """Compares two graphs of one call; returns in words what differs.
+
+    In `first`, arguments that are weights become `Weight`s, and `training` is left to Keras where
+    it is the function's own.
+    """
+    if len(first.nodes) != len(second.nodes):
+        return f"{len(first.nodes)} operations instead of {len(second.nodes)}"
+    numbers: dict[Value, int] = {}
+    for graph in (first, second):
+        flat = [*graph.flat_inputs, *(v for node in graph.nodes for v in node.outputs)]
+        numbers.update({value: i for i, value in enumerate(flat)})
+    for one, other in zip(first.nodes, second.nodes, strict=True):
+        difference = _merge_node(one, other, numbers, run)
+        if difference is not None:
+            return difference
+    ends = [[numbers[v] for v in graph.flat_outputs] for graph in (first, second)]
+    return None if ends[0] == ends[1] else "its outputs"
+
+
+def _merge_node(one: Node, other: Node, numbers: dict[Value, int], run: _Run) -> str | None:
+    kind = type(one.operation).__name__
+    if one.operation is other.operation:
+        pass
+    elif getattr(one.operation, "variables", ()):
+        return f"{one.name} instead of {other.name}"
+    elif type(one.operation) is not type(other.operation):
+        return f"{kind} instead of {type(other.operation).__name__}"
+    elif _config(one.operation) != _config(other.operation):
+        return f"options of {kind}"
+    kwargs, others = dict(one.kwargs), dict(other.kwargs)
+    if (kwargs.get("training"), others.get("training")) == (False, True):
+        del kwargs["training"], others["training"]
+    try:
+        tree.assert_same_structure((one.args, kwargs), (other.args, others))
+    except ValueError:
+        return f"arguments of {one.name}"
+    differences: list[str] = []
+
+    def merge(a: Any, b: Any) -> Any:
+        if isinstance(a, Value) and isinstance(b, Value):
+            if numbers[a] != numbers[b]:
+                differences.append(f"inputs of {one.name}")
+            return a
+        weight = _weight(a, b, run)
+        if weight is None and not _equal(a, b):
+            differences.append(f"a constant of {kind}")
+        return a if weight is None else weight
+
+    args, kwargs = tree.map_structure(merge, (one.args, kwargs), (other.args, others))
+    if differences:
+        return differences[0]
+    one.args, one.kwargs = args, kwargs
+    for leaf in tree.flatten((args, kwargs)):
+        if isinstance(leaf, keras.KerasTensor):
+            raise Untraceable("its call reads a tensor of the model that is not its argument")
+        if isinstance(leaf, keras.Variable):
+            raise Untraceable(f"its call reads {leaf.path}, a weight of another layer")
+        if callable(leaf) and not isinstance(leaf, (Weight, np.generic, tf.Tensor, tf.DType)):
+            raise Untraceable(f"its call holds control flow ({kind})")
+    return None
+
+
+def _config(operation: Any) -> str:
+    try:
+        config = operation.get_config()
+    except Exception as error:
+        raise Untraceable(
+            f"its call runs {type(operation).__name__} with arguments that cannot be saved"
+        ) from error
+    return repr({**config, "name": ""})
+
+
+def _weight(a: Any, b: Any, run: _Run) -> Weight | None:
+    """The variable that an argument is: itself, or its values in another shape."""
+    if isinstance(a, keras.Variable):
+        is_own = a is b and any(a is v for v in run.variables)
+        return Weight(a, tuple(a.shape)) if is_own else None
+    if not (tf.is_tensor(a) and tf.is_tensor(b)) or a.shape != b.shape:
+        return None
+    for variable, value in run.other_weights:
+        is_size = value.dtype.is_floating and value.shape.num_elements() == tf.size(b)
+        if not is_size or not np.array_equal(np.ravel(value), np.ravel(b)):
+            continue
+        if np.array_equal(np.ravel(variable.value), np.ravel(a)):
+            return Weight(variable, tuple(a.shape))
+    return None
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if tf.is_tensor(a) or isinstance(a, np.ndarray):
+        same = (tf.is_tensor(b) or isinstance(b, np.ndarray)) and np.shape(a) == np.shape(b)
+        return bool(same and np.array_equal(np.asarray(a), np.asarray(b)))
+    return a is b or (type(a) is type(b) and bool(a == b))

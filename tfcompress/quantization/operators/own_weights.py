@@ -1,0 +1,274 @@
+"""Weights of a user's own layer, as kernels and scales of the layers that LiteRT's operators are.
+
+`ops.matmul(x, self.w) + self.b` is a Dense layer, `ops.conv(x, self.w, …)` a convolution,
+`x * self.scale` a scale per channel. The layers found here take the variables over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, tree
+
+from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.symbolic import Untraceable, Weight
+from tfcompress.quantization.operators.tracing import Taken
+from tfcompress.quantization.operators.trained_affine import TrainedAffine
+
+
+@dataclasses.dataclass
+class _Layer:
+    """A layer to be made.
+
+    Attributes:
+        cls: Its class.
+        arguments: Of its constructor, beside name, dtype and `trainable`.
+        weights: Role ("kernel", "bias", "scale", "offset") → the variable.
+        input: What it is called on.
+        channels: Size of the last axis of its output.
+    """
+
+    cls: type[keras.Layer]
+    arguments: dict[str, Any]
+    weights: dict[str, keras.Variable]
+    input: Value
+    channels: int | None = None
+
+
+def take_weights(graph: Graph, dtype_policy: Any) -> Taken:
+    """Replaces, in place, the calls that read weights by layers that have them.
+
+    Args:
+        graph: As `symbolic.follow` gives it.
+        dtype_policy: Of the layers that are made.
+
+    Raises:
+        Untraceable: A weight is used in a way that is no kernel, bias, scale or offset.
+    """
+    _check_owners(graph)
+    planned: dict[Node, _Layer] = {}
+    for node in list(graph.nodes):
+        weights = [x for x in tree.flatten((node.args, node.kwargs)) if isinstance(x, Weight)]
+        if not weights:
+            continue
+        found = _layer_of(node, weights)
+        if found is None:
+            kind = type(node.operation).__name__
+            raise Untraceable(
+                f"its weight {weights[0].variable.name!r} is an argument of {kind}, where it is "
+                "no kernel of a dense or convolution layer and no scale or offset per channel"
+            )
+        before = found.input.node
+        if before in planned and _merge(graph, planned[before], found):
+            graph.replace(node, [found.input])
+            continue
+        planned[node] = found
+    return dict(_make(graph, planned, dtype_policy))
+
+
+def constants_per_channel(graph: Graph, dtype_policy: Any) -> None:
+    """Makes sums and products with a constant per channel Rescaling layers, in place."""
+    for node in list(graph.nodes):
+        kind = type(node.operation).__name__
+        if kind not in _CONSTANT_RULES or len(node.args) != 2 or len(node.inputs) != 1:
+            continue
+        x, constant = node.args
+        if constant is node.inputs[0] and kind in ("Add", "Multiply"):
+            x, constant = constant, x
+        is_array = tf.is_tensor(constant) or isinstance(constant, (np.ndarray, list, tuple))
+        if x is not node.inputs[0] or not is_array or not _is_per_channel(node, np.shape(constant)):
+            continue
+        values = np.ravel(np.asarray(constant, np.float32))
+        scale, offset = _CONSTANT_RULES[kind](values)
+        layer = layers.Rescaling(_listed(scale), _listed(offset), dtype=dtype_policy)
+        new = graph.insert_before(node, layer, (x,), {}, [node.output.spec])
+        new.path = node.path
+        graph.replace(node, new.outputs)
+
+
+_CONSTANT_RULES: dict[str, Callable[[np.ndarray], tuple[Any, Any]]] = {
+    "Add": lambda c: (1.0, c),
+    "Subtract": lambda c: (1.0, -c),
+    "Multiply": lambda c: (c, 0.0),
+    "Divide": lambda c: (1.0 / c, 0.0),
+    "TrueDivide": lambda c: (1.0 / c, 0.0),
+}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, float):
+        return value
+    return float(value[0]) if value.size == 1 else value.tolist()
+
+
+def _is_per_channel(node: Node, shape: tuple[int, ...]) -> bool:
+    """Whether an operand of that shape is one number, or one per channel, of the only input."""
+    x, count = node.inputs[0], math.prod(shape)
+    is_per_channel = count == 1 or (count == x.shape[-1] and shape[-1] == count)
+    same_shape = x.shape == node.output.shape and len(shape) <= len(x.shape)
+    return is_per_channel and same_shape and x.is_float and 2 <= len(x.shape) <= 4
+
+
+def _check_owners(graph: Graph) -> None:
+    """Every weight is read once, and by no layer that is called as a whole."""
+    held = {id(v) for op in graph.operations() for v in getattr(op, "variables", ())}
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for leaf in tree.flatten((node.args, node.kwargs)):
+            if isinstance(leaf, Weight):
+                if id(leaf.variable) in held | seen:
+                    raise Untraceable(f"its weight {leaf.variable.path!r} is read in two places")
+                seen.add(id(leaf.variable))
+
+
+def _layer_of(node: Node, weights: list[Weight]) -> _Layer | None:
+    rule = _RULES.get(type(node.operation).__name__)
+    if rule is None or len(weights) != 1 or len(node.inputs) != 1 or len(node.args) != 2:
+        return None
+    if not all(isinstance(a, (Value, Weight)) for a in node.args) or node.kwargs:
+        return None
+    return rule(node, weights[0])
+
+
+def _plain(weight: Weight, rank: int | tuple[int, ...]) -> bool:
+    """Whether a weight is read as it is, and of that rank."""
+    ranks = (rank,) if isinstance(rank, int) else rank
+    return weight.shape == tuple(weight.variable.shape) and len(weight.shape) in ranks
+
+
+def _kernel(
+    cls: type[keras.Layer], arguments: dict[str, Any], node: Node, weight: Weight
+) -> _Layer | None:
+    if node.args[1] is not weight:
+        return None
+    channels = node.output.shape[-1]
+    return _Layer(cls, arguments, {"kernel": weight.variable}, node.inputs[0], channels)
+
+
+def _dense(node: Node, weight: Weight) -> _Layer | None:
+    if not _plain(weight, 2) or len(node.inputs[0].shape) < 2:
+        return None
+    return _kernel(layers.Dense, {"units": weight.shape[1]}, node, weight)
+
+
+def _einsum(node: Node, weight: Weight) -> _Layer | None:
+    """`"...k,ko->...o"` in any letters."""
+    left, _, output = node.operation.subscripts.replace(" ", "").partition("->")
+    inputs, _, kernel = left.partition(",")
+    is_dense = len(kernel) == 2 and inputs[:-1] == output[:-1]
+    is_dense = is_dense and inputs[-1:] == kernel[0] and output[-1:] == kernel[1]
+    return _dense(node, weight) if is_dense and kernel[1] not in inputs else None
+
+
+def _conv_arguments(node: Node) -> dict[str, Any] | None:
+    op = node.operation
+    if (op.data_format or keras.config.image_data_format()) != "channels_last":
+        return None
+    return {"strides": op.strides, "padding": op.padding, "dilation_rate": op.dilation_rate}
+
+
+def _conv(node: Node, weight: Weight) -> _Layer | None:
+    arguments = _conv_arguments(node)
+    if arguments is None or not _plain(weight, (3, 4)):
+        return None
+    *size, channels, filters = weight.shape
+    given = node.inputs[0].shape[-1]
+    if given is None:
+        return None
+    cls = layers.Conv1D if len(size) == 1 else layers.Conv2D
+    own = {"filters": filters, "kernel_size": tuple(size), "groups": given // channels}
+    return _kernel(cls, {**arguments, **own}, node, weight)
+
+
+def _depthwise(node: Node, weight: Weight) -> _Layer | None:
+    arguments = _conv_arguments(node)
+    if arguments is None or not _plain(weight, (3, 4)):
+        return None
+    *size, _, multiplier = weight.shape
+    cls = layers.DepthwiseConv1D if len(size) == 1 else layers.DepthwiseConv2D
+    own = {"kernel_size": tuple(size), "depth_multiplier": multiplier}
+    return _kernel(cls, {**arguments, **own}, node, weight)
+
+
+def _conv_transpose(node: Node, weight: Weight) -> _Layer | None:
+    arguments = _conv_arguments(node)
+    if arguments is None or not _plain(weight, 4):
+        return None
+    *size, filters, _ = weight.shape
+    own = {"filters": filters, "kernel_size": tuple(size)}
+    own["output_padding"] = node.operation.output_padding
+    return _kernel(layers.Conv2DTranspose, {**arguments, **own}, node, weight)
+
+
+def _affine(role: str) -> Callable[[Node, Weight], _Layer | None]:
+    def rule(node: Node, weight: Weight) -> _Layer | None:
+        if not _is_per_channel(node, weight.shape):
+            return None
+        x = node.inputs[0]
+        return _Layer(TrainedAffine, {}, {role: weight.variable}, x, x.shape[-1])
+
+    return rule
+
+
+_RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
+    "Matmul": _dense,
+    "Dot": _dense,
+    "Einsum": _einsum,
+    "Conv": _conv,
+    "DepthwiseConv": _depthwise,
+    "ConvTranspose": _conv_transpose,
+    "Add": _affine("offset"),
+    "Multiply": _affine("scale"),
+}
+
+
+def _merge(graph: Graph, before: _Layer, found: _Layer) -> bool:
+    """Makes an offset the bias of the kernel, or the offset of the scale, just before it."""
+    role = "bias" if "kernel" in before.weights else "offset"
+    variable = found.weights.get("offset")
+    if variable is None or role in before.weights or graph.sole_consumer(found.input) is None:
+        return False
+    fits = role == "offset" or tuple(variable.shape) == (before.channels,)
+    if not fits or any(v.trainable != variable.trainable for v in before.weights.values()):
+        return False
+    before.weights[role] = variable
+    return True
+
+
+def _make(graph: Graph, planned: dict[Node, _Layer], dtype_policy: Any) -> Any:
+    """Puts the layers, built and with their weights, in place of the calls."""
+    for node, plan in planned.items():
+        layer = plan.cls(**_arguments(plan), dtype=dtype_policy)
+        if not all(v.trainable for v in plan.weights.values()):
+            layer.trainable = False
+        # What it is called on may be the output of a layer that was made just now.
+        x = node.inputs[0]
+        layer.build(x.shape)
+        own = {v.name: v for v in layer.variables}
+        for role, variable in plan.weights.items():
+            own[role].assign(variable)
+        new = graph.insert_before(node, layer, (x,), {}, [node.output.spec])
+        new.path = node.path
+        graph.replace(node, new.outputs)
+        yield layer, plan.weights
+
+
+def _arguments(plan: _Layer) -> dict[str, Any]:
+    arguments = {**plan.arguments, "name": next(iter(plan.weights.values())).name}
+    prefixes = {"kernel": "kernel", "bias": "bias", "scale": "scale", "offset": "offset"}
+    if issubclass(plan.cls, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        prefixes["kernel"] = "depthwise"
+    for role, variable in plan.weights.items():
+        arguments[f"{prefixes[role]}_regularizer"] = variable.regularizer
+        arguments[f"{prefixes[role]}_constraint"] = variable.constraint
+        if plan.cls is TrainedAffine:
+            arguments[f"{role}_shape"] = tuple(variable.shape)
+    if plan.cls is not TrainedAffine:
+        arguments["use_bias"] = "bias" in plan.weights
+    return arguments
