@@ -94,7 +94,7 @@ def tiny_operands(model: keras.Model) -> list[str]:
     """
     found = {}
     for node, ratio, name in _operand_ratios(Graph.from_model(model)):
-        if 0 < ratio < SMALLEST_RATIO[keras_class(node.operation).__name__]:
+        if 0 < ratio < SMALLEST_RATIO.get(keras_class(node.operation).__name__, 0.0):
             found[node.name] = (
                 f"{node.name!r} does not run under XNNPACK but in LiteRT's slower operator: one "
                 f"step of {name} is {ratio:.2g} steps of its output, to which it adds nothing. "
