@@ -51,7 +51,8 @@ _OPTIONS = flags.DEFINE_list("options", None, "Names of options; all by default.
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Which calibration images, one row each.")
 _COUNT = flags.DEFINE_integer("images", 256, "Calibration images.")
 _TEST = flags.DEFINE_integer("test_images", 10_000, "Test images.")
-_EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs of the float training of a MobileNet.")
+_EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of the float training of a MobileNet.")
+_TRAIN = flags.DEFINE_integer("train_images", 50_000, "Images of that training.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images to a step of that training.")
 _ROW = flags.DEFINE_string("row", None, "Internal: network;options;seed of a row to measure.")
 
@@ -70,27 +71,27 @@ OPTIONS = {
     "plain": {"bias_correction": False},
     "default": {},
     "equalize": {"bias_correction": False, "equalize": True},
-    "equalize, bias correction": {"bias_correction": True, "equalize": True},
+    "equalize and correction": {"bias_correction": True, "equalize": True},
     "percentile 99.99": {"config": _observed(tfc.Percentile(99.99)), "bias_correction": False},
     "least squares": {"config": _observed(tfc.LeastSquares()), "bias_correction": False},
-    "least squares, bias correction": {
+    "least squares and correction": {
         "config": _observed(tfc.LeastSquares()),
         "bias_correction": True,
     },
-    "per tensor, plain": {"config": tfc.Scheme(_PER_TENSOR), "bias_correction": False},
-    "per tensor, bias correction": {"config": tfc.Scheme(_PER_TENSOR), "bias_correction": True},
-    "per tensor, equalize": {
+    "per tensor: plain": {"config": tfc.Scheme(_PER_TENSOR), "bias_correction": False},
+    "per tensor: default": {"config": tfc.Scheme(_PER_TENSOR), "bias_correction": True},
+    "per tensor: equalize": {
         "config": tfc.Scheme(_PER_TENSOR),
         "bias_correction": False,
         "equalize": True,
     },
-    "per tensor, equalize, bias correction": {
+    "per tensor: equalize and correction": {
         "config": tfc.Scheme(_PER_TENSOR),
         "bias_correction": True,
         "equalize": True,
     },
-    "w4a8, plain": {"config": "w4a8", "bias_correction": False},
-    "w4a8, bias correction": {"config": "w4a8", "bias_correction": True},
+    "w4a8: plain": {"config": "w4a8", "bias_correction": False},
+    "w4a8: default": {"config": "w4a8", "bias_correction": True},
 }
 
 
@@ -139,7 +140,7 @@ def float_model(name: str, folder: pathlib.Path) -> keras.Model:
 
     def trained() -> keras.Model:
         (images, labels), _ = datasets.load("cifar10", _DATA.value)
-        return train(name, images, labels)
+        return train(name, images[: _TRAIN.value], labels[: _TRAIN.value])
 
     return kept_model(folder / f"{name}.keras", trained)
 

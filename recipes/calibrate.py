@@ -27,9 +27,9 @@ SCHEMES = {
     "int4 per channel": tfc.Scheme(weights=tfc.WeightScheme(num_bits=4)),
 }
 OPTIONS = {
-    "neither": {},
+    "neither": {"bias_correction": False},
     "bias correction": {"bias_correction": True},
-    "equalization": {"equalize": True},
+    "equalization": {"bias_correction": False, "equalize": True},
     "both": {"equalize": True, "bias_correction": True},
 }
 

@@ -17,6 +17,7 @@ from tfcompress.model.subclassed import functional_for
 from tfcompress.model.transforms import KeepMask, WeightTransform
 from tfcompress.model.user_class import class_of_copies, copy_attributes
 from tfcompress.quantization.calibration import equalization
+from tfcompress.quantization.calibration.bias_correction import has_enough_samples
 from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.limits import check_weights
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
@@ -60,7 +61,7 @@ def quantize(
     calibration_data: Any = None,
     preserve_sparsity: bool = True,
     equalize: bool = False,
-    bias_correction: bool = False,
+    bias_correction: bool | None = None,
 ) -> QuantizedModel:
     """Returns a copy of `model` that computes as its int8 file will: quantization-aware.
 
@@ -80,7 +81,9 @@ def quantize(
             one scale. For int8 without training. With `calibration_data` also through a ReLU6, for
             the channels that do not reach its ceiling.
         bias_correction: Take the mean error that rounding brings into each channel out of the
-            biases, measured on `calibration_data`.
+            biases, or out of the moving means of batch norms, measured on `calibration_data`. By
+            default where there are 16 calibration samples or more. Training goes on from there: it
+            moves the means to those of the rounded layers anyway.
 
     Returns:
         A Keras model with the same inputs, outputs and layer names (see `plan` for what is taken
@@ -135,6 +138,8 @@ def quantize(
     fit_weight_quantizers(quantized)
     quantized.plan = the_plan
     if batches is not None:
+        if bias_correction is None:
+            bias_correction = has_enough_samples(batches)
         calibrate(quantized, batches, correct_biases=bias_correction)
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
         quantized.float_outputs = float_outputs(given, quantized.calibration_inputs)

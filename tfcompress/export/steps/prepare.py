@@ -240,7 +240,9 @@ def _float_reference(
         return None
     if float_model is not None and samples is not None:
         outputs = float_outputs(float_model, samples.arrays)
-        inputs = samples.arrays
+        if outputs is None:
+            return None
+        inputs = [x[: len(outputs[0])] for x in samples.arrays]
     else:
         kept = getattr(ready, "calibration_inputs", None)
         stored = getattr(ready, "float_outputs", None)

@@ -128,6 +128,8 @@ class BiasCorrection:
                 with _unrounded(node):
                     totals = [_total(inference.call_in_inference(node, *c)) for c in calls]
                 error = (_mean(totals) - _mean(self._totals[node])).astype(np.float32)
+                # Where values explode there is no mean; calibration warns of such layers.
+                error = np.where(np.isfinite(error), error, np.float32(0))
                 item.errors.append(error)
                 if not item.is_shared:
                     item.subtract(error)
@@ -135,6 +137,14 @@ class BiasCorrection:
             return [inference.call_in_inference(node, *c) for c in calls]
 
         inference.run_together(self.graph, list(self.chosen.values()), call)
+
+
+def has_enough_samples(batches: Sequence[Any]) -> bool:
+    """Whether the mean error is known so well that taking it out hardly adds to the error.
+
+    From n samples it is known up to a variance of 1/n of that of a sample's error.
+    """
+    return sum(len(tree.flatten(batch)[0]) for batch in batches) >= _FEWEST_SAMPLES
 
 
 def _find_corrected(graph: Graph) -> list[_Corrected]:

@@ -18,7 +18,7 @@ _HELD_VALUES = 16 * 2**20
 _BATCH = 32
 
 
-def float_outputs(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def float_outputs(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     """The flat outputs of a functional model, in inference, for the first of some samples.
 
     Args:
@@ -26,9 +26,12 @@ def float_outputs(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.n
         inputs: One array per input of the model, in its order.
 
     Returns:
-        One float32 array per output, of up to 128 samples: fewer where outputs are large.
+        One float32 array per output, of up to 128 samples: fewer where outputs are large. `None`
+        for a model with an output that is no number.
     """
     graph = Graph.from_model(model)
+    if any(value.spec.dtype == "string" for value in graph.flat_outputs):
+        return None
     sizes = sum(inference.size(value) for value in graph.flat_outputs)
     most = max(1, min(_MOST_SAMPLES, _MOST_VALUES // max(1, sizes)))
     batch = tree.pack_sequence_as(input_structure(model), [x[:most] for x in inputs])
