@@ -31,16 +31,30 @@ class VerifyOptions:
     Attributes:
         min_agreement: Smallest share of equal output steps to accept; `None` for a warning below
             `LOW_AGREEMENT`.
-        samples: Most samples to run; `None` for all of `verify_data`, else `DEFAULT_SAMPLES`.
+        samples: Most samples to run; `None` for all of `verify_data`, else for `most_samples`.
     """
 
     #: Below this share of equal output steps an export warns, where no `min_agreement` is given.
     LOW_AGREEMENT = 0.9
-    #: Samples of calibration data or of synthetic data that are run.
-    DEFAULT_SAMPLES = 256
+    #: Samples of calibration data or of synthetic data that small models run, and large ones.
+    DEFAULT_SAMPLES, FEWEST_SAMPLES = 256, 64
+    #: Numbers that a model computes for all samples together, where there are more than the fewest.
+    DEFAULT_VALUES = 2**28
 
     min_agreement: float | None = None
     samples: int | None = None
+
+    def most_samples(self, values_per_sample: int) -> int:
+        """Samples of calibration data or of synthetic data to run.
+
+        Args:
+            values_per_sample: Numbers of all tensors that the model computes for a sample. Running
+                a large model takes most of the time of its export.
+        """
+        if self.samples is not None:
+            return self.samples
+        affordable = self.DEFAULT_VALUES // values_per_sample
+        return min(self.DEFAULT_SAMPLES, max(self.FEWEST_SAMPLES, affordable))
 
     def __post_init__(self) -> None:
         if self.samples is not None and (not isinstance(self.samples, int) or self.samples < 0):

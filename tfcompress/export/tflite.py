@@ -55,8 +55,8 @@ def export_tflite(
             several inputs, or batches. By default the calibration data; where there is none,
             synthetic inputs drawn from the ranges of the input quantizers (token numbers from the
             `Embedding` that reads them). The report says which.
-        verify_samples: Most samples to compare on; by default all of `verify_data`, else 256. 0
-            compares nothing.
+        verify_samples: Most samples to compare on; by default all of `verify_data`, else 256, and
+            64 for large models. 0 compares nothing.
         float_model: The model that `quantize` was called on (a dict by signature where `model` is
             one), to compare the file with on the same samples. By default the report compares with
             what `quantize` stored of it: its outputs on 128 of the calibration samples. A model

@@ -81,7 +81,7 @@ def _run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]
     few batches run eagerly, as large as memory allows; only many are worth a trace.
     """
     count = len(inputs[0])
-    batch_size = max(1, _EAGER_VALUES // _values_per_sample(model))
+    batch_size = max(1, _EAGER_VALUES // values_per_sample(model))
     structure = input_structure(model)
     if count > _EAGER_BATCHES * batch_size:
         # All batches of one size: for a smaller last one TensorFlow would trace the model again.
@@ -99,7 +99,7 @@ def _run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]
     return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
 
 
-def _values_per_sample(model: keras.Model) -> int:
+def values_per_sample(model: keras.Model) -> int:
     """Values of all tensors that calls of the model's operations give, for one sample."""
     nodes = Graph.from_model(model).nodes
     shapes = [value.shape[1:] for node in nodes for value in node.outputs]

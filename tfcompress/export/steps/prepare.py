@@ -21,6 +21,7 @@ from tfcompress.export.checks import (
 from tfcompress.export.options import VerifyOptions
 from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.runtime.float_agreement import FloatReference
+from tfcompress.export.runtime.parity import values_per_sample
 from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
@@ -248,7 +249,7 @@ def _float_reference(
         stored = getattr(ready, "float_outputs", None)
         if kept is None or stored is None:
             return None
-        most = min(len(stored[0]), options.samples or options.DEFAULT_SAMPLES)
+        most = min(len(stored[0]), options.most_samples(values_per_sample(ready)))
         inputs, outputs = [x[:most] for x in kept], [y[:most] for y in stored]
     shapes = [tuple(value.shape)[1:] for value in Graph.from_model(ready).flat_outputs]
     found = [y.shape[1:] for y in outputs]
@@ -278,7 +279,7 @@ def _samples(
     if verify_data is not None:
         batches = calibration_batches(ready, verify_data)
         return Samples(first_samples(batches, options.samples), "verify_data")
-    most = options.DEFAULT_SAMPLES if options.samples is None else options.samples
+    most = options.most_samples(values_per_sample(ready))
     if calibration_data is not None:
         # Arrays are cut into batches of 32.
         batches = calibration_batches(ready, calibration_data, limit=-(-most // 32))
