@@ -18,6 +18,7 @@ from tfcompress.quantization.calibration.limits import (
 )
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
+from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import Role, role
 from tfcompress.quantization.placement.from_graph import requested_floats, unplanned_calls
 from tfcompress.quantization.placement.keep_float import KeepFloat
@@ -140,6 +141,12 @@ def check_floats(
 ) -> None:
     """Raises `ValueError` for float operators that the configuration does not ask for, by layer."""
     wanted = set()
+    converting = {
+        o.name
+        for model in models.values()
+        for o in Graph.from_model(model).operations()
+        if isinstance(o, ToFloat)
+    }
     for model in models.values():
         graph = Graph.from_model(model)
         asked = requested_floats(graph)
@@ -156,9 +163,9 @@ def check_floats(
         if floats:
             names = [origins.get(t.name.split(";")[0], "") for t in reversed(floats)]
             layer = next((name for name in names if name), "")
-            if layer not in wanted:
+            if layer not in wanted | converting:
                 culprits[f"{op.name} of {layer or _likely(floats[-1].name, models)}"] = None
-    if not wanted and not float_io and not culprits and origins:
+    if not (wanted or converting) and not float_io and not culprits and origins:
         culprits = {layer or _likely(name, models): None for name, layer in origins.items()}
     if culprits:
         raise ValueError(

@@ -35,13 +35,14 @@ from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.quantize import quantize
 from tfcompress.quantization.schemes import Scheme
 
+_INT8_FORM = "an operation that has an int8 form; tfc.plan says why this has none"
 # Milliseconds for which one operator is run.
 _BUDGET_MS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LintEntry:
-    """One operator of the file that XNNPACK leaves to the interpreter.
+    """One operator of the file that runs slowly: XNNPACK leaves it out, or it is in float.
 
     Attributes:
         layer: The Keras layer that it comes from; empty where it is not known.
@@ -64,7 +65,7 @@ class LintReport:
 
     Attributes:
         model: Name of the model.
-        entries: The operators outside XNNPACK, in running order.
+        entries: The operators outside XNNPACK or in float, in running order.
         num_operators: How many operators the file has.
         milliseconds: What the whole file takes on this machine, one thread; `None` not measured.
     """
@@ -79,12 +80,12 @@ class LintReport:
 
     def __str__(self) -> str:
         if not self.entries:
-            return f"XNNPACK takes all {self.num_operators} operators of {self.model}.\n"
+            return f"XNNPACK takes all {self.num_operators} operators of {self.model} in int8.\n"
         rows = [
             (e.layer, e.operator + (" in float" if e.is_float else ""), _shown(e), e.instead)
             for e in self.entries
         ]
-        title = f"Operators of {self.model} outside XNNPACK"
+        title = f"Operators of {self.model} outside XNNPACK or in float"
         columns = ("layer", "operator", "ms by itself", "use instead")
         text = render_table(title, columns, rows)
         text += f"{len(self.entries)} of {self.num_operators} operators"
@@ -105,10 +106,10 @@ def lint(
     *,
     measure: bool = True,
 ) -> LintReport:
-    """Names the operators that leave XNNPACK, which runs int8 models on a phone's CPU.
+    """Names the operators that leave XNNPACK, which runs int8 models on a phone's CPU, or int8.
 
     Call it before training: the model is quantized on random numbers, converted, and the file is
-    loaded with XNNPACK. What the weights are does not matter. Every operator that XNNPACK leaves
+    loaded with XNNPACK. The weights hardly matter. Every operator that XNNPACK leaves
     to the interpreter ends a partition and runs on slower kernels.
 
     Args:
@@ -142,25 +143,26 @@ def lint_file(data: bytes, layers: list[str], name: str, *, measure: bool) -> Li
         measure: As for `lint`.
     """
     with silenced_stderr():
-        outside = node_names_outside(data)
+        outside = dict(node_names_outside(data))
         tree = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
         graph = tree.subgraphs[0]
         entries = []
-        for index, found in outside:
-            op = graph.operators[index]
+        for index, op in enumerate(graph.operators):
             operator = op_name(op_code(tree, op))
-            if operator != found:
+            if outside.get(index, operator) != operator:
                 raise RuntimeError(
-                    f"Expected operator {index} of the file to be {operator}. Received: {found}."
+                    f"Expected operator {index} of the file to be {operator}. Received: "
+                    f"{outside[index]}."
                 )
             tensors = [graph.tensors[t] for t in (*op.outputs, *op.inputs) if t >= 0]
             is_float = any(
                 t.type == schema.TensorType.FLOAT32 for t in tensors
             ) and operator not in ("QUANTIZE", "DEQUANTIZE")
+            if index not in outside and not is_float:
+                continue
             took = _milliseconds(_single(tree, index)) if measure else None
-            entries.append(
-                LintEntry(_origin(tensors, layers), operator, is_float, took, instead_of(operator))
-            )
+            instead = _INT8_FORM if is_float else instead_of(operator)
+            entries.append(LintEntry(_origin(tensors, layers), operator, is_float, took, instead))
         total = _milliseconds(data) if measure and entries else None
     return LintReport(name, tuple(entries), len(graph.operators), total)
 

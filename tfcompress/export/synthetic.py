@@ -7,6 +7,7 @@ import numpy as np
 
 from tfcompress.model.graph import Graph, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.placement.from_graph import readers_past_marks
 
 
@@ -44,6 +45,8 @@ def _draw(graph: Graph, value: Value, count: int, rng: np.random.Generator) -> n
             steps = 2**quantizer.scheme.num_bits - 1 - quantizer.scheme.narrow_range
             codes = rng.integers(0, steps, shape, endpoint=True)
             return (low + codes * ((high - low) / steps)).astype(np.float32)
+    if value.spec.dtype == "uint8" and any(isinstance(op, ToFloat) for op in readers):
+        return rng.integers(0, 255, shape, np.uint8, endpoint=True)
     tables = [op for op in readers if isinstance(op, keras.layers.Embedding)]
     if tables and not value.is_float:
         tokens = rng.integers(0, min(table.input_dim for table in tables), shape)

@@ -41,7 +41,9 @@ def fresh(operation: Any) -> Any:
     try:
         if isinstance(operation, keras.layers.Lambda):
             # The function is the given layer's own: not what a file might bring.
-            copy = type(operation).from_config(operation.get_config(), safe_mode=False)
+            known = {getattr(operation.function, "__name__", ""): operation.function}
+            config = operation.get_config()
+            copy = type(operation).from_config(config, custom_objects=known, safe_mode=False)
             copy.function = operation.function
             return copy
         return type(operation).from_config(operation.get_config())

@@ -126,7 +126,7 @@ def quantize(
     the_plan = planner.plan()
     _check_something_quantized(planner, the_plan)
     _warn_of_floats(the_plan)
-    _warn_of_limits(planner, the_plan)
+    _warn_of_limits(the_plan)
     replacements, masks = _replacements(planner, preserve_sparsity)
     _number_calls(planner, replacements)
     graph = planner.graph
@@ -180,14 +180,9 @@ def _warn_of_floats(the_plan: Plan) -> None:
         )
 
 
-def _warn_of_limits(planner: Planner, the_plan: Plan) -> None:
+def _warn_of_limits(the_plan: Plan) -> None:
     """Says before training what no option of an export will accept after it."""
     found = [f"{name}: {', '.join(limits)}" for name, limits in the_plan.limits.items()]
-    found += [
-        f"{value.name}: an input of shape {value.shape}, of which all but the first must be known"
-        for value in planner.graph.flat_inputs
-        if None in value.shape[1:]
-    ]
     if found:
         shown = "; ".join(found[:8]) + ("; …" if len(found) > 8 else "")
         warnings.warn(

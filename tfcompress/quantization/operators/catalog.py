@@ -10,6 +10,7 @@ from tfcompress.quantization.operators import (  # noqa: F401
     batch_norm,
     channel_affine,
     constants,
+    integer_inputs,
     joins,
     kernels,
     moves,

@@ -16,6 +16,7 @@ from keras import layers
 from tfcompress.model.graph import Graph, Node
 from tfcompress.quantization.operators.automatic import automatic_rule
 from tfcompress.quantization.operators.builder import Builder, Decomposition
+from tfcompress.quantization.operators.integer_inputs import before_affine
 from tfcompress.quantization.operators.registry import (
     activation_name,
     operator_of,
@@ -40,6 +41,8 @@ def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -
         node = pending.popleft()
         if skip(node) or unsupported_options(node.operation) is not None:
             continue
+        if isinstance(node.operation, (layers.Rescaling, layers.Normalization)):
+            before_affine(builder, node)
         new = _split_activation(builder, node)
         rule = operator_of(node.operation).decompose or automatic_rule(node.operation)
         parts = None if rule is None else builder.apply(rule, node)

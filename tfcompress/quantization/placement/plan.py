@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tfcompress.model.tables import render_table
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
 
 #: The reason of a layer whose scheme is `None`.
@@ -26,6 +27,8 @@ class PlanEntry:
         float_reason: Why it is left in float; empty where it is not.
         limits: What LiteRT will not be able to hold.
         is_float: Whether it computes on floating point values in the file.
+        outside: Names of LiteRT's int8 operators of it that are known not to run under XNNPACK;
+            `tfcompress.lint` looks at the file.
     """
 
     name: str
@@ -36,6 +39,7 @@ class PlanEntry:
     float_reason: str = ""
     limits: tuple[str, ...] = ()
     is_float: bool = False
+    outside: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,10 @@ class Plan:
         text = render_table(f"Quantization plan of {self.model}", columns, rows)
         for name, limits in self.limits.items():
             text += f"LiteRT cannot hold {name}: {'; '.join(limits)}\n"
+        for entry in self.entries:
+            for operator in entry.outside:
+                text += f"{entry.name} runs outside XNNPACK ({operator}). Use instead: "
+                text += f"{instead_of(operator)}.\n"
         return text
 
 

@@ -20,6 +20,7 @@ from tfcompress.quantization.fake_quant.quantizers import (
     unclipped_scheme,
 )
 from tfcompress.quantization.operators.builder import Decomposition
+from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import (
     Role,
     activation_name,
@@ -29,6 +30,7 @@ from tfcompress.quantization.operators.registry import (
     operator_of,
     role,
 )
+from tfcompress.quantization.placement.advice import slow_operator
 from tfcompress.quantization.placement.decompose import decompose
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.plan import (
@@ -351,7 +353,9 @@ class Planner:
     def _entry(
         self, operation: Any, path: str, names: tuple[str, ...], nodes: list[Node]
     ) -> PlanEntry:
-        found = {node: self.float_reason(node) for node in nodes}
+        # A conversion of integers is exact.
+        computing = [node for node in nodes if not isinstance(node.operation, ToFloat)]
+        found = {node: self.float_reason(node) for node in computing}
         reasons = [
             # Of several parts, the one that stays in float is named.
             r if len(names) == 1 or r == AS_CONFIGURED else f"{node.name}: {r}"
@@ -373,9 +377,16 @@ class Planner:
         cls = keras_class(operation).__name__
         reason = "; ".join(dict.fromkeys(reasons))
         runs_in_float = any(
-            self._is_float(n) and any(v.is_float for v in (*n.inputs, *n.outputs)) for n in nodes
+            self._is_float(n) and any(v.is_float for v in (*n.inputs, *n.outputs))
+            for n in computing
         )
-        return PlanEntry(path, cls, names, weights, activations, reason, limits, runs_in_float)
+        outside = dict.fromkeys(
+            slow_operator(n.operation) for n in computing if self.is_quantized(n)
+        )
+        slow = tuple(operator for operator in outside if operator is not None)
+        return PlanEntry(
+            path, cls, names, weights, activations, reason, limits, runs_in_float, slow
+        )
 
     def _describe_output(self, node: Node) -> str:
         consumers = self.graph.consumers(node.output)
