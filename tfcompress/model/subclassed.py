@@ -91,7 +91,8 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
         ) from error
     rename_duplicates(graph)
     keeps_class = bool(overridden_methods(type(model)))
-    model_class = functional_class(type(model)) if keeps_class else keras.Model
+    given_class: Any = type(model)
+    model_class = functional_class(given_class) if keeps_class else keras.Model
     copy = rebuild(graph, model_class=model_class)
     copy.trainable = model.trainable or copy.trainable
     if keeps_class:

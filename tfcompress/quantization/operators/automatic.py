@@ -180,12 +180,12 @@ def _recognize_hard_silu(graph: Graph) -> None:
         factor = _constant_factor(node)
         if factor is None or abs(factor * 6 - 1) > 1e-6:
             continue
-        product = node.inputs[0].node
+        product: Any = node.inputs[0].node
         if not _is_called(product, "Multiply") or len(product.inputs) != 2:
             continue
         for x, gate in (product.inputs, product.inputs[::-1]):
-            relu6 = gate.node
-            shifted = relu6.inputs[0].node if _is_called(relu6, "Relu6") else None
+            relu6: Any = gate.node
+            shifted: Any = relu6.inputs[0].node if _is_called(relu6, "Relu6") else None
             if _is_called(shifted, "Add") and shifted.inputs == [x] and 3 in shifted.args:
                 layer = keras.layers.Activation("hard_silu")
                 new = graph.insert_before(node, layer, (x,), {}, [node.output.spec])
