@@ -25,6 +25,7 @@ from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormaliza
 from tfcompress.quantization.operators.channel_affine import ChannelAffine
 from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
+from tfcompress.quantization.operators.trained_sum import AddWeight
 from tfcompress.quantization.placement.keep_float import KeepFloat
 
 
@@ -72,6 +73,7 @@ EXAMPLES = {
     constants.AddConstant: lambda: constants.AddConstant(3.0, name="add"),
     constants.MultiplyConstant: lambda: constants.MultiplyConstant(0.25, name="times"),
     activations.NegativePart: lambda: activations.NegativePart(name="negative"),
+    AddWeight: lambda: AddWeight((1, 4, 3), "l2", name="positions"),
     ToFloat: lambda: ToFloat(name="to_float"),
     TrainedAffine: lambda: TrainedAffine((3,), (1, 1, 3), "l2", offset_constraint="non_neg"),
     prelu.NegativeSlope: lambda: prelu.NegativeSlope(shared_axes=[1], name="slope"),

@@ -45,6 +45,16 @@ class Projection(layers.Layer):
         return tf.nn.relu(tf.matmul(x, self.w) + self.b)
 
 
+class Positions(layers.Layer):
+    """One trained value per position and channel."""
+
+    def build(self, shape):
+        self.table = self.add_weight(name="table", shape=(1, *shape[1:]), initializer="normal")
+
+    def call(self, x):
+        return ops.relu(x + self.table)
+
+
 class Residual(layers.Layer):
     """Keras layers, a dropout, and a layer of the user's own inside."""
 
@@ -98,6 +108,7 @@ def model():
         "scaled": Scaled(name="scaled")(x),
         "projection": Projection(name="projection")(x),
         "residual": residual(residual(x)),
+        "positions": Positions(name="positions")(x),
         "gate": layers.Conv2D(4, 1, activation=gate, name="gate")(x),
         "lambda": layers.Lambda(centered, name="lambda")(x),
         "sine": Sine(name="sine")(x),
@@ -112,6 +123,7 @@ def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
     assert parts["defaults"] == ("defaults",)
     assert parts["projection"] == ("projection_w", "projection")
     assert parts["scaled"] == ("scaled",)
+    assert "positions_table" in parts["positions"]
     assert parts["sine"] == ("sine_sin", "sine_w", "sine")
     assert "residual_scaled_scale" in parts["residual"]
     # Tracing leaves nothing behind in the user's layer.

@@ -16,5 +16,6 @@ from tfcompress.quantization.operators import (  # noqa: F401
     moves,
     prelu,
     trained_affine,
+    trained_sum,
     upsampling,
 )

@@ -20,6 +20,7 @@ from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.symbolic import Untraceable, Weight
 from tfcompress.quantization.operators.tracing import Taken
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
+from tfcompress.quantization.operators.trained_sum import AddWeight, fits
 
 
 @dataclasses.dataclass
@@ -216,6 +217,17 @@ def _affine(role: str) -> Callable[[Node, Weight], _Layer | None]:
     return rule
 
 
+def _sum(node: Node, weight: Weight) -> _Layer | None:
+    """An offset per channel, or a value per position."""
+    found = _affine("offset")(node, weight)
+    x = node.inputs[0]
+    if found is not None or not _plain(weight, (1, 2, 3, 4)) or not x.is_float:
+        return found
+    if x.shape != node.output.shape or not fits(weight.shape, x.shape):
+        return None
+    return _Layer(AddWeight, {}, {"addend": weight.variable}, x)
+
+
 _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
     "Matmul": _dense,
     "Dot": _dense,
@@ -223,7 +235,7 @@ _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
     "Conv": _conv,
     "DepthwiseConv": _depthwise,
     "ConvTranspose": _conv_transpose,
-    "Add": _affine("offset"),
+    "Add": _sum,
     "Multiply": _affine("scale"),
 }
 
@@ -232,10 +244,12 @@ def _merge(graph: Graph, before: _Layer, found: _Layer) -> bool:
     """Makes an offset the bias of the kernel, or the offset of the scale, just before it."""
     role = "bias" if "kernel" in before.weights else "offset"
     variable = found.weights.get("offset")
-    if variable is None or role in before.weights or graph.sole_consumer(found.input) is None:
+    if variable is None or before.cls is AddWeight or role in before.weights:
         return False
-    fits = role == "offset" or tuple(variable.shape) == (before.channels,)
-    if not fits or any(v.trainable != variable.trainable for v in before.weights.values()):
+    if graph.sole_consumer(found.input) is None:
+        return False
+    is_fitting = role == "offset" or tuple(variable.shape) == (before.channels,)
+    if not is_fitting or any(v.trainable != variable.trainable for v in before.weights.values()):
         return False
     before.weights[role] = variable
     return True
@@ -261,14 +275,14 @@ def _make(graph: Graph, planned: dict[Node, _Layer], dtype_policy: Any) -> Any:
 
 def _arguments(plan: _Layer) -> dict[str, Any]:
     arguments = {**plan.arguments, "name": next(iter(plan.weights.values())).name}
-    prefixes = {"kernel": "kernel", "bias": "bias", "scale": "scale", "offset": "offset"}
+    prefixes = {role: role for role in plan.weights}
     if issubclass(plan.cls, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
         prefixes["kernel"] = "depthwise"
     for role, variable in plan.weights.items():
         arguments[f"{prefixes[role]}_regularizer"] = variable.regularizer
         arguments[f"{prefixes[role]}_constraint"] = variable.constraint
-        if plan.cls is TrainedAffine:
+        if plan.cls in (TrainedAffine, AddWeight):
             arguments[f"{role}_shape"] = tuple(variable.shape)
-    if plan.cls is not TrainedAffine:
+    if plan.cls not in (TrainedAffine, AddWeight):
         arguments["use_bias"] = "bias" in plan.weights
     return arguments
