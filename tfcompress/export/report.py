@@ -79,13 +79,17 @@ class ExportReport:
             compared.
         verified_on: Signature → the inputs that it was compared on: `"verify_data"`,
             `"calibration data"`, `"synthetic inputs"`, or `""` for none.
-        patched: Layers whose codes or scales were written into the file after conversion.
-        unverified: Layers whose kernel was not found in the file.
+        patched: Layers whose codes or scales a converter would not find by itself (fewer bits, one
+            scale, codebooks, learned scales). They are in the file as they were trained.
+        unverified: Layers whose int8 kernel is not in the file, because no int8 operator computes
+            them there. Only `allow_float=True` writes such a file.
         sparse_layers: Layers whose zeros `sparse_encoding` left out of the file.
         signature_num_bytes: Signature → bytes of the constants it reads.
         constant_num_bytes: Bytes of all constants in the file, equal ones stored once.
         range_notes: What is suspicious in the ranges of tensors, and what to do about it: layers
-            that are dead or explode, outputs with few codes, samples outside calibrated ranges.
+            that are dead or explode, inputs and outputs with few codes, concatenations of uneven
+            ranges, samples outside calibrated ranges.
+        platform_notes: Where other platforms may give other codes than this one.
         float_agreement: Signature → agreement with the float model that it was quantized from, per
             output; `None` where that is not known, and no entry where nothing was compared or the
             model is a float model itself.
@@ -113,6 +117,7 @@ class ExportReport:
     signature_num_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     constant_num_bytes: int = 0
     range_notes: tuple[str, ...] = ()
+    platform_notes: tuple[str, ...] = ()
     float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
         default_factory=dict
     )
@@ -193,7 +198,8 @@ class ExportReport:
         columns = ("signature", "output", "equal", "±1 step", "largest", "top-1", "codes")
         title = "Agreement with the Keras model, in output steps"
         table = render_table(title, (*columns, "samples"), rows) if rows else ""
-        notes = "".join(f"{note}\n" for note in self.range_notes) + "\n" * bool(self.range_notes)
+        found = (*self.range_notes, *self.platform_notes)
+        notes = "".join(f"{note}\n" for note in found) + "\n" * bool(found)
         return table + notes + self._unverified_signatures()
 
     def _float_agreement(self) -> str:

@@ -61,7 +61,7 @@ def with_kernel(**changes):
 
 def test_the_plan_of_the_file_is_met(quantized):
     data, planned = quantized
-    check_plan(data, {"serving_default": planned})
+    assert sorted(check_plan(data, {"serving_default": planned})) == ["conv", "dense"]
     kinds = {tensor.layer: tensor.kind for tensor in planned if tensor.scale}
     computed, rounded = Kind.COMPUTED, Kind.ROUNDED
     assert kinds == {"image": rounded, "conv": computed, "mid": rounded, "dense": computed}
@@ -127,3 +127,10 @@ def test_marks_are_exact_numbers():
     assert mark_number(2.0, 0) is None
     with pytest.raises(ValueError, match="number in 1"):
         mark_range(0)
+
+
+def test_a_kernel_that_stays_in_float_is_not_among_those_that_are_found(converted):
+    data, planned = converted
+    other = altered(planned, "dense", with_kernel(codes=np.negative))
+    file = quantize_file(data, {"serving_default": other}, allow_float=True)
+    assert check_plan(file, {"serving_default": other}, allow_float=True) == ["conv"]

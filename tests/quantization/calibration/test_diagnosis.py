@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.quantization.calibration.diagnosis import outside_problems
+from tfcompress.quantization.calibration.diagnosis import outside_problems, sample_problems
 
 
 def dense_model(features, **options):
@@ -53,11 +53,7 @@ def test_features_of_very_different_magnitude_are_named(table):
 
 @pytest.mark.parametrize(("factor", "warned"), [(0.2, False), (0.001, True)])
 def test_a_concatenation_of_uneven_ranges_is_named(table, factor, warned):
-    inputs = keras.Input((4,))
-    small = layers.Dense(4, kernel_initializer=keras.initializers.Constant(factor))(inputs)
-    large = layers.Dense(4, kernel_initializer="ones")(inputs)
-    joined = layers.Concatenate(name="join")([small, large])
-    model = keras.Model(inputs, layers.Dense(2)(joined))
+    model = uneven(factor)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tfc.quantize(model, "int8", calibration_data=table)
@@ -98,3 +94,24 @@ def test_outputs_too_small_for_any_scale_are_named(table):
     head.kernel.assign(head.kernel * 3e-7)
     with pytest.warns(UserWarning, match="'head' are smaller than .* and become zeros"):
         tfc.quantize(model, "int8", calibration_data=0.1 * table)
+
+
+def uneven(factor):
+    inputs = keras.Input((4,))
+    small = layers.Dense(4, kernel_initializer=keras.initializers.Constant(factor))(inputs)
+    large = layers.Dense(4, kernel_initializer="ones")(inputs)
+    return keras.Model(inputs, layers.Dense(2)(layers.Concatenate(name="join")([small, large])))
+
+
+@pytest.mark.filterwarnings("ignore:'join' joins", "ignore:Features", "ignore:.* uses only")
+def test_real_samples_show_the_same_at_an_export(table):
+    """Ranges may have moved in training, and a loaded model has no calibration data."""
+    wide = table * np.float32([3000, 0.1, 2000, 0.1])
+    quantized = tfc.quantize(dense_model(4), calibration_data=wide)
+    (problem,) = sample_problems(quantized, [wide])
+    assert problem.startswith("Features 1, 3 of the input")
+    far = tfc.quantize(dense_model(4), calibration_data=1000 + table)
+    assert "uses only" in sample_problems(far, [1000 + table])[0]
+    (problem,) = sample_problems(tfc.quantize(uneven(0.001), calibration_data=table), [table])
+    assert "'join' joins tensors whose ranges differ by a factor of 1000" in problem
+    assert sample_problems(tfc.quantize(uneven(0.2), calibration_data=table), [table]) == []

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from tfcompress.export.flatbuffer.constants import tflite_layout
 from tfcompress.export.lowering.bake import BakedKernel
 from tfcompress.export.report import LayerReport
 from tfcompress.model.kernels import compressible_kernels
@@ -40,6 +41,17 @@ def float_kernels(models: Iterable[keras.Model], baked: Iterable[BakedKernel]) -
         for k in compressible_kernels(model)
         if k.layer.name not in quantized
     ]
+
+
+def is_found_again(kernel: BakedKernel) -> bool:
+    """Whether a converter finds the codes and scales of a kernel in its values by itself.
+
+    It does for 8 bits if some weight of every output channel has the code ±127.
+    """
+    layout = tflite_layout(kernel.codes, kernel.keras_class)
+    axis = layout.ndim - 1 if kernel.keras_class.startswith("Depthwise") else 0
+    largest = np.abs(layout.astype(int)).max(tuple(i for i in range(layout.ndim) if i != axis))
+    return kernel.num_bits == 8 and bool(np.all((largest == 127) | (largest == 0)))
 
 
 def _names(model: keras.Model) -> set[str]:

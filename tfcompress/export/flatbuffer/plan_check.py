@@ -41,24 +41,31 @@ def check_plan(
     planned: Mapping[str, Sequence[PlannedTensor]],
     *,
     allow_float: bool = False,
-) -> None:
+) -> list[str]:
     """Raises `ValueError`, naming the layers, where a file differs from its plan.
 
     Args:
         data: The `.tflite`.
         planned: Signature key → the planned tensors of its subgraph.
         allow_float: Accept that an operator which is planned in int8 runs in float.
+
+    Returns:
+        The layers whose kernels the file holds as they were trained, once for each.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     signatures = {s.signatureKey.decode(): s for s in model.signatureDefs or ()}
     problems: list[str] = []
+    compared: list[str] = []
     for key, tensors in planned.items():
         signature = signatures.get(key)
         graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
-        problems += _Check(model, graph, signature, tensors, allow_float).problems()
+        check = _Check(model, graph, signature, tensors, allow_float)
+        problems += check.problems()
+        compared += check.compared
     if problems:
         shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
         raise ValueError(f"Expected a file that holds what was planned. Received: {shown}.")
+    return compared
 
 
 class _Check:
@@ -75,6 +82,8 @@ class _Check:
         self.model, self.graph, self.allow_float = model, graph, allow_float
         self.planned = {t.name: t for t in planned if t.kind is not Kind.FLOAT}
         self.inputs = {t.layer: t for t in self.planned.values() if t.kind is Kind.ROUNDED}
+        # Layers whose kernel was compared with the file's.
+        self.compared: list[str] = []
         self.input_names = {}
         for entry in () if signature is None else signature.inputs:
             self.input_names[int(entry.tensorIndex)] = entry.name.decode()
@@ -141,6 +150,7 @@ class _Check:
         kernel = tensor.kernel
         if kernel is None:
             return
+        self.compared.append(kernel.layer)
         given, weights, bias, _ = WEIGHT_OPS[code]
         stored = self.graph.tensors[op.inputs[weights]]
         codes, scale = self._constant(stored), np.float32(np.ravel(kernel.scale))

@@ -43,6 +43,7 @@ def make_report(
         parity=verified.parity,
         verified_on={s.key: "" if s.samples is None else s.samples.source for s in signatures},
         patched=written.patched,
+        unverified=written.unverified,
         dense_num_bytes=written.dense_num_bytes,
         dense_gzip_bytes=written.dense_gzip_bytes,
         sparse_layers=written.sparse_layers,
@@ -51,6 +52,7 @@ def make_report(
         },
         constant_num_bytes=summary.constant_num_bytes(),
         range_notes=verified.range_notes,
+        platform_notes=verified.platform_notes,
         float_agreement=verified.float_agreement,
     )
 

@@ -6,11 +6,14 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 
+import keras
+
 from tfcompress.export.checks import check_floats, float_origins
 from tfcompress.export.conversion.converter import Converter
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.options import FileOptions, VerifyOptions
+from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.runtime.delegation import Delegation, delegation
 from tfcompress.export.runtime.float_agreement import FloatAgreement, compare_with_float
 from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
@@ -20,8 +23,10 @@ from tfcompress.quantization.calibration.diagnosis import (
     FEW_CODES,
     outside_problems,
     range_problems,
+    sample_problems,
 )
-from tfcompress.quantization.calibration.limits import tiny_operands
+from tfcompress.quantization.calibration.limits import tied_products, tiny_operands
+from tfcompress.quantization.placement.plan import TIED_PRODUCT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Verified:
         parity: Signature key → agreement with the model, per output; not compared: left out.
         delegation: What XNNPACK takes.
         range_notes: What is suspicious in the ranges of tensors.
+        platform_notes: Where other platforms may give other codes.
         float_agreement: Signature key → agreement with the float model, per output; `None` where
             that is not known. Not compared: left out.
     """
@@ -45,6 +51,7 @@ class Verified:
     parity: dict[str, tuple[Parity, ...]]
     delegation: Delegation
     range_notes: tuple[str, ...] = ()
+    platform_notes: tuple[str, ...] = ()
     float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
         default_factory=dict
     )
@@ -84,7 +91,25 @@ def verify(
         for s in signatures
         if s.samples is not None and s.is_quantized
     }
-    return Verified(summary, origins, runners, parity, delegation(data), notes, with_float)
+    platforms = _platform_notes(summary, [s.model for s in signatures])
+    found = delegation(data)
+    return Verified(summary, origins, runners, parity, found, notes, platforms, with_float)
+
+
+def _platform_notes(summary: FileSummary, models: Sequence[keras.Model]) -> tuple[str, ...]:
+    """Where the codes of this file may be others on another platform."""
+    notes = []
+    softmax = [op for op in summary.ops if op.name == "SOFTMAX"]
+    if any(summary.tensor(op.outputs[0], op.subgraph).dtype == "int8" for op in softmax):
+        notes.append(
+            "The codes of SOFTMAX may be a step off on ARM, where LiteRT has another table for it. "
+            "Its order of classes stays but for near ties. To have equal codes, end the model with "
+            "the logits."
+        )
+    products = [name for model in models for name in tied_products(model)]
+    if products:
+        notes.append(f"{', '.join(dict.fromkeys(products))}: {TIED_PRODUCT}.")
+    return tuple(notes)
 
 
 def _float_agreement(signature: Signature, runner: Runner) -> tuple[FloatAgreement, ...] | None:
@@ -108,6 +133,8 @@ def _range_notes(
         samples = signature.samples
         if samples is None:
             continue
+        if samples.source != SYNTHETIC:
+            notes += sample_problems(signature.model, samples.arrays)
         if samples.source == "verify_data":
             outside = outside_problems(signature.model, samples.arrays)
             for note in outside:

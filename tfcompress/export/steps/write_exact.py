@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
-from tfcompress.export.flatbuffer.kernel_rows import float_kernels, layer_report
+from tfcompress.export.flatbuffer.kernel_rows import float_kernels, is_found_again, layer_report
 from tfcompress.export.flatbuffer.plan_check import check_plan
 from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
@@ -23,7 +24,8 @@ class Written:
     Attributes:
         data: The file.
         layers: Every kernel.
-        patched: Layers whose codes and scales were written.
+        patched: Layers whose codes and scales a converter would not have found by itself.
+        unverified: Layers whose int8 kernel is not in the file.
         sparse_layers: Layers whose zeros are left out.
         dense_num_bytes: For a pruned model, the size of the file with its zeros; else `None`.
         dense_gzip_bytes: For a pruned model, see `dense_gzip_size`; else `None`.
@@ -32,6 +34,7 @@ class Written:
     data: bytes
     layers: tuple[LayerReport, ...]
     patched: tuple[str, ...]
+    unverified: tuple[str, ...]
     sparse_layers: tuple[str, ...]
     dense_num_bytes: int | None
     dense_gzip_bytes: int | None
@@ -52,10 +55,11 @@ def write_exact(
     layers = (*map(layer_report, kernels), *map(layer_report, floats))
     data = converted.data
     planned = {key: low.planned for key, low in converted.lowered.items()}
+    verified: list[str] = []
     if any(planned.values()):
         allow_float = options.allow_float
         data = quantize_file(data, planned, float_io=options.float_io, allow_float=allow_float)
-        check_plan(data, planned, allow_float=allow_float)
+        verified = check_plan(data, planned, allow_float=allow_float)
     sparse_float = sparse_encoding and not converted.is_quantized
     dense_bytes = dense_gzip = None
     if any(layer.pruned for layer in layers):
@@ -66,5 +70,8 @@ def write_exact(
         sparse_layers = sparse_float_layers(data, floats)
     elif sparse_encoding:
         data, sparse_layers = encode_sparse(data, kernels)
-    patched = tuple(kernel.layer for kernel in kernels)
-    return Written(data, layers, patched, sparse_layers, dense_bytes, dense_gzip)
+    patched = tuple(kernel.layer for kernel in kernels if not is_found_again(kernel))
+    missing = collections.Counter(kernel.layer for kernel in kernels)
+    missing.subtract(verified)
+    unverified = tuple(missing.elements())
+    return Written(data, layers, patched, unverified, sparse_layers, dense_bytes, dense_gzip)

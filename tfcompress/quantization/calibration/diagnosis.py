@@ -7,12 +7,15 @@ an export.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
+from keras import tree
 
-from tfcompress.model.graph import Graph
+from tfcompress.model.graph import Graph, input_structure
+from tfcompress.quantization.calibration.in_float import observed_by
 from tfcompress.quantization.fake_quant.affine import MIN_SCALE
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.registry import Role, role
@@ -27,6 +30,8 @@ _JOINED_RATIO = 32.0
 _HUGE, _GROWTH = 5e3, 32.0
 # A tensor of smaller values has the codes of zeros.
 _ZERO = 255 * MIN_SCALE
+# Samples that are run to see what concatenations join, and values of an input that are looked at.
+_RUN, _SEEN = 32, 200_000
 # Share of values outside the calibrated range that is no accident.
 _OUTSIDE = 0.01
 
@@ -108,6 +113,41 @@ def range_problems(model: keras.Model) -> list[str]:
     return problems
 
 
+def sample_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[str]:
+    """How samples use the codes of the inputs, and what concatenations join; one message each.
+
+    Args:
+        model: A quantized model.
+        arrays: One array of real samples per input of the model, in its order.
+    """
+    graph, problems = Graph.from_model(model), []
+    for value, array in zip(graph.flat_inputs, arrays, strict=True):
+        readers = [node.operation for node in graph.consumers(value)]
+        for quantizer in [op for op in readers if isinstance(op, FakeQuantize)][:1]:
+            name, scale = quantizer.source or value.name, float(quantizer.scale.numpy())
+            values = np.reshape(array, (-1, array.shape[-1]))
+            values = values[: max(1, _SEEN // values.shape[-1])]
+            few = list(_few_codes(name, values, scale)) if scale > 0 else []
+            problems += few or (list(_small_features(name, values, scale)) if scale > 0 else [])
+    ranges: dict[FakeQuantize, list[tuple[float, float]]] = {}
+
+    def observer(quantizer: FakeQuantize) -> Callable[[tf.Tensor], None]:
+        found = ranges.setdefault(quantizer, [])
+
+        def observe(x: tf.Tensor) -> None:
+            found.append((float(tf.reduce_min(x)), float(tf.reduce_max(x))))
+
+        return observe
+
+    callbacks = {quantizer: observer(quantizer) for quantizer in _joined(graph)}
+    if callbacks:
+        samples = [tf.convert_to_tensor(array[:_RUN]) for array in arrays]
+        with observed_by(callbacks):
+            model(tree.pack_sequence_as(input_structure(model), samples), training=False)
+    observed = {q: Observed(0.0, 0.0, calls) for q, calls in ranges.items()}
+    return [*problems, *_uneven_joins(model, observed)]
+
+
 def outside_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[str]:
     """Which inputs have samples outside the range that they were calibrated for.
 
@@ -164,12 +204,7 @@ def _small_features(name: str, values: np.ndarray, scale: float) -> Iterator[str
 
 
 def _uneven_joins(model: keras.Model, observed: Mapping[FakeQuantize, Observed]) -> Iterator[str]:
-    joins = {}
-    for node in Graph.from_model(model).nodes:
-        if role(node.operation) is Role.JOIN:
-            makers = [value.node.operation for value in node.inputs if value.node is not None]
-            joins.update({maker: node.name for maker in makers if isinstance(maker, FakeQuantize)})
-    for quantizer, name in joins.items():
+    for quantizer, name in _joined(Graph.from_model(model)).items():
         calls = observed[quantizer].calls if quantizer in observed else ()
         sizes = [size for low, high in calls if (size := max(-low, high)) > 0]
         if len(sizes) > 1 and max(sizes) > _JOINED_RATIO * min(sizes):
@@ -179,6 +214,16 @@ def _uneven_joins(model: keras.Model, observed: Mapping[FakeQuantize, Observed])
                 "scale holds for all: the smaller keep few codes. Put a BatchNormalization or "
                 "Rescaling before the join that brings them to a like range."
             )
+
+
+def _joined(graph: Graph) -> dict[FakeQuantize, str]:
+    """The quantizer that the inputs of a concatenation share → the concatenation."""
+    found = {}
+    for node in graph.nodes:
+        if role(node.operation) is Role.JOIN:
+            makers = [value.node.operation for value in node.inputs if value.node is not None]
+            found.update({maker: node.name for maker in makers if isinstance(maker, FakeQuantize)})
+    return found
 
 
 def _zero_on_purpose(model: keras.Model) -> set[str]:

@@ -94,7 +94,7 @@ def tiny_operands(model: keras.Model) -> list[str]:
     """
     found = {}
     for node, ratio, name in _operand_ratios(Graph.from_model(model)):
-        if 0 < ratio < SMALLEST_RATIO.get(keras_class(node.operation).__name__, 0.0):
+        if 0 < ratio < SMALLEST_RATIO[keras_class(node.operation).__name__]:
             found[node.name] = (
                 f"{node.name!r} does not run under XNNPACK but in LiteRT's slower operator: one "
                 f"step of {name} is {ratio:.2g} steps of its output, to which it adds nothing. "
@@ -104,21 +104,35 @@ def tiny_operands(model: keras.Model) -> list[str]:
     return list(found.values())
 
 
+def tied_products(model: keras.Model) -> list[str]:
+    """Names of products of two tensors that can lie exactly between two codes.
+
+    They do where the ratio of scales is a power of two below 1. XNNPACK then rounds up on ARM and
+    to even on x86.
+    """
+    found: dict[str, None] = {}
+    for node, ratio, _ in _operand_ratios(Graph.from_model(model)):
+        is_product = keras_class(node.operation).__name__ == "Multiply"
+        if is_product and ratio < 1 and np.frexp(ratio)[0] == 0.5:
+            found[node.name] = None
+    return list(found)
+
+
 def _operand_ratios(graph: Graph) -> Iterator[tuple[Node, float, str]]:
     """Yields `(call, ratio of scales, what the operand is)` of sums, differences and products."""
     for node in graph.nodes:
-        if role(node.operation) is not Role.ARITHMETIC:
+        kind = keras_class(node.operation).__name__
+        # The scale of a constant operand follows from the constant, and its ratio is ordinary.
+        if role(node.operation) is not Role.ARITHMETIC or kind not in SMALLEST_RATIO:
             continue
         output = _output_quantizer(graph, node)
         operands = [upstream_quantizer(value.spec) for value in node.inputs]
         known = [q for q in (output, *operands) if q is not None and float(q.scale.numpy()) > 0]
-        if len(known) < len(operands) + 1:
+        if len(operands) < 2 or len(known) < len(operands) + 1:
             continue
         scale, *given = (float(quantizer.scale.numpy()) for quantizer in known)
-        if keras_class(node.operation).__name__ == "Multiply":
-            # The scale of a constant follows from the constant, whose product has a like range.
-            if len(given) == 2:
-                yield node, given[0] * given[1] / scale, "the product of its inputs"
+        if kind == "Multiply":
+            yield node, given[0] * given[1] / scale, "the product of its inputs"
             continue
         for value, one in zip(node.inputs, given, strict=True):
             yield node, one / scale, f"its input from {_origin(value)!r}"

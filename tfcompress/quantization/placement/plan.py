@@ -10,6 +10,11 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
 
+#: What is said of products of two tensors whose scales are powers of two.
+TIED_PRODUCT = (
+    "products that lie exactly between two codes, as power-of-two scales give, are rounded up by "
+    "XNNPACK on ARM and to even on x86"
+)
 #: The reason of a layer whose scheme is `None`.
 AS_CONFIGURED = "the configuration says so"
 
@@ -26,6 +31,7 @@ class PlanEntry:
         activations: What happens to the tensor that it produces.
         float_reason: Why it is left in float; empty where it is not.
         limits: What LiteRT will not be able to hold.
+        notes: What may differ between platforms.
         is_float: Whether it computes on floating point values in the file.
         outside: Names of LiteRT's int8 operators of it that are known not to run under XNNPACK;
             `tfcompress.lint` looks at the file.
@@ -38,6 +44,7 @@ class PlanEntry:
     activations: str = ""
     float_reason: str = ""
     limits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     is_float: bool = False
     outside: tuple[str, ...] = ()
 
@@ -92,6 +99,7 @@ class Plan:
             for operator in entry.outside:
                 text += f"{entry.name} runs outside XNNPACK ({operator}). Use instead: "
                 text += f"{instead_of(operator)}.\n"
+            text += "".join(f"{entry.name}: {note}\n" for note in entry.notes)
         return text
 
 

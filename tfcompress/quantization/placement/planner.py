@@ -35,6 +35,7 @@ from tfcompress.quantization.placement.decompose import decompose
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.plan import (
     AS_CONFIGURED,
+    TIED_PRODUCT,
     Plan,
     PlanEntry,
     activation_limits,
@@ -384,8 +385,19 @@ class Planner:
             slow_operator(n.operation) for n in computing if self.is_quantized(n)
         )
         slow = tuple(operator for operator in outside if operator is not None)
+        has_product = any(self.is_quantized(n) and _is_product(n) for n in computing)
+        has_ties = has_product and scheme is not None and scheme.activations.power_of_two
         return PlanEntry(
-            path, cls, names, weights, activations, reason, limits, runs_in_float, slow
+            path,
+            cls,
+            names,
+            weights,
+            activations,
+            reason,
+            limits,
+            (TIED_PRODUCT,) if has_ties else (),
+            runs_in_float,
+            slow,
         )
 
     def _describe_output(self, node: Node) -> str:
@@ -399,6 +411,10 @@ class Planner:
             return "shares the range of its inputs"
         follower = consumers[0].operation.name if consumers else "the output"
         return f"fused into {follower}"
+
+
+def _is_product(node: Node) -> bool:
+    return keras_class(node.operation).__name__ == "Multiply" and len(node.inputs) == 2
 
 
 def _computed(value: Value) -> None:
