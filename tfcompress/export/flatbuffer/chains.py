@@ -14,7 +14,14 @@ from collections.abc import Sequence
 
 from ai_edge_litert import schema_py_generated as schema
 
-from tfcompress.export.flatbuffer.editing import op_code, op_name, parameters, used_indices
+from tfcompress.export.flatbuffer.editing import (
+    add_tensor,
+    op_code,
+    op_name,
+    opcode_index,
+    parameters,
+    used_indices,
+)
 from tfcompress.export.flatbuffer.int8_ops import FUSES_RELU, MOVE_OPS, RELU_OPS
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, mark_number
 
@@ -61,7 +68,8 @@ def find_computed(
     """
     found = Computed(model, graph, list(graph.operators))
     _index(found)
-    for op in graph.operators:
+    _read_values(found)
+    for op in found.ops:
         number = _mark(found, op)
         if number is None:
             continue
@@ -74,6 +82,33 @@ def find_computed(
         if number is not None and planned[number - 1].kind is Kind.COMPUTED:
             _assign(found, op, planned[number - 1])
     return found
+
+
+def _read_values(found: Computed) -> None:
+    """Puts a DEQUANTIZE between every mark and an operator that reads its codes.
+
+    The converter makes a FULLY_CONNECTED of a batched product with a constant, and lets it read
+    what the DEQUANTIZE before it reads.
+    """
+    for mark in list(found.ops):
+        if _mark(found, mark) is None:
+            continue
+        index = int(mark.outputs[0])
+        readers = found.readers.get(index, [])
+        direct = [op for op in readers if op_code(found.model, op) != _OPERATOR.DEQUANTIZE]
+        if not direct:
+            continue
+        tensor = found.graph.tensors[index]
+        values = add_tensor(found.model, found.graph, tensor, _TYPE.FLOAT32)
+        op = schema.OperatorT()
+        op.opcodeIndex = opcode_index(found.model, _OPERATOR.DEQUANTIZE, 2)
+        op.inputs, op.outputs = [index], [values]
+        op.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        op.builtinOptions = schema.DequantizeOptionsT()
+        found.ops.insert(found.ops.index(mark) + 1, op)
+        for reader in direct:
+            reader.inputs = [values if int(i) == index else int(i) for i in reader.inputs]
+    _index(found)
 
 
 def _index(found: Computed) -> None:
