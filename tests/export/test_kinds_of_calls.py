@@ -64,7 +64,8 @@ KINDS = {
     "square": ops.square,
     "subclass": Doubled(5, 3),
     "time_distributed": lambda x: layers.TimeDistributed(layers.Dense(5))(rows(x)),
-    "unit_norm": lambda x: layers.UnitNormalization()(x),
+    # Of a vector of zeros XNNPACK in float makes NaN, which no int8 form would.
+    "unit_norm": lambda x: layers.UnitNormalization()(layers.Rescaling(1.0, 0.5)(x)),
     "where": lambda x: ops.where(x > 0.4, x, 0.1 * x),
 }
 
@@ -139,7 +140,7 @@ def test_a_call_runs_as_planned_and_agrees(kind, case):
     assert not in_float or all(entry.name in plan.float_layers for entry in in_float)
     if not in_float:
         assert all(dtype != "float32" for _, dtype in types), types
-    elif len(in_float) == len(entries):
+    elif len(in_float) == len(entries) and all(len(entry.parts) == 1 for entry in in_float):
         assert {dtype for _, dtype in types} >= {"float32"}, types
         assert not [op for op, dtype in types if dtype == "int8"], types
     else:
