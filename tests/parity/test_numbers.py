@@ -87,6 +87,7 @@ def tiny_kernel():
 
 
 @pytest.mark.filterwarnings("ignore:The outputs of .* are zero:UserWarning")
+@pytest.mark.filterwarnings("ignore:The values of 'head' are smaller")
 @pytest.mark.parametrize(
     "make", [dead_relu, zero_head, tiny_kernel, lambda: residual_model(0.0)],
     ids=["dead_relu", "zero_head", "tiny_kernel", "zero_gamma"],
