@@ -20,6 +20,7 @@ class Marks:
     def __init__(self):
         self.planned: list[PlannedTensor] = []
         self._numbers: dict[Hashable, int] = {}
+        self._names: set[str] = set()
 
     def mark(self, key: Hashable, tensor: PlannedTensor, x: tf.Tensor) -> tf.Tensor:
         """Passes `x` through the fake-quant op that marks it; a graph may be traced twice.
@@ -30,8 +31,9 @@ class Marks:
             x: The tensor in the graph that is traced.
         """
         if key not in self._numbers:
-            names = {planned.name for planned in self.planned}
-            self.planned.append(_renamed(tensor, names))
+            tensor = _renamed(tensor, self._names)
+            self._names.add(tensor.name)
+            self.planned.append(tensor)
             self._numbers[key] = len(self.planned)
         low, high = mark_range(self._numbers[key])
         return tf.quantization.fake_quant_with_min_max_args(x, low, high)
