@@ -62,8 +62,10 @@ _APPLICATION_GROUPS = {
     "export": ("export",),
 }
 _GROWTH_GROUPS = {
+    "graph": ("plan", "quantize", "lower"),
     "float": ("float step",),
-    "int8": ("plan", "quantize", "step", "lower", "unverified"),
+    "int8": ("step",),
+    "unverified": ("unverified",),
 }
 
 
@@ -148,31 +150,30 @@ def measure(case: str, group: str) -> dict[str, tuple[float, float]]:
 
     import tfcompress as tfc
 
-    clock, model = Clock(), build(case)
-    if group == "float":
+    clock, model, wanted = Clock(), build(case), groups(case)[group]
+    if "float step" in wanted:
         clock("float step", lambda: first_step(model))
         return clock.times
-    if group == "converter":
+    if "converter" in wanted:
         clock("converter", lambda: tf.lite.TFLiteConverter.from_keras_model(model).convert())
         command = [sys.executable, "-c", "import tensorflow as tf; tf.lite.TFLiteConverter"]
         clock("start", lambda: subprocess.run(command, check=True, capture_output=True))
         return clock.times
-    if group == "int8":
+    if "plan" in wanted:
         clock("plan", lambda: tfc.plan(model))
     data = images(model, _CALIBRATION)
     quantized = clock("quantize", lambda: tfc.quantize(model, calibration_data=data))
-    if group == "int8":
+    if "step" in wanted:
         clock("step", lambda: first_step(quantized))
+    if "lower" in wanted:
+        clock("lower", lambda: _trace(quantized))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
-        if "-" in case:
-            clock("lower", lambda: _trace(quantized))
+        if "unverified" in wanted:
             clock("unverified", lambda: tfc.export_tflite(quantized, path, verify_samples=0))
-        elif group == "unverified":
-            clock("unverified", lambda: tfc.export_tflite(quantized, path, verify_samples=0))
-        elif group == "export":
+        if "export" in wanted:
             clock("export", lambda: tfc.export_tflite(quantized, path))
-    return {name: clock.times[name] for name in groups(case)[group]}
+    return {name: clock.times[name] for name in wanted}
 
 
 def _trace(model) -> None:
