@@ -58,7 +58,9 @@ def affine_parameters(
         `(scale, zero_point)`, float32 of the shape of `low`; the zero point is a whole number.
     """
     qmin, qmax = code_range(num_bits, narrow_range)
-    low, high = tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    # One node each: this is in the graph once for every tensor.
+    zero, lowest, highest = (tf.constant(n, tf.float32) for n in (0.0, qmin, qmax))
+    low, high = tf.minimum(low, zero), tf.maximum(high, zero)
     # By the reciprocal, because TensorFlow's graph optimizer makes it so of any division by a
     # constant: the last bit must be the same in a graph, eagerly and in the file.
     if symmetric:
@@ -72,10 +74,10 @@ def affine_parameters(
         scale = tf.pow(2.0, tf.math.ceil(tf.math.log(scale) / np.float32(np.log(2.0)) - 1e-5))
     if symmetric:
         return scale, tf.zeros_like(scale)
-    zero_point = tf.clip_by_value(tf.round(qmin - low / scale), qmin, qmax)
+    zero_point = tf.clip_by_value(tf.round(lowest - low / scale), lowest, highest)
     if num_bits == 8 and not power_of_two:
-        below = tf.math.divide_no_nan(low, qmin - zero_point)
-        above = tf.math.divide_no_nan(high, qmax - zero_point)
+        below = tf.math.divide_no_nan(low, lowest - zero_point)
+        above = tf.math.divide_no_nan(high, highest - zero_point)
         scale = tf.where(is_zero, scale, tf.maximum(below, above))
     return scale, zero_point
 
