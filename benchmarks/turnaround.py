@@ -53,6 +53,8 @@ _CHILD = flags.DEFINE_string("child", None, "Internal: measure `case:group` and 
 
 _COLUMNS = ("commit", "case", "quantity", "seconds", "cpu_seconds")
 _SIZE, _BATCH, _CALIBRATION = 32, 8, 32
+#: What plain Keras and TensorFlow take: measured once for all commits.
+_PLAIN = ("float step", "converter", "start")
 #: Group → the quantities that one process measures.
 _APPLICATION_GROUPS = {
     "float": ("float step",),
@@ -236,7 +238,9 @@ def ratio_rows(found: dict) -> Iterator[tuple[str, ...]]:
     """One row for each commit and network: CPU seconds, and ratios of CPU (of elapsed) seconds."""
     for commit, case in dict.fromkeys(key[:2] for key in found if "-" not in key[1]):
         own = collections.defaultdict(lambda: np.array((np.nan, np.nan)))
-        own.update({q: np.array(t) for (c, m, q), t in found.items() if (c, m) == (commit, case)})
+        for (other, network, quantity), times in found.items():
+            if network == case and (other == commit or quantity in _PLAIN):
+                own[quantity] = np.array(times)
         converter = own["converter"]
         yield (
             commit,
@@ -292,6 +296,11 @@ def print_tables(found: dict) -> None:
         print(render_table("Growth with depth", columns, rows), flush=True)
 
 
+def _is_known(found: dict, commit: str, case: str, quantity: str) -> bool:
+    commits = {c for c, m, q in found if (m, q) == (case, quantity)}
+    return commit in commits or (quantity in _PLAIN and bool(commits))
+
+
 def main(argv: list[str]) -> None:
     del argv
     if _CHILD.value:
@@ -304,8 +313,9 @@ def main(argv: list[str]) -> None:
         cases = [f"{kind}-{depth}" for kind in ("chain", "residual") for depth in _DEPTHS.value]
     for case in () if _PRINT.value else cases:
         for group, quantities in groups(case).items():
-            known = all((commit, case, q) in read(path) for q in quantities)
-            if known or (_GROUPS.value and group not in _GROUPS.value):
+            if all(_is_known(read(path), commit, case, quantity) for quantity in quantities):
+                continue
+            if _GROUPS.value and group not in _GROUPS.value:
                 continue
             times = run_child(case, group)
             append(path, commit, case, times)
