@@ -23,8 +23,8 @@ from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 # What is measured is the mean of a difference between two runs on the same samples, which is
 # certain after few of them.
 _MOST_SAMPLES, _FEWEST_SAMPLES = 128, 16
-# Numbers of all samples together that are held at a time: 256 MB.
-_HELD_VALUES = 64 * 2**20
+# Numbers of all samples together that are held at a time: 128 MB.
+_HELD_VALUES = 32 * 2**20
 
 
 @dataclasses.dataclass(eq=False)
