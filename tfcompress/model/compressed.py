@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.kernels import KERNELS, kernel_specs
 from tfcompress.model.linking import Linked
 from tfcompress.model.transforms import TransformedWeights, WeightTransform
@@ -53,12 +54,17 @@ def compressed_variables(layer: keras.Layer) -> dict[str, keras.Variable]:
     return {v.name: v for v in owner.weights if v.name in names and "transformed" not in v.path}
 
 
-def generate(cls: type[keras.Layer], package: str = _PACKAGE) -> type[keras.Layer]:
+def generate(
+    cls: type[keras.Layer],
+    package: str = _PACKAGE,
+    base: type[keras.Layer] | None = None,
+) -> type[keras.Layer]:
     """Makes, registers and enters the compressed subclass of a layer class.
 
     Args:
         cls: The layer class, which `kernel_specs` knows.
         package: Under which it is registered for saving.
+        base: What it inherits from; a subclass of `cls` that computes the same.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ def generate(cls: type[keras.Layer], package: str = _PACKAGE) -> type[keras.Laye
         "keras_class": cls,
         "__doc__": f"`{cls.__name__}` that reads its kernels through weight transforms.",
     }
-    generated = type(f"Compressed{cls.__name__}", (Compressed, cls), members)
+    generated = type(f"Compressed{cls.__name__}", (Compressed, base or cls), members)
     COMPRESSED[cls] = keras.saving.register_keras_serializable(package)(generated)
     return generated
 
@@ -147,8 +153,10 @@ def _apply_updates(layer: keras.Layer, scope: keras.StatelessScope, skip: list) 
         layer.add_loss(loss)
 
 
-for _cls in (*KERNELS, layers.EinsumDense):
+for _cls in KERNELS:
     globals()[f"Compressed{_cls.__name__}"] = generate(_cls)
+CompressedEinsumDense = generate(layers.EinsumDense, base=SizedEinsumDense)
+COMPRESSED[SizedEinsumDense] = CompressedEinsumDense
 
 
 def is_compressed(layer: Any) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
+from tfcompress.model.equations import Contraction, read_einsum
 from tfcompress.model.keras_private import direct_sublayers
 
 
@@ -95,6 +96,29 @@ def kernel_specs(layer: keras.Layer) -> tuple[KernelSpec, ...]:
         if cls in KERNELS:
             return KERNELS[cls]
     return ()
+
+
+def has_bias(layer: keras.Layer) -> bool:
+    """Whether a layer of the table adds a bias, built or not."""
+    if isinstance(layer, layers.EinsumDense):
+        return layer.bias_axes is not None
+    return bool(getattr(layer, "use_bias", False))
+
+
+def einsum_of(layer: layers.EinsumDense) -> Contraction | None:
+    """The product that an EinsumDense computes; `None` where it is no matrix product."""
+    spec = getattr(layer, "input_spec", None)
+    return read_einsum(layer.equation, None if spec is None else spec.ndim)
+
+
+def channels_are_last(layer: keras.Layer) -> bool:
+    """Whether the last axis of what a layer gives has an output channel at each index."""
+    if not isinstance(layer, layers.EinsumDense):
+        return True
+    product = einsum_of(layer)
+    return (
+        product is not None and len(product.columns) == 1 and product.output[-1:] == product.columns
+    )
 
 
 def layer_kernels(layer: keras.Layer) -> tuple[Kernel, ...]:

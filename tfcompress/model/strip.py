@@ -58,7 +58,7 @@ def strip(model: keras.Model) -> keras.Model:
     copy_attributes(model, stripped)
     for operation, values in weights.items():
         for layer in plain[operation]:
-            if layer.variables:
+            if getattr(layer, "variables", ()):
                 _assign(operation, layer, values)
     return stripped
 

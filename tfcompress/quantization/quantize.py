@@ -11,7 +11,8 @@ import numpy as np
 from tfcompress.model.compressed import compress, is_compressed
 from tfcompress.model.graph import check_functional
 from tfcompress.model.keras_features import check_plain_kernels
-from tfcompress.model.kernels import layer_kernels
+from tfcompress.model.kernels import has_bias, layer_kernels
+from tfcompress.model.linking import Linked
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.subclassed import functional_for
 from tfcompress.model.transforms import KeepMask, WeightTransform
@@ -22,6 +23,7 @@ from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.limits import check_weights
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import catalog  # noqa: F401
 from tfcompress.quantization.operators.registry import Role, operator_of, role
@@ -234,7 +236,7 @@ def _chains(layer: keras.Layer, scheme: Scheme, masked: bool) -> dict[str, list[
     chains: dict[str, list[WeightTransform]] = {"kernel": [FakeQuantizeWeights(scheme.weights)]}
     if masked:
         chains["kernel"].append(KeepMask())
-    if layer.use_bias:
+    if has_bias(layer):
         chains["bias"] = [RoundBias()]
     return chains
 
@@ -250,6 +252,7 @@ def _keep_mask(layer: keras.Layer, kernel: np.ndarray | None) -> np.ndarray | No
 def _number_calls(planner: Planner, replacements: dict) -> None:
     """Tells the calls of a shared layer apart, so that each finds its own input's scale."""
     for operation, nodes in planner.graph.calls_by_operation().items():
-        if operation in replacements and len(nodes) > 1:
+        is_linked = isinstance(operation, Linked) and not isinstance(operation, FakeQuantize)
+        if (operation in replacements or is_linked) and len(nodes) > 1:
             for i, node in enumerate(nodes):
                 node.kwargs = {**node.kwargs, "call_index": i}

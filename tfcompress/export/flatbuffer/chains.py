@@ -22,7 +22,7 @@ from tfcompress.export.flatbuffer.editing import (
     parameters,
     used_indices,
 )
-from tfcompress.export.flatbuffer.int8_ops import FUSES_RELU, MOVE_OPS, RELU_OPS
+from tfcompress.export.flatbuffer.int8_ops import FUSES_RELU, MOVE_OPS, RELU_OPS, TABLE_OPS
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, mark_number
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
@@ -149,12 +149,19 @@ def _chain(found: Computed, index: int) -> list[schema.OperatorT]:
             # Nothing but moves: the arithmetic between two sets of codes changes no value.
             return []
         chain.append(op)
-        if op_code(found.model, op) not in MOVE_OPS:
+        code = op_code(found.model, op)
+        if code not in MOVE_OPS or (code in TABLE_OPS and _reads_table(found, op)):
             return chain
         given = [i for i in used_indices(op.inputs) if _is_computed(found, i)]
         if len(given) != 1:
             return []
         index = given[0]
+
+
+def _reads_table(found: Computed, op: schema.OperatorT) -> bool:
+    """Whether what an operator looks up is a constant of floats."""
+    table = found.graph.tensors[op.inputs[0]]
+    return table.type == _TYPE.FLOAT32 and found.model.buffers[table.buffer].data is not None
 
 
 def _is_computed(found: Computed, index: int) -> bool:
@@ -215,4 +222,11 @@ def _part(
         copies.insert(0, copied)
     mark.inputs = [renamed[int(mark.inputs[0])]]
     _index(found)
+    outputs = set(used_indices(found.graph.outputs))
+    for op in chain:
+        # What only this mark has read.
+        if any(i in found.readers or i in outputs for i in used_indices(op.outputs)):
+            break
+        found.ops.remove(op)
+        _index(found)
     return copies

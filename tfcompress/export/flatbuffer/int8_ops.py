@@ -53,6 +53,7 @@ MOVE_OPS = (
     _OP.RESHAPE,
     _OP.RESIZE_NEAREST_NEIGHBOR,
     _OP.REVERSE_V2,
+    _OP.SELECT_V2,
     _OP.SLICE,
     _OP.SPACE_TO_BATCH_ND,
     _OP.SPACE_TO_DEPTH,
@@ -64,6 +65,8 @@ MOVE_OPS = (
     _OP.TRANSPOSE,
     _OP.UNPACK,
 )
+#: Operators that look values up in a constant table: new codes where the table holds floats.
+TABLE_OPS = (_OP.GATHER,)
 #: A stand-alone ReLU → the fused activation that takes its place.
 RELU_OPS = {
     _OP.RELU: schema.ActivationFunctionType.RELU,
@@ -76,6 +79,7 @@ FUSES_RELU = (*WEIGHT_OPS, *ARITHMETIC_OPS)
 _VERSIONS = {
     **dict.fromkeys((*ARITHMETIC_OPS, *FUNCTION_OPS, *MOVE_OPS), 2),
     **dict.fromkeys((_OP.RESHAPE, _OP.SQUEEZE, _OP.EXPAND_DIMS, _OP.REVERSE_V2, _OP.ELU), 1),
+    _OP.SELECT_V2: 1,
     _OP.HARD_SWISH: 1,
     _OP.CONV_2D: 3,
     _OP.DEPTHWISE_CONV_2D: 3,

@@ -85,6 +85,29 @@ def add_operand(
     return _add(model, graph, like, _TYPE.INT8, found, 0)
 
 
+def add_codes(
+    model: schema.ModelT, graph: schema.SubGraphT, index: int, grid: tuple[float, int]
+) -> int:
+    """Adds a float constant as codes of a given scale and zero point, saturated.
+
+    Args:
+        model: The file.
+        graph: The subgraph.
+        index: The float constant.
+        grid: Scale and zero point.
+
+    Returns:
+        The index of the int8 constant.
+    """
+    like = graph.tensors[index]
+    scale, zero_point = grid
+    # Halves go up, as in the op that rounds such a tensor in training.
+    codes = np.floor(_values(model, like) / np.float32(scale) + np.float32(0.5)) + zero_point
+    values = np.clip(codes, -128, 127).astype(np.int8)
+    found = Codes(values, np.float32([scale]), zero_point)
+    return _add(model, graph, like, _TYPE.INT8, found, 0)
+
+
 def _kernel_codes(
     tensor: PlannedTensor, code: int, values: np.ndarray, axis: int, input_scale: float
 ) -> Codes:

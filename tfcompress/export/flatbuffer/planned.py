@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfcompress.export.lowering.bake import BakedKernel
@@ -46,6 +46,7 @@ class PlannedTensor:
         zero_point: Their zero point.
         kernel: The kernel of the operator that computes it; `None` for one without a kernel, and
             for one with a constant kernel.
+        options: Names and values of the operator's options that the converter cannot write.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PlannedTensor:
     scale: float = 0.0
     zero_point: int = 0
     kernel: BakedKernel | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 def mark_range(number: int) -> tuple[float, float]:

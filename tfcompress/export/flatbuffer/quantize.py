@@ -35,10 +35,11 @@ from tfcompress.export.flatbuffer.int8_ops import (
     INT4_RUNTIME,
     INT8_RUNTIME,
     MOVE_OPS,
+    TABLE_OPS,
     WEIGHT_OPS,
     int8_version,
 )
-from tfcompress.export.flatbuffer.operands import add_operand, write_kernel
+from tfcompress.export.flatbuffer.operands import add_codes, add_operand, write_kernel
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
 
@@ -214,7 +215,7 @@ class _Rewriting:
 
     def _compute(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
         """An operator whose result the plan gives codes."""
-        if code not in (*WEIGHT_OPS, *ARITHMETIC_OPS, *FUNCTION_OPS):
+        if code not in (*WEIGHT_OPS, *ARITHMETIC_OPS, *FUNCTION_OPS, *TABLE_OPS):
             raise PlanError(
                 f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
                 f"{op_name(code)}, of which no int8 form is known here."
@@ -231,6 +232,13 @@ class _Rewriting:
         result = int(op.outputs[0])
         self.codes[result] = self._int8_tensor(result, tensor.name, _parameters(tensor))
         op.outputs = [self.codes[result]]
+        for option, value in tensor.options:
+            if not hasattr(op.builtinOptions, option):
+                raise PlanError(
+                    f"Expected an operator with the option {option!r} for the layer "
+                    f"{tensor.layer!r}. Received: {op_name(code)}."
+                )
+            setattr(op.builtinOptions, option, value)
         require_version(self.model, op, int8_version(code, op))
         self.ops.append(op)
 
@@ -245,6 +253,8 @@ class _Rewriting:
                 inputs[position] = self._codes_of(index)
             elif code in ARITHMETIC_OPS:
                 inputs[position] = add_operand(self.model, self.graph, index, code, tensor.scale)
+            elif code in TABLE_OPS:
+                inputs[position] = add_codes(self.model, self.graph, index, _parameters(tensor))
             else:
                 raise ValueError("Expected tensors of codes. Received: a constant operand.")
         return inputs
@@ -252,6 +262,9 @@ class _Rewriting:
     def _moves_codes(self, op: schema.OperatorT) -> bool:
         """Whether an operator that can move codes gets some, all of one scale."""
         given = [i for i in used_indices(op.inputs) if self._is_float(i)]
+        if op_code(self.model, op) in (_OPERATOR.SELECT, _OPERATOR.SELECT_V2):
+            # A constant takes the codes of the tensor beside it.
+            given = [i for i in given if constant(self.model, self.graph.tensors[i]) is None]
         if not given or not all(i in self.codes for i in given):
             return False
         found = {parameters(self.graph.tensors[self.codes[i]]) for i in given}
@@ -260,12 +273,18 @@ class _Rewriting:
     def _move(self, op: schema.OperatorT, code: int) -> None:
         found = next(self.codes[i] for i in used_indices(op.inputs) if i in self.codes)
         grid = grid_of(self.graph.tensors[found])
-        op.inputs = [self.codes.get(int(i), int(i)) for i in op.inputs]
+        op.inputs = [self._moved(int(i), grid) for i in op.inputs]
         for index in used_indices(op.outputs):
             self.codes[index] = self._int8_tensor(index, None, grid)
         op.outputs = [self.codes[int(i)] for i in op.outputs]
         require_version(self.model, op, int8_version(code, op))
         self.ops.append(op)
+
+    def _moved(self, index: int, grid: tuple[float, int]) -> int:
+        """The codes of an operand of an operator that moves codes of one grid."""
+        if index in self.codes or index < 0 or not self._is_float(index):
+            return self.codes.get(index, index)
+        return add_codes(self.model, self.graph, index, grid)
 
     def _float(self, op: schema.OperatorT) -> None:
         op.inputs = [int(i) if i < 0 else self._as_float(int(i)) for i in op.inputs]

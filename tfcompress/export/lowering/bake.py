@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.kernels import einsum_of, has_bias
 from tfcompress.model.transforms import FAKE_QUANT, WeightCall
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
+from tfcompress.quantization.operators.einsum_dense import kernel_matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,8 @@ class BakedKernel:
     Attributes:
         layer: Name of the Keras layer.
         keras_class: Name of its Keras class, which tells the axes.
-        codes: Integer codes of the folded kernel, in Keras' layout.
+        codes: Integer codes of the folded kernel, in Keras' layout; of an EinsumDense as a matrix
+            (inputs, outputs).
         scale: Per output channel, of the folded kernel.
         bias: Folded bias per output channel, on its grid; `None` for none.
         input_scale: Scale of what the layer reads.
@@ -48,7 +51,7 @@ def bake(
     """
     values, rounded = layer.transformed(call_index=call_index, training=False)
     kernel = np.asarray(values["kernel"])
-    own_bias = np.asarray(layer.bias) if layer.use_bias else None
+    own_bias = np.asarray(layer.bias) if has_bias(layer) else None
     bias = np.asarray(values["bias"]) if "bias" in values else own_bias
     transform = layer.transformed.of_type(FakeQuantizeWeights).get("kernel")
     if transform is None or rounded is None:
@@ -71,7 +74,7 @@ def bake(
     baked = BakedKernel(
         layer.name,
         layer.keras_class.__name__,
-        codes.astype(np.int8),
+        _matrix(layer, codes.astype(np.int8)),
         scale,
         bias,
         0.0 if quantizer is None else float(quantizer.scale.numpy()),
@@ -79,6 +82,12 @@ def bake(
         _zeros_before_rounding(layer, call_index),
     )
     return kernel, bias, baked
+
+
+def _matrix(layer: keras.Layer, kernel: np.ndarray) -> np.ndarray:
+    """A kernel in the layout of the operator that runs it, where that is not Keras'."""
+    product = einsum_of(layer) if isinstance(layer, keras.layers.EinsumDense) else None
+    return kernel if product is None else kernel_matrix(kernel, product)
 
 
 def _zeros_before_rounding(layer: keras.Layer, call_index: int) -> int:

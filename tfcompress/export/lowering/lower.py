@@ -22,6 +22,7 @@ from tfcompress.export.lowering.bake import BakedKernel, bake
 from tfcompress.export.lowering.marks import Marks
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import (
@@ -114,7 +115,12 @@ class _Lowering:
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
+        # Call → options of its LiteRT operator that the converter does not write.
+        self._options: dict[Node, tuple[tuple[str, Any], ...]] = {}
         for node in graph.nodes:
+            options = operator_of(node.operation).options
+            if options is not None:
+                self._options[node] = tuple(options(node.operation).items())
             call_index = node.kwargs.get("call_index", 0)
             if is_compressed(node.operation) and role(node.operation) is not Role.KERNEL:
                 self._constants[node] = tuple(_effective_variables(node.operation, call_index))
@@ -152,13 +158,13 @@ class _Lowering:
             is_int8 = self.is_int8(node)
             if not is_int8:
                 args, kwargs = self._read_in_float(node, args, kwargs)
-            if is_compressed(operation):
-                return self._kernel(node, args, kwargs)
             form = operator_of(operation).lower
             if form is not None and node.inputs and is_int8:
                 result = form(self._described(node), args[0])
                 if result is not None:
                     return result
+            if is_compressed(operation):
+                return self._kernel(node, args, kwargs)
             return _run(operation, args, kwargs)
 
     def _described(self, node: Node) -> LoweredCall:
@@ -190,7 +196,8 @@ class _Lowering:
         before = node.inputs[0].node
         if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
             return self._mark(node, node, Kind.ROUNDED, x)
-        return self._mark(node, node, Kind.COMPUTED, x, self._fused_kernel(before))
+        kernel = self._fused_kernel(before)
+        return self._mark(node, node, Kind.COMPUTED, x, kernel, self._options.get(before, ()))
 
     def _mark(
         self,
@@ -199,12 +206,14 @@ class _Lowering:
         kind: Kind,
         x: tf.Tensor,
         kernel: BakedKernel | None = None,
+        options: tuple[tuple[str, Any], ...] = (),
     ) -> tf.Tensor:
         """Marks what a call gives as codes of a quantizer's call."""
         layer = node.inputs[0].name if node is quantizer else node.name
         _, scale, zero_point = self._quantizers[quantizer]
         name = f"{layer}/{quantizer.name}"
-        return self.marks.mark(node, PlannedTensor(name, layer, kind, scale, zero_point, kernel), x)
+        tensor = PlannedTensor(name, layer, kind, scale, zero_point, kernel, options)
+        return self.marks.mark(node, tensor, x)
 
     def _fused_kernel(self, node: Node) -> BakedKernel | None:
         """The kernel of the fused group whose last call is `node`."""
@@ -237,11 +246,11 @@ class _Lowering:
         kernel, bias = self._constants[node]
         variables = compressed_variables(layer)
         mapping = [(variables["kernel"], tf.constant(kernel))]
-        if layer.use_bias:
+        if has_bias(layer):
             mapping.append((variables["bias"], tf.constant(bias)))
         with keras.StatelessScope(mapping):
             y = _run(layer, args, kwargs)
-        return y if bias is None or layer.use_bias else y + tf.constant(bias)
+        return y if bias is None or has_bias(layer) else y + tf.constant(bias)
 
 
 def _effective_variables(layer: Any, call_index: int) -> list[tuple[keras.Variable, np.ndarray]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
@@ -178,7 +179,7 @@ def _kernel_sum(
     _, rounded = layer.transformed(call_index=call_index, training=False)
     if quantizer is None or rounded is None or float(quantizer.scale.numpy()) <= 0:
         return
-    bias = np.asarray(layer.bias) if layer.use_bias else np.zeros(())
+    bias = np.asarray(layer.bias) if has_bias(layer) else np.zeros(())
     yield _as_channels(np.asarray(rounded.bias_step), quantizer, bias)
 
 

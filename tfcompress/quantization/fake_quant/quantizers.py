@@ -83,6 +83,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self.source = source
         self.supports_masking = True
         self._observe: Callable[[tf.Tensor], None] | None = None
+        self._also: Callable[[], tf.Tensor] | None = None
         self.rounds_input = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -223,7 +224,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
                 so that every copy of a model has it.
         """
         if self._observe is not None:
-            self._observe(inputs)
+            self._observe(self._observed(inputs))
             return inputs
         if training and self.trainable and self.fixed_range is None:
             if self._updates_in_one_call():
@@ -235,7 +236,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
                 )
                 outputs.set_shape(inputs.shape)
                 return outputs
-            self._update(tf.stop_gradient(inputs))
+            self._update(tf.stop_gradient(self._observed(inputs)))
         quantizer = self.quantizer
         quantize = quantizer.quantize_input if self.rounds_input else quantizer.quantize_known
         scale, zero_point = self.parameters()
@@ -248,9 +249,20 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         """Whether `_updated_and_rounded` does all that a training step does to the tensor."""
         # A subclass may do anything, and stochastic rounding needs random numbers of its own.
         is_uniform = type(self.quantizer) is UniformActivations
-        if not is_uniform or self.scheme.rounding == "stochastic":
+        if not is_uniform or self.scheme.rounding == "stochastic" or self._also is not None:
             return False
         return can_share_updates((self.statistics, self.frozen, self.enabled, *self.state.values()))
+
+    def observe_also(self, values: Callable[[], tf.Tensor]) -> None:
+        """Makes the range hold what `values()` gives too, beside the tensor that is rounded."""
+        self._also = values
+
+    def _observed(self, inputs: tf.Tensor) -> tf.Tensor:
+        if self._also is None:
+            return inputs
+        also = tf.cast(self._also(), inputs.dtype)
+        bounds = tf.stack([tf.reduce_min(also), tf.reduce_max(also)])
+        return tf.concat([tf.reshape(inputs, [-1]), bounds], 0)
 
     def stripped(self) -> list:
         """Nothing is left of it in a plain model."""

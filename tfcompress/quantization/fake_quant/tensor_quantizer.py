@@ -18,6 +18,11 @@ class TensorQuantizer(Linked, abc.ABC):
     def scale(self) -> tf.Tensor:
         """The scale of the codes; 0 before a range is known."""
 
+    @property
+    @abc.abstractmethod
+    def zero_point(self) -> tf.Tensor:
+        """The code of real 0."""
+
     @abc.abstractmethod
     def active_scale(self) -> tf.Tensor:
         """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""

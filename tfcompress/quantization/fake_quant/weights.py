@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.model.kernels import kernel_specs
+from tfcompress.model.kernels import einsum_of, kernel_specs
 from tfcompress.model.linking import Links
 from tfcompress.model.transforms import (
     FAKE_QUANT,
@@ -70,6 +70,7 @@ class FakeQuantizeWeights(WeightTransform):
             tuple(axis % rank for axis in spec.output_axes),
             self.scheme.per_channel and not one_scale,
         )
+        self._layout = _output_layout(layer, variable)
         # Rounding the folded kernel would put the values that channels share apart.
         self._rounds_folded = not self.scheme.per_channel and not one_scale
         super().attach(layer, variable)
@@ -160,13 +161,22 @@ class FakeQuantizeWeights(WeightTransform):
             codes = inputs / step
             return tf.where(known, tf.round(codes), codes)
 
-        sum_step = step * self._per_channel(scale)
+        sum_step = tf.reshape(step * self._per_channel(scale), self._layout)
         quantizer = self._sum_quantizers.get(call_index)
         to_values = tf.multiply if quantizer is None else quantizer.round_sum
         return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": scheme_config(self.scheme)}
+
+
+def _output_layout(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...]:
+    """Shape in which one number per output channel broadcasts against what a layer gives."""
+    product = einsum_of(layer) if isinstance(layer, keras.layers.EinsumDense) else None
+    if product is None:
+        return (-1,)
+    sizes = dict(zip(product.right, kernel.shape, strict=True))
+    return tuple(sizes[c] if c in product.columns else 1 for c in product.output)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

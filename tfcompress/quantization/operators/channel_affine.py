@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.kernels import has_bias
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.affine import code_range, round_to_grid
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
@@ -78,7 +79,7 @@ class FoldedAffine(Linked):
         layer, kernel_call = source
         values, rounded = layer.transformed(call_index=kernel_call, training=False)
         # Not `layer.bias`, which this layer's policy would give in 16 bits.
-        bias = values["bias"] if layer.use_bias else 0.0
+        bias = values["bias"] if has_bias(layer) else 0.0
         if rounded is None:
             return Fold(factor, offset)
         # The products are taken in the runtime's order; without the operation between them

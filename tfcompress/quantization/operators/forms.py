@@ -72,3 +72,10 @@ def _image_shape(shape: tf.TensorShape) -> list[int]:
     """(1, …, channels) as (1, height, width, channels)."""
     inner = [int(n) for n in shape[1:-1]]
     return [int(shape[0]), 1, int(np.prod(inner, dtype=int)), int(shape[-1])]
+
+
+def transposed(x: tf.Tensor, letters: str, wanted: str) -> tf.Tensor:
+    """`x`, whose axes have `letters`, with its axes in the order `wanted`."""
+    if letters == wanted:
+        return x
+    return tf.transpose(x, [letters.index(c) for c in wanted])

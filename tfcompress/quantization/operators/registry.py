@@ -34,6 +34,7 @@ class Role(enum.Enum):
 
     Attributes:
         KERNEL: Convolution or dense: int32 sum, bias, fused activation, then one rounding.
+        PRODUCT: Matrix product of two tensors: int32 sum, then one rounding.
         AFFINE: A multiplier and an offset per channel; runs as a 1×1 depthwise convolution.
         ARITHMETIC: Element by element on two tensors, or on a tensor and a scalar.
         AVERAGE: Mean over positions.
@@ -46,6 +47,7 @@ class Role(enum.Enum):
     """
 
     KERNEL = "kernel"
+    PRODUCT = "product"
     AFFINE = "affine"
     ARITHMETIC = "arithmetic"
     AVERAGE = "average"
@@ -89,6 +91,9 @@ class OperatorSpec:
             a graph is traced.
         lower: `lower(call, x)`: the TensorFlow form of a call on its first argument, `None` for
             what Keras computes.
+        takes_integers: Whether some of its inputs are indices or masks, which hold no codes.
+        options: `options(operation)`: options of the LiteRT operator that TensorFlow's operators
+            do not express, by their names in the file's schema.
         float_reason: Why it stays in float, or a function of the operation that returns the
             reason, `None` for none.
         call_reason: Why one call stays in float, by its node; `None` for no reason.
@@ -104,6 +109,8 @@ class OperatorSpec:
     quantized: Callable[[keras.Layer], keras.Layer] | None = None
     constants: Callable[[Any, int], tuple[np.ndarray, ...]] | None = None
     lower: Callable[[LoweredCall, tf.Tensor], tf.Tensor | None] | None = None
+    takes_integers: bool = False
+    options: Callable[[Any], dict[str, Any]] | None = None
     float_reason: str | Callable[[Any], str | None] | None = None
     call_reason: Callable[[Node], str | None] | None = None
 

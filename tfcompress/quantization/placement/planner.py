@@ -6,12 +6,16 @@ rounds. What it leaves behind is the graph that `quantize` builds.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import keras
 
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_features import check_plain_kernels
+from tfcompress.model.kernels import channels_are_last
+from tfcompress.model.masks import explicit_masks
 from tfcompress.model.rewrite import rename_duplicates
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import (
@@ -62,6 +66,7 @@ class Planner:
         check_plain_kernels(model)
         self.graph = Graph.from_model(model)
         _check_not_quantized(model, self.graph)
+        explicit_masks(self.graph)
         renamed = rename_duplicates(self.graph)
         self.config = config
         self.model = model
@@ -125,7 +130,7 @@ class Planner:
         if found is None or (found is Role.KERNEL and not linear):
             return None
         if found is Role.KERNEL and operator_of(follower.operation).folds_into_kernel:
-            return follower
+            return follower if channels_are_last(operation) else None
         is_relu = role(follower.operation) is Role.RELU
         return follower if found.fuses_relu and is_relu else None
 
@@ -206,7 +211,8 @@ class Planner:
         needs: set[Value] = set()
         for node in reversed(self.graph.nodes):
             if self._reads_codes(node, needs):
-                needs.update(node.inputs)
+                # Masks and indices hold no codes.
+                needs.update(value for value in node.inputs if value.is_float)
         return needs
 
     def _is_int8(self, node: Node) -> bool:
@@ -285,6 +291,9 @@ class Planner:
             scheme = input_scheme(scheme)
         elif keeps_every_value:
             scheme = unclipped_scheme(scheme)
+        if value in self._right_operands:
+            # XNNPACK multiplies by tensors whose zero point is 0.
+            scheme = dataclasses.replace(scheme, symmetric=True)
         origin = self.origin[value.node.operation].name if value.node else value.name
         name = f"{value.name}_quantizer"
         if value.node is not None:
@@ -293,6 +302,15 @@ class Planner:
             index = next(i for i, v in enumerate(tensors) if v is value)
             name = f"{name}_{index}" if index else name
         return FakeQuantize(scheme, fixed_range=fixed, source=origin, name=name)
+
+    @functools.cached_property
+    def _right_operands(self) -> set[Value]:
+        """Values that are the second operand of a matrix product, and nothing of an input's."""
+        found = set()
+        for node in self.graph.nodes:
+            if role(node.operation) is Role.PRODUCT and self.is_quantized(node):
+                found.add(self.source(node.inputs[1]))
+        return found
 
     def _activation_scheme(self, value: Value) -> ActivationScheme:
         """Of the last call of the fused group that something names, else of the last call."""
@@ -354,8 +372,10 @@ class Planner:
     def _entry(
         self, operation: Any, path: str, names: tuple[str, ...], nodes: list[Node]
     ) -> PlanEntry:
-        # A conversion of integers is exact.
-        computing = [node for node in nodes if not isinstance(node.operation, ToFloat)]
+        # What computes a mask for other parts holds no floating point values; a conversion of
+        # integers is exact.
+        counted = [n for n in nodes if any(v.is_float for v in (*n.inputs, *n.outputs))]
+        computing = [n for n in counted or nodes if not isinstance(n.operation, ToFloat)]
         found = {node: self.float_reason(node) for node in computing}
         reasons = [
             # Of several parts, the one that stays in float is named.
@@ -371,7 +391,9 @@ class Planner:
             weights = describe_weights(scheme.weights)
             limits += weight_limits(scheme.weights)
         activations = "" if nodes else "returns its input"
-        if nodes and not reasons:
+        if nodes and not counted:
+            reasons, activations = [], "no floating point values"
+        if counted and not reasons:
             activations = self._describe_output(nodes[-1])
             if scheme is not None and "int" in activations:
                 limits += activation_limits(scheme.activations)

@@ -50,9 +50,11 @@ def float_reason(node: Node, is_configured: bool) -> str | None:
         return AS_CONFIGURED
     if found is None:
         return unsupported_options(operation) or _unknown_reason(operation)
-    if not all(v.is_float for v in (*node.inputs, *node.outputs)):
+    entry = operator_of(operation)
+    values = node.outputs if entry.takes_integers else [*node.inputs, *node.outputs]
+    if not all(v.is_float for v in values):
         return "it does not take and give floating point tensors"
-    call_reason = operator_of(operation).call_reason
+    call_reason = entry.call_reason
     return None if call_reason is None else call_reason(node)
 
 

@@ -12,6 +12,7 @@ from keras import tree
 
 from tfcompress.model.compressed import Compressed
 from tfcompress.model.graph import producer
+from tfcompress.model.kernels import channels_are_last
 from tfcompress.model.linking import Linked
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.registry import Role, keeps_codes, role
@@ -35,9 +36,12 @@ def upstream_quantizer(tensor: keras.KerasTensor) -> TensorQuantizer | None:
 
 
 def upstream_kernel(tensor: keras.KerasTensor) -> tuple[Compressed, int] | None:
-    """`(layer, call index)` of the compressed layer that gave `tensor` directly, if one did."""
+    """`(layer, call index)` of the compressed layer that gave `tensor` directly, if one did.
+
+    Only of a layer whose channels a batch norm over the last axis scales.
+    """
     call = producer(tensor)
-    if call is None or not isinstance(call[0], Compressed):
+    if call is None or not isinstance(call[0], Compressed) or not channels_are_last(call[0]):
         return None
     return call[0], call[2].get("call_index", 0)
 
