@@ -6,7 +6,6 @@ mask acts on the codes of the scores: what it masks gets the lowest one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -242,11 +241,8 @@ def _dot_product(
     return (output, scores) if return_attention_scores else output
 
 
-def _rule(function: Callable) -> Callable[[Builder, Node], list[Value] | None]:
-    return traced(function)
-
-
 def _attention(b: Builder, node: Node) -> list[Value] | None:
+    """A product, a softmax with the trained scale as its factor, a product."""
     layer = node.operation
     if layer.score_mode != "dot":
         return None
@@ -255,41 +251,71 @@ def _attention(b: Builder, node: Node) -> list[Value] | None:
 
 
 def _multi_head_attention(b: Builder, node: Node) -> list[Value] | None:
+    """EinsumDense layers, a product with the mask on its result, a softmax, a product."""
     if len(getattr(node.operation, "_attention_axes", None) or (1,)) != 1:
         return None
     return traced(_multi_head)(b, node)
 
 
-def _function(b: Builder, node: Node) -> list[Value] | None:
-    """`ops.dot_product_attention` of tensors with (batch, positions, heads, features)."""
+def _additive_scores(
+    layer: layers.AdditiveAttention,
+    inputs: Any,
+    mask: Any = None,
+    training: Any = None,
+    return_attention_scores: bool = False,
+    use_causal_mask: bool = False,
+) -> Any:
+    """AdditiveAttention: its scores are a trained sum of tanh(query + key)."""
+    query, value = inputs[:2]
+    key = inputs[2] if len(inputs) > 2 else value
+    pairs = ops.add(ops.expand_dims(query, axis=-2), ops.expand_dims(key, axis=-3))
+    sizes = (query.shape[1], key.shape[1])
+    scores = layers.EinsumDense("btsd,d->bts", sizes, name="scores")(ops.tanh(pairs))
+    weights = ScaledSoftmax(name="weights")(scores)
+    rate = layer.dropout
+    dropped = layers.Dropout(rate, name="dropout")(weights) if rate else weights
+    output = Product("bts,bsd->btd", name="attended")([dropped, value])
+    return (output, weights) if return_attention_scores else output
+
+
+def _additive_attention(b: Builder, node: Node) -> list[Value] | None:
+    """A sum, tanh, an EinsumDense with the trained scale as its kernel, a softmax, a product."""
+    layer = node.operation
+    masks = keras.tree.flatten(node.kwargs.get("mask") or [])
+    is_masked = node.kwargs.get("use_causal_mask") or any(m is not None for m in masks)
+    if is_masked or not layer.use_scale or len(node.inputs[0].shape) != 3:
+        return None
+    return traced(_additive_scores, {"scores/kernel": "scale"})(b, node)
+
+
+def _function(b: Builder, node: Node) -> Value | None:
+    """A product with the mask on its result, a softmax, a product."""
     operation = node.operation
-    if len(node.args) < 3 or operation.__dict__.get("flash_attention"):
+    given = dict(zip(("query", "key", "value", "bias", "mask", "scale"), node.args, strict=False))
+    given.update(node.kwargs)
+    query, key, value, mask = (given.get(n) for n in ("query", "key", "value", "mask"))
+    tensors = all(isinstance(v, Value) for v in (query, key, value))
+    if not tensors or given.get("bias") is not None or query.shape[2] != key.shape[2]:
         return None
-    bias, mask = ([*node.args[3:], None, None])[:2]
-    bias, mask = node.kwargs.get("bias", bias), node.kwargs.get("mask", mask)
-    if bias is not None:
+    if mask is not None and not isinstance(mask, Value):
         return None
-    query = node.args[0]
-    scale = getattr(operation, "scale", None) or query.shape[-1] ** -0.5
-
-    def function(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        given = kwargs.get("mask", args[1] if len(args) > 1 else None)
-        repeats = query.shape[2] // key.shape[2]
-        if repeats > 1:
-            key, value = (ops.repeat(x, repeats, axis=2) for x in (key, value))
-        return _attend(
-            query,
-            key,
-            value,
-            equations=("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"),
-            factor=float(scale),
-            mask=given,
-            causal=bool(getattr(operation, "is_causal", False)),
-        )[0]
-
-    return traced(function)(b, node)
+    scale = given.get("scale") or getattr(operation, "scale", None) or query.shape[-1] ** -0.5
+    causal = bool(given.get("is_causal", getattr(operation, "is_causal", False)))
+    options = {"margin": _MARGIN / float(scale), "causal": causal}
+    equations = "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"
+    masked = [] if mask is None else [mask]
+    scores = b.call(
+        lambda n: Product(equations[0], name=n, **options), "scores", query, key, *masked
+    )
+    weights = b.call(lambda n: ScaledSoftmax(float(scale), name=n), "weights", scores)
+    return b.call(lambda n: Product(equations[1], name=n), "", weights, value)
 
 
 for _cls in (layers.MultiHeadAttention, layers.GroupQueryAttention):
     register(_cls, spec=OperatorSpec(decompose=_multi_head_attention))
 register(layers.Attention, spec=OperatorSpec(decompose=_attention))
+register(
+    layers.AdditiveAttention,
+    spec=OperatorSpec(decompose=_additive_attention),
+)
+register(ops.dot_product_attention, spec=OperatorSpec(decompose=_function))

@@ -258,10 +258,12 @@ def _matmul_equation(node: Node) -> str | None:
 
 
 def _matmul(b: Builder, node: Node) -> Value | None:
+    """One product of tensors of equal batches."""
     return _product(b, node, _matmul_equation(node))
 
 
 def _einsum(b: Builder, node: Node) -> Value | None:
+    """One product between transposes, where the equation is that of a batched matrix product."""
     return _product(b, node, node.operation.subscripts)
 
 

@@ -26,6 +26,7 @@ TensorFlow operations than Keras', which the runtime runs exactly and fast.
 """
 _ROUNDING = {
     Role.KERNEL: "int32 sum, bias and fused ReLU, then once",
+    Role.PRODUCT: "int32 sum, then once",
     Role.AFFINE: "int32 sum per channel and fused ReLU, then once",
     Role.ARITHMETIC: "once, with a ReLU behind it",
     Role.AVERAGE: "once",

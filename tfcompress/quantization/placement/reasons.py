@@ -53,7 +53,7 @@ def float_reason(node: Node, is_configured: bool) -> str | None:
     entry = operator_of(operation)
     values = node.outputs if entry.takes_integers else [*node.inputs, *node.outputs]
     if not all(v.is_float for v in values):
-        return "it does not take and give floating point tensors"
+        return "it reads or gives a mask or indices, which hold no codes"
     call_reason = entry.call_reason
     return None if call_reason is None else call_reason(node)
 
