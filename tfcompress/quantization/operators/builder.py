@@ -19,12 +19,15 @@ class Decomposition:
     Attributes:
         parts: Name of the original → names of its parts.
         replaced: Original → the layer of the same weights and name that takes its place.
+        one_range: Part → values that share its range. What it gives shares one at all its calls:
+            the steps of a sequence.
         refused: Original → why it was left whole, and so in float.
     """
 
     parts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     replaced: dict[Any, Any] = dataclasses.field(default_factory=dict)
     refused: dict[Any, str] = dataclasses.field(default_factory=dict)
+    one_range: dict[Any, list[Value]] = dataclasses.field(default_factory=dict)
     _owners: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def record(self, name: str, part: str) -> None:
@@ -112,7 +115,13 @@ class Builder:
             is_variant = any(k[:2] == key[:2] for k in self._made)
             self._made[key] = make(self.name(suffix, variant if is_variant else ""))
             self.result.record(origin.name, self._made[key].name)
+            if origin in self.result.one_range:
+                self.result.one_range[self._made[key]] = []
         return self._made[key]
+
+    def made(self, suffix: str) -> Any | None:
+        """The part of this suffix, if the original has one."""
+        return self._made.get((self.node.operation, suffix, ""))
 
     def shared(self, index: int, operation: Any) -> Any | None:
         """The part that another call of the original has for its traced operation of this index."""

@@ -19,6 +19,7 @@ from tfcompress.quantization.operators import (  # noqa: F401
     moves,
     prelu,
     products,
+    recurrent,
     trained_affine,
     trained_sum,
     upsampling,

@@ -87,6 +87,8 @@ class Planner:
         self._reasons: dict[Node, str | None] = {}
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
+        # Values whose quantizers hold all steps of a sequence.
+        self._over_steps: set[Value] = set()
         self._place_quantizers()
         self._mark_floats()
 
@@ -243,6 +245,14 @@ class Planner:
                 v = parent[v]
             return v
 
+        over_steps: list[Value] = []
+        for part, values in self.decomposition.one_range.items():
+            steps = [v for v in rounded if v.node is not None and v.node.operation is part]
+            group = [*(v for v in values if v in parent), *steps]
+            group = [v for v in group if self._fixed_range(v.node) is None]
+            for other in group[1:]:
+                parent[find(other)] = find(group[0])
+            over_steps.extend(group)
         for node in self.graph.nodes:
             if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
                 continue
@@ -250,6 +260,7 @@ class Planner:
             free = [s for s in sources if s in parent and self._fixed_range(s.node) is None]
             for other in free[1:]:
                 parent[find(other)] = find(free[0])
+        self._over_steps = {find(v) for v in over_steps}
         return {v: find(v) for v in rounded}
 
     def _join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
@@ -287,7 +298,8 @@ class Planner:
         self, value: Value, fixed: tuple[float, float] | None, keeps_every_value: bool
     ) -> FakeQuantize:
         scheme = self._activation_scheme(value)
-        if value.node is None:
+        if value.node is None or value in self._over_steps:
+            # An average over the steps of a sequence would cut off those that reach farthest.
             scheme = input_scheme(scheme)
         elif keeps_every_value:
             scheme = unclipped_scheme(scheme)
