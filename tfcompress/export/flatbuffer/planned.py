@@ -46,6 +46,8 @@ class PlannedTensor:
         zero_point: Their zero point.
         kernel: The kernel of the operator that computes it; `None` for one without a kernel, and
             for one with a constant kernel.
+        operand_grid: Scale and zero point of the operator's constant operand, where the plan gives
+            it codes; `None` where the file may choose them.
         options: Names and values of the operator's options that the converter cannot write.
     """
 
@@ -56,6 +58,7 @@ class PlannedTensor:
     zero_point: int = 0
     kernel: BakedKernel | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    operand_grid: tuple[float, int] | None = None
 
 
 def mark_range(number: int) -> tuple[float, float]:

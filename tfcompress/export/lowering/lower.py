@@ -19,7 +19,7 @@ from keras import tree
 
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.lowering.bake import BakedKernel, bake
-from tfcompress.export.lowering.marks import Marks
+from tfcompress.export.lowering.marks import Marks, is_constant
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.kernels import has_bias
@@ -115,6 +115,8 @@ class _Lowering:
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
+        # Value that does not depend on the inputs → its scale and zero point.
+        self._constant_codes: dict[Value, tuple[float, int]] = {}
         # Call → options of its LiteRT operator that the converter does not write.
         self._options: dict[Node, tuple[tuple[str, Any], ...]] = {}
         for node in graph.nodes:
@@ -196,8 +198,22 @@ class _Lowering:
         before = node.inputs[0].node
         if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
             return self._mark(node, node, Kind.ROUNDED, x)
+        if is_constant(x):
+            # The converter would round it to the mark. What reads it writes its codes.
+            self._constant_codes[node.output] = self._quantizers[node][1:]
+            return x
         kernel = self._fused_kernel(before)
-        return self._mark(node, node, Kind.COMPUTED, x, kernel, self._options.get(before, ()))
+        return self._mark(
+            node,
+            node,
+            Kind.COMPUTED,
+            x,
+            kernel,
+            options=self._options.get(before, ()),
+            operand_grid=next(
+                (self._constant_codes[v] for v in before.inputs if v in self._constant_codes), None
+            ),
+        )
 
     def _mark(
         self,
@@ -206,13 +222,13 @@ class _Lowering:
         kind: Kind,
         x: tf.Tensor,
         kernel: BakedKernel | None = None,
-        options: tuple[tuple[str, Any], ...] = (),
+        **details: Any,
     ) -> tf.Tensor:
         """Marks what a call gives as codes of a quantizer's call."""
         layer = node.inputs[0].name if node is quantizer else node.name
         _, scale, zero_point = self._quantizers[quantizer]
         name = f"{layer}/{quantizer.name}"
-        tensor = PlannedTensor(name, layer, kind, scale, zero_point, kernel, options)
+        tensor = PlannedTensor(name, layer, kind, scale, zero_point, kernel, **details)
         return self.marks.mark(node, tensor, x)
 
     def _fused_kernel(self, node: Node) -> BakedKernel | None:

@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from tfcompress.export.flatbuffer.planned import PlannedTensor, mark_range
 
+# What these give depends on the shape of their input alone, which is known.
+_OF_SHAPES = ("OnesLike", "Rank", "Shape", "Size", "ZerosLike")
+
 
 class Marks:
     """Numbers planned tensors in the order in which they are first marked.
@@ -37,6 +40,20 @@ class Marks:
             self._numbers[key] = len(self.planned)
         low, high = mark_range(self._numbers[key])
         return tf.quantization.fake_quant_with_min_max_args(x, low, high)
+
+
+def is_constant(tensor: tf.Tensor) -> bool:
+    """Whether the converter sees a constant: a tensor that no input's values go into."""
+    pending, seen = [tensor.op], set()
+    while pending:
+        op = pending.pop()
+        if op.name in seen or op.type in _OF_SHAPES:
+            continue
+        seen.add(op.name)
+        if op.type == "Placeholder":
+            return False
+        pending.extend(given.op for given in op.inputs)
+    return True
 
 
 def _renamed(tensor: PlannedTensor, names: set[str]) -> PlannedTensor:

@@ -14,7 +14,6 @@ from keras import layers, ops
 
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.graph import Node, Value
-from tfcompress.model.rewrite import copy_variables
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.products import Product
@@ -145,11 +144,9 @@ def _attend(
 
 def _projected(projection: layers.EinsumDense, x: Any) -> Any:
     """What a projection gives, all sizes known."""
-    part = SizedEinsumDense.from_config(projection.get_config())
-    result = part(x)
-    copy_variables(projection, part)
-    part.trainable = projection.trainable
-    return result
+    # The layer is of a copy that is made for tracing. It stays the one that holds the weights.
+    object.__setattr__(projection, "__class__", SizedEinsumDense)
+    return projection(x)
 
 
 def _with_heads(mask: Any, rank: int) -> Any:
