@@ -31,7 +31,7 @@ def exported(model, samples, tmp_path):
 
 def test_recurrent_layers(sequences, tmp_path):
     inputs = keras.Input((STEPS, WIDTH), name="x")
-    lstm = layers.LSTM(WIDTH, return_sequences=True, return_state=True, name="lstm", dropout=0.1)
+    lstm = layers.LSTM(WIDTH, return_sequences=True, return_state=True, name="encoder", dropout=0.1)
     y, h, c = lstm(inputs)
     outputs = {
         "sequence": y,
@@ -56,9 +56,9 @@ def test_recurrent_layers(sequences, tmp_path):
         assert np.abs(found[name] - values).max() < 0.1 * np.abs(values).max()
     # All steps have one set of quantizers.
     names = [layer.name for layer in quantized.layers]
-    assert [n for n in names if n.startswith("lstm_hidden")] == [
-        "lstm_hidden",
-        "lstm_hidden_quantizer",
+    assert [n for n in names if n.startswith("encoder_hidden")] == [
+        "encoder_hidden",
+        "encoder_hidden_quantizer",
     ]
     assert any(isinstance(layer, layers.SpatialDropout1D) for layer in quantized.layers)
     assert not [op for op in report.ops if op in ("WHILE", "DEQUANTIZE", "QUANTIZE")]

@@ -104,7 +104,7 @@ def add_codes(
     # Halves go up, as in the op that rounds such a tensor in training.
     codes = np.floor(_values(model, like) / np.float32(scale) + np.float32(0.5)) + zero_point
     values = np.clip(codes, -128, 127).astype(np.int8)
-    found = Codes(values, np.float32([scale]), zero_point)
+    found = Codes(values, np.asarray([scale], np.float32), zero_point)
     return _add(model, graph, like, _TYPE.INT8, found, 0)
 
 

@@ -288,9 +288,11 @@ def _additive_attention(b: Builder, node: Node) -> list[Value] | None:
 def _function(b: Builder, node: Node) -> Value | None:
     """A product with the mask on its result, a softmax, a product."""
     operation = node.operation
-    given = dict(zip(("query", "key", "value", "bias", "mask", "scale"), node.args, strict=False))
+    names = ("query", "key", "value", "bias", "mask", "scale")
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False))
     given.update(node.kwargs)
-    query, key, value, mask = (given.get(n) for n in ("query", "key", "value", "mask"))
+    query, key, value = given["query"], given["key"], given["value"]
+    mask = given.get("mask")
     tensors = all(isinstance(v, Value) for v in (query, key, value))
     if not tensors or given.get("bias") is not None or query.shape[2] != key.shape[2]:
         return None
@@ -298,7 +300,7 @@ def _function(b: Builder, node: Node) -> Value | None:
         return None
     scale = given.get("scale") or getattr(operation, "scale", None) or query.shape[-1] ** -0.5
     causal = bool(given.get("is_causal", getattr(operation, "is_causal", False)))
-    options = {"margin": _MARGIN / float(scale), "causal": causal}
+    options: dict[str, Any] = {"margin": _MARGIN / float(scale), "causal": causal}
     equations = "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"
     masked = [] if mask is None else [mask]
     scores = b.call(

@@ -51,8 +51,9 @@ def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     y = tf.matmul(tf.reshape(y, (-1, matrix.shape[0])), tf.constant(matrix))
     if bias is not None:
         y = tf.nn.bias_add(y, tf.constant(np.ravel(bias)))
-    relu = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}
-    y = relu.get(activation_name(call.operation.activation), tf.identity)(y)
+    name = activation_name(call.operation.activation)
+    if name in ("relu", "relu6"):
+        y = tf.nn.relu(y) if name == "relu" else tf.nn.relu6(y)
     result = product.rows + product.columns
     return transposed(tf.reshape(y, [sizes[c] for c in result]), result, product.output)
 

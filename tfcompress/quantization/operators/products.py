@@ -66,7 +66,7 @@ class Product(Linked, layers.Layer):
     ) -> tf.Tensor:
         outputs = tf.einsum(self.equation, *inputs[:2])
         quantizer = self._rounding.get(call_index)
-        operands = self._operands.get(call_index) or (None,)
+        operands: tuple = self._operands.get(call_index) or (None,)
         is_exact = not training and quantizer is not None and None not in operands
         if is_exact and self.compute_dtype == "float32":
             outputs = self._exact(inputs, outputs, operands, quantizer)
@@ -103,7 +103,7 @@ class Product(Linked, layers.Layer):
         mask = tf.cast(inputs[2], tf.bool) if len(inputs) > 2 else None
         if not self.causal:
             return mask
-        causal = tf.constant(np.tri(*shape[-2:], dtype=bool))
+        causal = tf.constant(_lower_triangle(shape))
         return causal if mask is None else mask & causal
 
     def _floor(
@@ -131,7 +131,7 @@ class Product(Linked, layers.Layer):
             scores = ops.einsum(self.equation, *inputs[:2])
             mask = inputs[2] if len(inputs) > 2 else None
             if self.causal:
-                causal = np.tri(*scores.shape[-2:], dtype=bool)
+                causal = _lower_triangle(scores.shape)
                 mask = causal if mask is None else ops.logical_and(mask, causal)
             return scores if mask is None else ops.where(mask, scores, MASKED)
 
@@ -172,6 +172,12 @@ def fixed_point(total: tf.Tensor, step: tf.Tensor, scale: tf.Tensor) -> tf.Tenso
     threshold = tf.bitwise.right_shift(mask, 1) + tf.cast(high < 0, tf.int64)
     carry = tf.cast(tf.bitwise.bitwise_and(high, mask) > threshold, tf.int64)
     return tf.cast(tf.bitwise.right_shift(high, shift) + carry, tf.float32)
+
+
+def _lower_triangle(shape: Any) -> np.ndarray:
+    """Which of the last two axes' pairs are on the diagonal or below."""
+    rows, columns = shape[-2:]
+    return np.arange(rows)[:, None] >= np.arange(columns)
 
 
 def _read(equation: str, left: Any, right: Any) -> Contraction:

@@ -171,6 +171,11 @@ class _Cell:
         cell: The cell.
     """
 
+    #: Parts whose results, at all steps, share one range.
+    rounded: tuple[str, ...] = ()
+    #: Number of states.
+    count = 1
+
     def __init__(self, b: Builder, layer: keras.Layer, cell: keras.Layer):
         self.b, self.layer, self.cell = b, layer, cell
         self._dropped = 0
