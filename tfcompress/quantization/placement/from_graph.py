@@ -55,7 +55,9 @@ def unplanned_calls(graph: Graph) -> Iterator[Node]:
     for node in graph.nodes:
         if isinstance(node.operation, KeepFloat | FakeQuantize) or is_kept_float(node):
             continue
-        is_read = all(_is_read(value, node, running) for value in node.inputs)
+        # Masks and indices hold no codes.
+        given = [value for value in node.inputs if value.is_float]
+        is_read = all(_is_read(value, node, running) for value in given)
         has_form = float_reason(node, is_configured=True) is None
         if has_form and not (node in running and (is_read or _moves(node))):
             yield node
