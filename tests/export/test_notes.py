@@ -66,3 +66,15 @@ def test_kernels_that_a_converter_would_not_find_again_are_named(data, tmp_path)
     assert report.patched == ("head",)
     assert report.unverified == ()
     assert report.platform_notes == ()
+
+
+def test_kernels_outside_xnnpack_are_named(tmp_path):
+    """XNNPACK takes no such transposed convolution: one weight, a stride, a fused ReLU6."""
+    image = keras.Input((6, 6, 3), name="image")
+    model = keras.Model(image, layers.Conv2DTranspose(4, 1, 2, "same", activation="relu6")(image))
+    data = np.random.default_rng(0).normal(size=(16, 6, 6, 3)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=data)
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite")
+    assert report.ops_outside == ("TRANSPOSE_CONV",)
+    assert "TRANSPOSE_CONV runs outside XNNPACK" in str(report)
+    assert report.agreement > 0.98

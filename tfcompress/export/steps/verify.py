@@ -28,6 +28,9 @@ from tfcompress.quantization.calibration.diagnosis import (
 from tfcompress.quantization.calibration.limits import tied_products, tiny_operands
 from tfcompress.quantization.placement.plan import TIED_PRODUCT
 
+# Operators that multiply their int32 sum with a factor.
+_KERNEL_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
@@ -91,14 +94,23 @@ def verify(
         for s in signatures
         if s.samples is not None and s.is_quantized
     }
-    platforms = _platform_notes(summary, [s.model for s in signatures])
     found = delegation(data)
+    platforms = _platform_notes(summary, found, [s.model for s in signatures])
     return Verified(summary, origins, runners, parity, found, notes, platforms, with_float)
 
 
-def _platform_notes(summary: FileSummary, models: Sequence[keras.Model]) -> tuple[str, ...]:
-    """Where the codes of this file may be others on another platform."""
+def _platform_notes(
+    summary: FileSummary, found: Delegation, models: Sequence[keras.Model]
+) -> tuple[str, ...]:
+    """Where the codes of this file may be others on another platform, or outside XNNPACK."""
     notes = []
+    outside = sorted({name for name in found.ops_outside if name in _KERNEL_OPS})
+    if outside:
+        notes.append(
+            f"{', '.join(outside)} runs outside XNNPACK, where LiteRT multiplies with other "
+            "integers than those of training: about one code in a thousand is a step off there, "
+            "and more behind it."
+        )
     softmax = [op for op in summary.ops if op.name == "SOFTMAX"]
     if any(summary.tensor(op.outputs[0], op.subgraph).dtype == "int8" for op in softmax):
         notes.append(
