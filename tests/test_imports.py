@@ -183,6 +183,9 @@ INTERNAL_USES = {
         "tfcompress.quantization.operators.batch_norm",
         "quantized_batch_norm",
     ),
+    # How one step of an export grows with depth.
+    ("benchmarks/turnaround.py", "tfcompress.export.lowering.lower", "lower"),
+    ("benchmarks/turnaround.py", "tfcompress.export.steps.prepare", "output_names"),
     # The scripts of the console commands.
     ("tools/compare.py", "tfcompress.tools.compare", "run"),
     ("tools/inspect_tflite.py", "tfcompress.tools.inspect_tflite", "run"),
