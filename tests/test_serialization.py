@@ -17,8 +17,12 @@ from tfcompress.quantization.operators import (
     activations,
     arithmetic,
     averages,
+    clipping,
     constants,
+    fills,
+    pooling,
     prelu,
+    resizing,
     upsampling,
 )
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
@@ -80,6 +84,13 @@ EXAMPLES = {
     averages.ZeroPaddedAverage: lambda: averages.ZeroPaddedAverage((3, 2), (2, 1), name="mean"),
     averages.BorderCorrection: lambda: averages.BorderCorrection(
         (8, 6), (3, 3), (2, 1), name="border"
+    ),
+    clipping.ClipTo: lambda: clipping.ClipTo(-0.5, 0.75, name="clip"),
+    fills.PadWith: lambda: fills.PadWith([[1, 2], [0, 1]], 0.5, name="pad"),
+    fills.FillWhere: lambda: fills.FillWhere([[True], [False]], [0.5, 0.25], name="fill"),
+    pooling.Gather: lambda: pooling.Gather([2, 0], 1, name="gather"),
+    resizing.QuantizedResizing: lambda: resizing.QuantizedResizing(
+        5, 4, interpolation="nearest", antialias=True, name="resize"
     ),
     upsampling.QuantizedUpSampling2D: lambda: upsampling.QuantizedUpSampling2D(
         (2, 3), interpolation="bilinear", name="up"

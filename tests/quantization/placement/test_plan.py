@@ -149,7 +149,7 @@ def test_what_litert_cannot_hold_is_said_before_training_and_trains(scheme, word
             "a",
             "no int8 form of Activation",
         ),
-        (lambda x: ops.minimum(x, 0.5), "minimum", "one of its operands is a constant"),
+        (lambda x: ops.minimum(x, np.eye(8, 2)), "minimum", "one of its operands is a constant"),
         (lambda x: x + np.ones((8, 8, 2), np.float32), "add", "a constant array"),
         (
             lambda x: layers.Normalization(invert=True, mean=0.0, variance=2.0, name="n")(x),

@@ -107,6 +107,10 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
     """A kernel in the layout of the op that runs it, without axes of size 1 in between."""
     if keras_class.startswith("Depthwise"):
         return codes.reshape(*codes.shape[:-2], -1)
+    if keras_class == "Conv3D":
+        # (d, h, w, in, out) → (out, h, w, d · in): the slices along the depth are channels.
+        layout = np.transpose(codes, (4, 1, 2, 0, 3))
+        return layout.reshape(*layout.shape[:3], -1)
     if keras_class.endswith("Transpose"):
         # (h, w, out, in) → (out, h, w, in)
         return np.moveaxis(codes, -2, 0)

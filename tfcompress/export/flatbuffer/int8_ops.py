@@ -33,7 +33,7 @@ FUNCTION_OPS = (
     _OP.SUM,
     _OP.TANH,
 )
-#: Operators that only move or choose codes, all of one scale and zero point.
+#: Operators that only move or choose codes, all of one scale and zero point, constants among them.
 MOVE_OPS = (
     _OP.BATCH_TO_SPACE_ND,
     _OP.BROADCAST_TO,
@@ -48,11 +48,13 @@ MOVE_OPS = (
     _OP.MIRROR_PAD,
     _OP.PACK,
     _OP.PAD,
+    _OP.PADV2,
     _OP.REDUCE_MAX,
     _OP.REDUCE_MIN,
     _OP.RESHAPE,
     _OP.RESIZE_NEAREST_NEIGHBOR,
     _OP.REVERSE_V2,
+    _OP.SELECT,
     _OP.SELECT_V2,
     _OP.SLICE,
     _OP.SPACE_TO_BATCH_ND,
@@ -67,6 +69,8 @@ MOVE_OPS = (
 )
 #: Operators that look values up in a constant table: new codes where the table holds floats.
 TABLE_OPS = (_OP.GATHER,)
+#: Operators that compare codes: whole numbers for positions, and codes of the scale of the input.
+SELECT_OPS = (_OP.ARG_MAX, _OP.ARG_MIN, _OP.TOPK_V2)
 #: A stand-alone ReLU → the fused activation that takes its place.
 RELU_OPS = {
     _OP.RELU: schema.ActivationFunctionType.RELU,
@@ -77,9 +81,9 @@ FUSES_RELU = (*WEIGHT_OPS, *ARITHMETIC_OPS)
 
 #: First version of an operator that knows int8; 1 where all do.
 _VERSIONS = {
-    **dict.fromkeys((*ARITHMETIC_OPS, *FUNCTION_OPS, *MOVE_OPS), 2),
+    **dict.fromkeys((*ARITHMETIC_OPS, *FUNCTION_OPS, *MOVE_OPS, *SELECT_OPS), 2),
     **dict.fromkeys((_OP.RESHAPE, _OP.SQUEEZE, _OP.EXPAND_DIMS, _OP.REVERSE_V2, _OP.ELU), 1),
-    _OP.SELECT_V2: 1,
+    **dict.fromkeys((_OP.SELECT, _OP.SELECT_V2), 1),
     _OP.HARD_SWISH: 1,
     _OP.CONV_2D: 3,
     _OP.DEPTHWISE_CONV_2D: 3,

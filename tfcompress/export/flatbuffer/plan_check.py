@@ -27,6 +27,7 @@ from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
     FUNCTION_OPS,
     MOVE_OPS,
+    SELECT_OPS,
     WEIGHT_OPS,
 )
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
@@ -115,7 +116,7 @@ class _Check:
     def _operator(self, op: schema.OperatorT) -> Iterator[str]:
         code, layer = op_code(self.model, op), self._name(int(op.outputs[0]))
         given = [i for i in used_indices(op.inputs) if self._is_number(i)]
-        results = list(used_indices(op.outputs))
+        results = [i for i in used_indices(op.outputs) if self._is_number(i)]
         coded = [self._has_codes(i) for i in (*given, *results)]
         if not any(coded):
             return
@@ -126,7 +127,7 @@ class _Check:
             yield f"{op_name(code)} of {layer!r} has int8 and float tensors"
             return
         tensor = self.planned.get(layer)
-        if code in MOVE_OPS:
+        if code in (*MOVE_OPS, *SELECT_OPS):
             grids = {parameters(self.graph.tensors[i]) for i in (*given, *results)}
             if len(grids) != 1:
                 yield f"{op_name(code)} of {layer!r} changes the scale of codes"

@@ -35,6 +35,7 @@ from tfcompress.export.flatbuffer.int8_ops import (
     INT4_RUNTIME,
     INT8_RUNTIME,
     MOVE_OPS,
+    SELECT_OPS,
     TABLE_OPS,
     WEIGHT_OPS,
     int8_version,
@@ -151,7 +152,7 @@ class _Rewriting:
                 if not self.allow_float:
                     raise
                 self._float(op)
-        elif code in MOVE_OPS and self._moves_codes(op):
+        elif code in (*MOVE_OPS, *SELECT_OPS) and self._moves_codes(op):
             self._move(op, code)
         else:
             self._float(op)
@@ -262,12 +263,10 @@ class _Rewriting:
         return inputs
 
     def _moves_codes(self, op: schema.OperatorT) -> bool:
-        """Whether an operator that can move codes gets some, all of one scale."""
-        given = [i for i in used_indices(op.inputs) if self._is_float(i)]
-        if op_code(self.model, op) in (_OPERATOR.SELECT, _OPERATOR.SELECT_V2):
-            # A constant takes the codes of the tensor beside it.
-            given = [i for i in given if constant(self.model, self.graph.tensors[i]) is None]
-        if not given or not all(i in self.codes for i in given):
+        """Whether an operator that can move codes gets some, all of one scale, or constants."""
+        floats = [i for i in used_indices(op.inputs) if self._is_float(i)]
+        given = [i for i in floats if i in self.codes]
+        if not given or not all(i in given or self._is_constant(i) for i in floats):
             return False
         found = {parameters(self.graph.tensors[self.codes[i]]) for i in given}
         return len(found) == 1 and not getattr(op.builtinOptions, "fusedActivationFunction", 0)
@@ -276,9 +275,9 @@ class _Rewriting:
         found = next(self.codes[i] for i in used_indices(op.inputs) if i in self.codes)
         grid = grid_of(self.graph.tensors[found])
         op.inputs = [self._moved(int(i), grid) for i in op.inputs]
-        for index in used_indices(op.outputs):
+        for index in filter(self._is_float, used_indices(op.outputs)):
             self.codes[index] = self._int8_tensor(index, None, grid)
-        op.outputs = [self.codes[int(i)] for i in op.outputs]
+        op.outputs = [self.codes.get(int(i), int(i)) for i in op.outputs]
         require_version(self.model, op, int8_version(code, op))
         self.ops.append(op)
 
@@ -296,6 +295,9 @@ class _Rewriting:
 
     def _is_float(self, index: int) -> bool:
         return self.graph.tensors[index].type == _TYPE.FLOAT32
+
+    def _is_constant(self, index: int) -> bool:
+        return constant(self.model, self.graph.tensors[index]) is not None
 
     def _codes_of(self, index: int) -> int:
         if index not in self.codes:

@@ -260,6 +260,9 @@ class _Lowering:
             with keras.StatelessScope(mapping):
                 return _run(layer, args, kwargs)
         kernel, bias = self._constants[node]
+        form = operator_of(layer).lower
+        if form is not None:
+            return form(self._described(node), args[0])
         variables = compressed_variables(layer)
         mapping = [(variables["kernel"], tf.constant(kernel))]
         if has_bias(layer):
@@ -298,7 +301,7 @@ def _code_sources(graph: Graph, is_int8: Callable[[Node], bool]) -> dict[Value, 
             same = None not in quantizers and len(quantizers) == 1
             source = found[0] if same or not is_join else None
         if source is not None:
-            sources.update(dict.fromkeys(node.outputs, source))
+            sources.update((value, source) for value in node.outputs if value.is_float)
     return sources
 
 

@@ -11,10 +11,13 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -54,10 +57,11 @@ class ZeroPaddedAverage(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class BorderCorrection(keras.layers.Layer):
+class BorderCorrection(Linked, keras.layers.Layer):
     """Multiplies what `ZeroPaddedAverage` gives by window size / cells inside the image.
 
-    The factors are a constant tensor in the file, so they are rounded to codes of one scale.
+    The factors are a constant tensor in the file, so they are rounded to codes of one scale. In
+    inference the products are rounded as XNNPACK does, to the bit.
 
     Args:
         image_size: (height, width) of the pooled image.
@@ -77,21 +81,46 @@ class BorderCorrection(keras.layers.Layer):
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
         self.pool_size, self.strides = tuple(pool_size), tuple(strides)
+        # Call index → the quantizer of its input, and the one that rounds its output.
+        self._quantizers, self._roundings = Links(), Links()
 
-    def factors(self) -> np.ndarray:
-        """(1, height, width, 1), on the grid of its codes."""
+    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
+        self._quantizers.set(call_index, upstream_quantizer(inputs))
+
+    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
+        self._roundings.set(call_index, quantizer)
+
+    def _codes(self) -> tuple[np.ndarray, np.float32]:
+        """Codes of the factors, (1, height, width, 1), and their scale."""
         with tf.init_scope():
             ones = tf.ones((1, *self.image_size, 1))
             inside = zero_padded_average(ones, self.pool_size, self.strides).numpy()
         factors = 1.0 / inside
         step = factors.max() / 127
-        return (np.round(factors / step) * step).astype(np.float32)
+        return np.round(factors / step), step
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        factors = tf.constant(self.factors())
+    def factors(self) -> np.ndarray:
+        """(1, height, width, 1), on the grid of its codes."""
+        codes, step = self._codes()
+        return (codes * step).astype(np.float32)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        codes, step = self._codes()
         if len(inputs.shape) == 3:
-            factors = tf.squeeze(factors, 1)
-        return inputs * tf.cast(factors, inputs.dtype)
+            codes = codes[:, 0]
+        outputs = inputs * tf.constant((codes * step).astype(np.float32), inputs.dtype)
+        source, rounding = self._quantizers.get(call_index), self._roundings.get(call_index)
+        if training or source is None or rounding is None or self.compute_dtype != "float32":
+            return outputs
+        scale = source.active_scale()
+        safe = tf.where(scale > 0, scale, 1.0)
+        # As the file holds the scale of the factors.
+        step = np.float32((codes * step).astype(np.float32).max() / np.float32(127))
+        exact = rounding.round_sum(tf.round(inputs / safe) * codes.astype(np.float32), safe * step)
+        # Its gradient is that of the real values, for layers that are frozen in training.
+        return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -192,8 +221,14 @@ register(
 register(
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
-    keras.ops.mean,
     spec=OperatorSpec(role=Role.AVERAGE),
 )
 register(ZeroPaddedAverage, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_average))
-register(BorderCorrection, spec=OperatorSpec(role=Role.ARITHMETIC, lower=_lower_correction))
+register(
+    BorderCorrection,
+    spec=OperatorSpec(
+        role=Role.ARITHMETIC,
+        quantized=lambda layer: BorderCorrection.from_config(layer.get_config()),
+        lower=_lower_correction,
+    ),
+)

@@ -9,9 +9,9 @@ from keras import layers, ops
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.arithmetic import chain
-from tfcompress.quantization.operators.builder import Builder
-from tfcompress.quantization.operators.constants import scalar_argument
+from tfcompress.quantization.operators.clipping import with_number
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.samples import along_axis, samples_reason
 
 
 def _constant_operand(operands: Any) -> str | None:
@@ -21,23 +21,34 @@ def _constant_operand(operands: Any) -> str | None:
     return "one of its operands is a constant, which no range is known for"
 
 
-def _relu(b: Builder, node: Node) -> Value | None:
-    """maximum(x, 0) → ReLU."""
-    if scalar_argument(node) != 0:
-        return None
-    return b.call(lambda name: layers.ReLU(name=name), "", node.inputs[0])
-
-
 def _call_reason(node: Node) -> str | None:
     return _constant_operand(node.args[:2])
 
 
 def _concatenate_reason(node: Node) -> str | None:
-    return _constant_operand(node.args[0])
+    return _constant_operand(node.args[0]) or along_axis("axis")(node)
+
+
+def _stack_reason(node: Node) -> str | None:
+    return _constant_operand(node.args[0]) or along_axis("axis", adds=True)(node)
+
+
+def _append_reason(node: Node) -> str | None:
+    return _call_reason(node) or along_axis("axis")(node)
+
+
+def _hstack_reason(node: Node) -> str | None:
+    return _constant_operand(node.args[0]) or samples_reason(node)
 
 
 register(layers.Concatenate, spec=OperatorSpec(role=Role.JOIN))
 register(layers.Maximum, layers.Minimum, spec=OperatorSpec(role=Role.JOIN, decompose=chain))
 register(ops.concatenate, spec=OperatorSpec(role=Role.JOIN, call_reason=_concatenate_reason))
-register(ops.maximum, spec=OperatorSpec(role=Role.JOIN, decompose=_relu, call_reason=_call_reason))
-register(ops.minimum, spec=OperatorSpec(role=Role.JOIN, call_reason=_call_reason))
+for _function in (ops.maximum, ops.minimum):
+    _rule = with_number(_function is ops.maximum)
+    register(
+        _function, spec=OperatorSpec(role=Role.JOIN, decompose=_rule, call_reason=_call_reason)
+    )
+register(ops.stack, spec=OperatorSpec(role=Role.JOIN, call_reason=_stack_reason))
+register(ops.append, spec=OperatorSpec(role=Role.JOIN, call_reason=_append_reason))
+register(ops.hstack, spec=OperatorSpec(role=Role.JOIN, call_reason=_hstack_reason))

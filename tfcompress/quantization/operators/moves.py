@@ -5,26 +5,40 @@ What is the identity in inference (dropout, noise, augmentation) is one of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from tfcompress.model.graph import Node
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.samples import (
+    SAMPLES,
+    along_axis,
+    reshape_reason,
+    samples_reason,
+)
 
 register(
     layers.MaxPooling1D,
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
+    layers.GlobalMaxPooling3D,
     layers.Reshape,
     layers.Flatten,
     layers.Permute,
     layers.RepeatVector,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
     layers.Cropping1D,
     layers.Cropping2D,
+    layers.Cropping3D,
     layers.UpSampling1D,
+    layers.UpSampling3D,
     layers.Identity,
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -40,17 +54,58 @@ register(
     layers.RandomZoom,
     layers.RandomContrast,
     layers.RandomBrightness,
-    ops.reshape,
-    ops.transpose,
-    ops.squeeze,
-    ops.expand_dims,
-    ops.get_item,
-    ops.split,
     ops.max_pool,
-    ops.max,
-    ops.repeat,
+    ops.stop_gradient,
     spec=OperatorSpec(role=Role.MOVE),
 )
+register(ops.reshape, spec=OperatorSpec(role=Role.MOVE, call_reason=reshape_reason))
+register(
+    ops.transpose,
+    ops.moveaxis,
+    ops.slice,
+    ops.squeeze,
+    ops.get_item,
+    spec=OperatorSpec(role=Role.MOVE, call_reason=samples_reason),
+)
+register(
+    *(ops.flip, ops.roll, ops.repeat, ops.split, ops.array_split, ops.unstack, ops.take),
+    spec=OperatorSpec(role=Role.MOVE, call_reason=along_axis("axis")),
+)
+register(
+    ops.expand_dims, spec=OperatorSpec(role=Role.MOVE, call_reason=along_axis("axis", adds=True))
+)
+register(ops.swapaxes, spec=OperatorSpec(role=Role.MOVE, call_reason=along_axis("axis1", "axis2")))
+register(ops.rot90, spec=OperatorSpec(role=Role.MOVE, call_reason=along_axis("axes")))
+
+
+def _tile_reason(node: Node) -> str | None:
+    repeats, rank = np.atleast_1d(node.operation.repeats), len(node.inputs[0].shape)
+    return SAMPLES if len(repeats) >= rank and repeats[-rank] != 1 else samples_reason(node)
+
+
+register(ops.tile, spec=OperatorSpec(role=Role.MOVE, call_reason=_tile_reason))
+
+
+def _lower_blocks(function: Callable) -> Callable[[LoweredCall, tf.Tensor], tf.Tensor | None]:
+    def lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+        """One operator in place of a reshape of six axes."""
+        return function(x, call.operation.block_size)
+
+    return lower
+
+
+def _blocks_reason(operation: Any) -> str | None:
+    return (
+        None if operation.data_format == "channels_last" else "LiteRT's kernels are channels-last"
+    )
+
+
+for _function, _form in (
+    (ops.nn.depth_to_space, tf.nn.depth_to_space),
+    (ops.nn.space_to_depth, tf.nn.space_to_depth),
+):
+    _spec = OperatorSpec(role=Role.MOVE, lower=_lower_blocks(_form), float_reason=_blocks_reason)
+    register(_function, spec=_spec)
 
 
 def _lower_max_pool(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:

@@ -42,8 +42,9 @@ class Role(enum.Enum):
         ELEMENTWISE: A function of each value, from codes to codes.
         FIXED: The same, with the output range that LiteRT prescribes.
         MOVE: Only moves codes: no rounding.
-        RESAMPLE: Interpolates and rounds on the codes of its input.
+        RESAMPLE: Interpolates, or fills in constants, and rounds to the codes of its input.
         JOIN: Its inputs and its output share one range.
+        SELECT: Compares codes and gives positions, as whole numbers, or the codes that it chose.
     """
 
     KERNEL = "kernel"
@@ -57,11 +58,12 @@ class Role(enum.Enum):
     MOVE = "move"
     RESAMPLE = "resample"
     JOIN = "join"
+    SELECT = "select"
 
     @property
     def keeps_codes(self) -> bool:
         """Whether the output holds the codes of the (first) input's quantizer."""
-        return self in (Role.MOVE, Role.RESAMPLE, Role.JOIN)
+        return self in (Role.MOVE, Role.RESAMPLE, Role.JOIN, Role.SELECT)
 
     @property
     def fuses_relu(self) -> bool:
@@ -142,13 +144,15 @@ def registered() -> dict[str, OperatorSpec]:
     """Every entry by its public name: `"layers.Dense"`, `"ops.add"`, `"activations.tanh"`."""
     names = {_public_name(kind): spec for kind, spec in _BY_TYPE.items()}
     words = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in _BY_OPERATION}
-    return {**names, **{f"ops.{words[name]}": spec for name, spec in _BY_OPERATION.items()}}
+    operations = {_operation_name(words[n]): spec for n, spec in _BY_OPERATION.items()}
+    return {**names, **operations}
 
 
 def is_keras_operation(kind: Any) -> bool:
     """Whether `kind` is a function of `keras.ops`."""
     name = getattr(kind, "__name__", "")
-    return not isinstance(kind, type) and getattr(keras.ops, name, None) is kind
+    modules = (keras.ops, keras.ops.nn, keras.ops.image)
+    return not isinstance(kind, type) and any(getattr(m, name, None) is kind for m in modules)
 
 
 def operator_of(operation: Any) -> OperatorSpec:
@@ -218,6 +222,10 @@ def keras_class(operation: Any) -> type:
 def _operation_class_name(function: Callable) -> str:
     # The classes of keras.ops are not public; each is named after its function.
     return "".join(word.capitalize() for word in function.__name__.split("_"))
+
+
+def _operation_name(name: str) -> str:
+    return f"ops.{name}" if hasattr(keras.ops, name) else f"ops.image.{name}"
 
 
 def _public_name(kind: Any) -> str:

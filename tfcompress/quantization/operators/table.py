@@ -36,6 +36,7 @@ _ROUNDING = {
     Role.MOVE: "none: codes are moved",
     Role.RESAMPLE: "to the codes of its input",
     Role.JOIN: "none: its inputs share one range",
+    Role.SELECT: "none: codes are chosen",
 }
 
 

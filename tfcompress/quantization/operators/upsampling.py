@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
@@ -44,29 +45,43 @@ class QuantizedUpSampling2D(Linked, layers.UpSampling2D):
         is_plain = self.interpolation == "nearest" or self.compute_dtype != "float32"
         if training or quantizer is None or is_plain or None in inputs.shape[1:3]:
             return outputs
-        scale = quantizer.active_scale()
-        safe = tf.where(scale > 0, scale, 1.0)
-        codes = tf.cast(tf.round(inputs / safe), tf.int32)
-        exact = tf.cast(interpolated(codes, self.size), tf.float32) * safe
-        # Its gradient is that of the real values, for layers that are frozen in training.
-        return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
+        return interpolated_exactly(inputs, outputs, quantizer)
 
     def stripped(self) -> list[keras.Layer]:
         return [layers.UpSampling2D.from_config(self.get_config())]
 
 
+def interpolated_exactly(
+    inputs: tf.Tensor, outputs: tf.Tensor, quantizer: TensorQuantizer
+) -> tf.Tensor:
+    """Bilinear interpolation as the runtime computes it on codes.
+
+    Args:
+        inputs: (batch, height, width, channels), values of codes.
+        outputs: What Keras computes; they pass where no range is known yet.
+        quantizer: That of the inputs.
+    """
+    scale = quantizer.active_scale()
+    safe = tf.where(scale > 0, scale, 1.0)
+    codes = tf.cast(tf.round(inputs / safe), tf.int32)
+    height, width = outputs.shape[1:3]
+    exact = tf.cast(interpolated(codes, (height, width)), tf.float32) * safe
+    # Its gradient is that of the real values, for layers that are frozen in training.
+    return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
+
+
 def interpolated(codes: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Bilinear upsampling of codes with the integers of XNNPACK, half-pixel centers.
+    """Bilinear interpolation of codes with the integers of XNNPACK, half-pixel centers.
 
     A weight is a whole number of 2⁻¹¹; the sum of products is rounded once, halves up:
     (Σ weight · code + 2²¹) >> 22.
 
     Args:
         codes: (batch, height, width, channels), int32 of at most 255; height and width known.
-        size: Factors of height and width.
+        size: Height and width of the result.
 
     Returns:
-        int32 codes, (batch, height · size[0], width · size[1], channels).
+        int32 codes, (batch, *size, channels).
     """
     top, bottom, rows = _neighbors(codes.shape[1], size[0])
     left, right, columns = _neighbors(codes.shape[2], size[1])
@@ -82,10 +97,10 @@ def interpolated(codes: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.bitwise.right_shift(total + half, 2 * _WEIGHT_BITS)
 
 
-def _neighbors(count: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _neighbors(count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(first, second, weight of the second)` for every output position along an axis."""
-    step = np.float32(count) / np.float32(count * factor)
-    centers = np.arange(count * factor, dtype=np.float32) + np.float32(0.5)
+    step = np.float32(count) / np.float32(size)
+    centers = np.arange(size, dtype=np.float32) + np.float32(0.5)
     positions = np.clip(centers * step - np.float32(0.5), 0, count - 1)
     first = positions.astype(np.int32)
     weights = np.rint((positions - first) * 2**_WEIGHT_BITS).astype(np.int32)

@@ -73,7 +73,7 @@ def readers_past_marks(graph: Graph, value: Value) -> list[Node]:
 
 
 def _moves(node: Node) -> bool:
-    return role(node.operation) in (Role.MOVE, Role.JOIN)
+    return role(node.operation) in (Role.MOVE, Role.JOIN, Role.SELECT)
 
 
 def _is_read(value: Value, node: Node, running: set[Node]) -> bool:

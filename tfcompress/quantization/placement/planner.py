@@ -443,6 +443,8 @@ class Planner:
             return "moves codes"
         if role(node.operation) is Role.JOIN:
             return "shares the range of its inputs"
+        if role(node.operation) is Role.SELECT:
+            return "chooses among codes"
         follower = consumers[0].operation.name if consumers else "the output"
         return f"fused into {follower}"
 

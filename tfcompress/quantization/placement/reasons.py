@@ -22,7 +22,6 @@ from tfcompress.quantization.placement.plan import AS_CONFIGURED
 FLOAT_IN_LITERT = {
     "Arctan2": "ATAN2",
     "Ceil": "CEIL",
-    "Conv3D": "CONV_3D",
     "Conv3DTranspose": "CONV_3D_TRANSPOSE",
     "Cos": "COS",
     "Cumsum": "CUMSUM",
@@ -51,8 +50,9 @@ def float_reason(node: Node, is_configured: bool) -> str | None:
     if found is None:
         return unsupported_options(operation) or _unknown_reason(operation)
     entry = operator_of(operation)
-    values = node.outputs if entry.takes_integers else [*node.inputs, *node.outputs]
-    if not all(v.is_float for v in values):
+    inputs = [] if entry.takes_integers else node.inputs
+    results = [] if found is Role.SELECT else node.outputs
+    if not all(v.is_float for v in (*inputs, *results)):
         return "it reads or gives a mask or indices, which hold no codes"
     call_reason = entry.call_reason
     return None if call_reason is None else call_reason(node)
