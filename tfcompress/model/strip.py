@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import tree
 
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
@@ -48,7 +49,8 @@ def strip(model: keras.Model) -> keras.Model:
 
     def call(node: Node, args: tuple, kwargs: dict[str, Any]) -> Any:
         chain = plain[node.operation]
-        result = args[0] if not chain else chain[0](*args, **kwargs)
+        # Nothing is left of a part: it passes on the (first) tensor that it reads.
+        result = tree.flatten(args)[0] if not chain else chain[0](*args, **kwargs)
         for layer in chain[1:]:
             result = layer(result)
         return result

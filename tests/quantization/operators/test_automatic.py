@@ -70,14 +70,14 @@ class Residual(layers.Layer):
         return ops.relu(x + self.scaled(self.drop(y, training=training)))
 
 
-class Sine(layers.Layer):
-    """Only the sine has no int8 form."""
+class Summed(layers.Layer):
+    """Only the cumulative sum has no int8 form."""
 
     def build(self, shape):
         self.w = self.add_weight(name="w", shape=(shape[-1], 4))
 
     def call(self, x):
-        return ops.relu(ops.matmul(ops.sin(x), self.w))
+        return ops.relu(ops.matmul(ops.cumsum(x, axis=1), self.w))
 
 
 def gate(x):
@@ -111,26 +111,26 @@ def model():
         "positions": Positions(name="positions")(x),
         "gate": layers.Conv2D(4, 1, activation=gate, name="gate")(x),
         "lambda": layers.Lambda(centered, name="lambda")(x),
-        "sine": Sine(name="sine")(x),
+        "summed": Summed(name="summed")(x),
     }
     return keras.Model(inputs, outputs)
 
 
 def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
     plan = tfc.plan(model)
-    assert plan.float_layers == {"sine": "sine_sin: LiteRT has no int8 form of Sin"}
+    assert plan.float_layers == {"summed": "summed_cumsum: LiteRT has no int8 form of Cumsum"}
     parts = {entry.name: entry.parts for entry in plan}
     assert parts["defaults"] == ("defaults",)
     assert parts["projection"] == ("projection_w", "projection")
     assert parts["scaled"] == ("scaled",)
     assert "positions_table" in parts["positions"]
-    assert parts["sine"] == ("sine_sin", "sine_w", "sine")
+    assert parts["summed"] == ("summed_cumsum", "summed_w", "summed")
     assert "residual_scaled_scale" in parts["residual"]
     # Tracing leaves nothing behind in the user's layer.
     residual = model.get_layer("residual")
     assert not residual.conv._inbound_nodes
     assert not residual.scaled._inbound_nodes
-    with pytest.warns(UserWarning, match="sine_sin"):
+    with pytest.warns(UserWarning, match="summed_cumsum"):
         quantized = tfc.quantize(model, calibration_data=images)
     dense = quantized.get_layer("projection_w")
     np.testing.assert_array_equal(dense.kernel, model.get_layer("projection").w)
@@ -151,7 +151,7 @@ def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
     assert {p.output: p.equal for p in report.parity["serving_default"]} == dict.fromkeys(
         targets, 1.0
     )
-    assert set(report.float_tensors.values()) <= {"first", "sine_sin"}
+    assert set(report.float_tensors.values()) <= {"first", "summed_cumsum"}
 
 
 class Noise(layers.Layer):

@@ -41,7 +41,7 @@ class Mine(layers.Dense):
         (layers.ReLU(threshold=1.0), None),
         (layers.ReLU(6.0, negative_slope=0.1), None),
         (layers.LeakyReLU(), Role.ELEMENTWISE),
-        (layers.ELU(), None),
+        (layers.ELU(), Role.ELEMENTWISE),
         (layers.Softmax(), Role.FIXED),
         (layers.Activation("tanh"), Role.FIXED),
         (layers.Activation("linear"), Role.MOVE),
@@ -74,7 +74,8 @@ def test_operations():
     assert role(operation) is Role.ARITHMETIC
     tanh = keras.ops.tanh(x)._keras_history.operation
     assert (role(tanh), activation_of(tanh)) == (Role.FIXED, "tanh")
-    assert role(keras.ops.sin(x)._keras_history.operation) is None
+    assert role(keras.ops.sin(x)._keras_history.operation) is Role.ELEMENTWISE
+    assert role(keras.ops.isfinite(x)._keras_history.operation) is None
     assert keeps_codes(keras.ops.reshape(x, (2, 2))._keras_history.operation)
     assert not keeps_codes(tanh)
 
@@ -107,7 +108,7 @@ def test_every_entry_is_of_something_public():
 def test_what_is_not_registered_is_unknown():
     assert operator_of(Mine(2)) is UNKNOWN
     assert operator_of(layers.Activation([].append)) is UNKNOWN
-    assert operator_of(keras.ops.sin(keras.Input((2,)))._keras_history.operation) is UNKNOWN
+    assert operator_of(keras.ops.isfinite(keras.Input((2,)))._keras_history.operation) is UNKNOWN
 
 
 def test_an_activation_layer_is_what_its_function_is():

@@ -141,14 +141,7 @@ def test_what_litert_cannot_hold_is_said_before_training_and_trains(scheme, word
 @pytest.mark.parametrize(
     ("body", "name", "reason"),
     [
-        (lambda x: layers.ELU(name="e")(x), "e", "no int8 form of elu"),
-        (lambda x: layers.LayerNormalization(name="n")(x), "n", "no int8 form of LayerNormal"),
         (lambda x: layers.BatchNormalization(axis=1, name="b")(x), "b", "not along the last axis"),
-        (
-            lambda x: layers.Activation(lambda y: y * 2, name="a")(x),
-            "a",
-            "no int8 form of Activation",
-        ),
         (lambda x: ops.minimum(x, np.eye(8, 2)), "minimum", "one of its operands is a constant"),
         (lambda x: x + np.ones((8, 8, 2), np.float32), "add", "a constant array"),
         (

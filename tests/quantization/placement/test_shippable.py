@@ -74,7 +74,6 @@ def test_what_a_file_can_hold_in_int8_alone_is_refused_in_float(shape, call, nam
             r"tfcompress has no int8 form of Softmax over axes \[1, 2\] yet",
         ),
         (VECTOR, lambda x: ops.prod(x, -1, keepdims=True), "prod", "tfcompress has no .* Prod yet"),
-        (VECTOR, ops.sin, "sin", "LiteRT has no int8 form of Sin"),
         (VOLUME, layers.Conv3DTranspose(2, 2, name="conv"), "conv", "LiteRT has no .* Conv3DTrans"),
     ],
 )

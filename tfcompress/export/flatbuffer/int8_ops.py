@@ -101,6 +101,9 @@ _TRANSPOSED_WITH_RELU = 4
 #: The runtime that has the versions above, and the one that takes INT4 weights.
 INT8_RUNTIME = "2.5.0"
 INT4_RUNTIME = "2.11.0"
+#: Operators by which a table of codes is looked up or computed, and the runtime that has them.
+LOOKUP_OPS = frozenset((_OP.BITCAST, _OP.EXP, _OP.LOG))
+TABLE_RUNTIME = "2.14.0"
 #: Which 4-bit kernels are stored as INT4, and from which version of the op: XNNPACK runs those of
 #: FULLY_CONNECTED faster than int8, and does not run 4-bit convolutions.
 INT4_VERSIONS = {_OP.FULLY_CONNECTED: 10}

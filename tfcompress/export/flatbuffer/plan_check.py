@@ -30,9 +30,11 @@ from tfcompress.export.flatbuffer.int8_ops import (
     SELECT_OPS,
     WEIGHT_OPS,
 )
+from tfcompress.export.flatbuffer.lookup import KERNELS, kernel_computes
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+_QUANTIZES = (_OPERATOR.QUANTIZE, _OPERATOR.DEQUANTIZE)
 _CODES = (_TYPE.INT8, _TYPE.INT4)
 _FLOATS = (_TYPE.FLOAT32, _TYPE.FLOAT16, _TYPE.BFLOAT16)
 
@@ -120,13 +122,20 @@ class _Check:
         coded = [self._has_codes(i) for i in (*given, *results)]
         if not any(coded):
             return
-        if code in (_OPERATOR.QUANTIZE, _OPERATOR.DEQUANTIZE):
+        tensor = self.planned.get(layer)
+        if tensor is not None and tensor.table is not None and code not in _QUANTIZES:
+            yield from self._table(op, code, tensor)
+            return
+        if code == _OPERATOR.BITCAST:
+            # Looked at with the table that it leads to.
+            yield from self._leads_to_a_table(op, layer)
+            return
+        if code in _QUANTIZES:
             yield from self._quantize(code, layer, is_float=not all(coded))
             return
         if not all(coded):
             yield f"{op_name(code)} of {layer!r} has int8 and float tensors"
             return
-        tensor = self.planned.get(layer)
         if code in (*MOVE_OPS, *SELECT_OPS):
             grids = {parameters(self.graph.tensors[i]) for i in (*given, *results)}
             if len(grids) != 1:
@@ -167,6 +176,53 @@ class _Check:
             off = np.abs(np.ravel(added) * step - np.ravel(kernel.bias))
             if np.any(off > step + 1e-6 * np.abs(np.ravel(kernel.bias))):
                 yield f"the bias of {tensor.layer!r} is another than was trained"
+
+    def _table(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> Iterator[str]:
+        """An operator that gives the codes of a table, from its stored values or by a function."""
+        table = tensor.table
+        assert table is not None
+        if code == _OPERATOR.GATHER:
+            stored, source = self._constant(self.graph.tensors[op.inputs[0]]), self._looked_up(op)
+            if source is None:
+                yield f"GATHER of {tensor.layer!r} does not look up codes"
+                return
+            # The index of a code is its byte: 0 … 127 before −128 … −1.
+            have = np.concatenate([np.ravel(stored)[128:], np.ravel(stored)[:128]])
+            is_it = np.array_equal(have, table.codes)
+        else:
+            source = int(op.inputs[0])
+            name = next((n for n, kernel in KERNELS.items() if kernel[0] == code), "")
+            if name.startswith("gelu"):
+                name = "gelu_tanh" if op.builtinOptions.approximate else "gelu"
+            grids = [grid_of(self.graph.tensors[i]) for i in (source, int(op.outputs[0]))]
+            is_it = bool(name) and kernel_computes(name, table.codes, *grids)
+        if not is_it:
+            yield f"the table of {tensor.layer!r} has other codes than were trained"
+        wanted = (float(np.float32(table.input_scale)), table.input_zero_point)
+        if parameters(self.graph.tensors[source]) != wanted:
+            yield f"the table of {tensor.layer!r} reads codes of another scale or zero point"
+
+    def _looked_up(self, op: schema.OperatorT) -> int | None:
+        """The int8 tensor whose bytes, as uint8 and then int32, are the indices of a GATHER."""
+        cast = self.producers.get(int(op.inputs[1]))
+        if cast is None or op_code(self.model, cast) != _OPERATOR.CAST:
+            return None
+        bitcast = self.producers.get(int(cast.inputs[0]))
+        if bitcast is None or op_code(self.model, bitcast) != _OPERATOR.BITCAST:
+            return None
+        types = [
+            self.graph.tensors[i].type
+            for i in (bitcast.inputs[0], bitcast.outputs[0], cast.outputs[0])
+        ]
+        axis = op.builtinOptions.axis, getattr(op.builtinOptions, "batchDims", 0)
+        is_known = types == [_TYPE.INT8, _TYPE.UINT8, _TYPE.INT32] and axis == (0, 0)
+        return int(bitcast.inputs[0]) if is_known else None
+
+    def _leads_to_a_table(self, op: schema.OperatorT, layer: str) -> Iterator[str]:
+        gathers = [o for o in self.graph.operators if op_code(self.model, o) == _OPERATOR.GATHER]
+        sources = {self._looked_up(o) for o in gathers if len(o.inputs) > 1}
+        if int(op.inputs[0]) not in sources:
+            yield f"BITCAST of {layer!r} reads codes that no table is for"
 
     def _grid(self, index: int, tensor: PlannedTensor) -> Iterator[str]:
         have = parameters(self.graph.tensors[index])

@@ -12,6 +12,8 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from tfcompress.export.lowering.bake import BakedKernel
 
@@ -32,6 +34,23 @@ class Kind(enum.Enum):
     COMPUTED = "computed"
     ROUNDED = "rounded"
     FLOAT = "float"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A function of each value, as codes by codes.
+
+    Attributes:
+        codes: (256,) int8: the output's code for the input's codes −128 … 127.
+        input_scale: Scale of the input's codes.
+        input_zero_point: Their zero point.
+        kernel: The function's name in `lookup.KERNELS`; empty where LiteRT has no kernel of it.
+    """
+
+    codes: np.ndarray
+    input_scale: float
+    input_zero_point: int
+    kernel: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +78,7 @@ class PlannedTensor:
     kernel: BakedKernel | None = None
     options: tuple[tuple[str, Any], ...] = ()
     operand_grid: tuple[float, int] | None = None
+    table: Table | None = None
 
 
 def mark_range(number: int) -> tuple[float, float]:

@@ -34,12 +34,15 @@ from tfcompress.export.flatbuffer.int8_ops import (
     FUNCTION_OPS,
     INT4_RUNTIME,
     INT8_RUNTIME,
+    LOOKUP_OPS,
     MOVE_OPS,
     SELECT_OPS,
     TABLE_OPS,
+    TABLE_RUNTIME,
     WEIGHT_OPS,
     int8_version,
 )
+from tfcompress.export.flatbuffer.lookup import write_table
 from tfcompress.export.flatbuffer.operands import add_codes, add_operand, write_kernel
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
@@ -111,6 +114,8 @@ class _Rewriting:
         self.floats: dict[int, int] = {}
         # int8 tensor → its DEQUANTIZE.
         self.dequantized: dict[int, int] = {}
+        # int8 tensor → its codes as the indices of tables.
+        self.indexed: dict[int, int] = {}
         self.seen: set[int] = set()
 
     def run(self) -> dict[int, int]:
@@ -145,6 +150,8 @@ class _Rewriting:
             self._mark(op, self.planned[number - 1])
         elif id(op) in self.computed.marked:
             self._pass_on(op)
+        elif id(op) in self.computed.results and self.computed.results[id(op)].table is not None:
+            self._look_up(op, self.computed.results[id(op)])
         elif id(op) in self.computed.results:
             try:
                 self._compute(op, code, self.computed.results[id(op)])
@@ -242,6 +249,17 @@ class _Rewriting:
             setattr(op.builtinOptions, option, value)
         require_version(self.model, op, int8_version(code, op))
         self.ops.append(op)
+
+    def _look_up(self, op: schema.OperatorT, tensor: PlannedTensor) -> None:
+        """A table in place of the operator that marks it."""
+        result = int(op.outputs[0])
+        try:
+            source = self._codes_of(int(op.inputs[0]))
+            found = self._int8_tensor(result, tensor.name, _parameters(tensor))
+            self.ops += write_table(self.model, self.graph, tensor, source, found, self.indexed)
+        except ValueError as error:
+            raise PlanError(f"The table of the layer {tensor.layer!r}: {error}") from error
+        self.codes[result] = found
 
     def _operands(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> list[int]:
         """The inputs of an operator, int8 but for its kernel and bias."""
@@ -346,6 +364,9 @@ def _require_runtime(model: schema.ModelT) -> None:
     """An older runtime must refuse the file rather than misread it."""
     types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
     needed = INT4_RUNTIME if _TYPE.INT4 in types else INT8_RUNTIME
+    codes = {max(e.builtinCode, e.deprecatedBuiltinCode) for e in model.operatorCodes}
+    if codes & LOOKUP_OPS:
+        needed = TABLE_RUNTIME
     for entry in model.metadata or ():
         if entry.name == b"min_runtime_version":
             given = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode()

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, Table
 from tfcompress.export.lowering.bake import BakedKernel, bake
 from tfcompress.export.lowering.marks import Marks, is_constant
 from tfcompress.model.compressed import compressed_variables, is_compressed
@@ -139,6 +139,28 @@ class _Lowering:
                 self.variables.extend((v, v.numpy()) for v in node.operation.variables)
         self.kernels = list(self._baked.values())
         self._sources = _code_sources(graph, self.is_int8)
+        # Call of a quantizer that rounds a function of each value → the function's codes.
+        self._tables: dict[Node, Table] = {}
+        for node in graph.nodes:
+            if self._is_table(node):
+                self._add_table(node)
+
+    def _is_table(self, node: Node) -> bool:
+        """Whether the file holds a call as a table of codes."""
+        has_table = operator_of(node.operation).table is not None
+        return has_table and self.is_int8(node) and self.holds_codes(node.inputs[0])
+
+    def _add_table(self, node: Node) -> None:
+        make = operator_of(node.operation).table
+        assert make is not None
+        values, kernel = make(node.operation, node.kwargs.get("call_index", 0))
+        _, *grid = self._quantizers[self._sources[node.inputs[0]]]
+        for reader in self.graph.consumers(node.output):
+            if isinstance(reader.operation, FakeQuantize):
+                _, scale, zero_point = self._quantizers[reader]
+                rounded = np.asarray(reader.operation.call(tf.constant(values), training=False))
+                codes = np.round(rounded / np.float32(scale)) + zero_point
+                self._tables[reader] = Table(codes.astype(np.int8), *grid, kernel)
 
     def is_int8(self, node: Node) -> bool:
         """Whether the plan has a call run in int8."""
@@ -160,6 +182,9 @@ class _Lowering:
             is_int8 = self.is_int8(node)
             if not is_int8:
                 args, kwargs = self._read_in_float(node, args, kwargs)
+            if self._is_table(node):
+                # One operator that the converter leaves as it is marks the place of the table.
+                return tf.nn.elu(args[0])
             form = operator_of(operation).lower
             if form is not None and node.inputs and is_int8:
                 result = form(self._described(node), args[0])
@@ -228,6 +253,7 @@ class _Lowering:
         layer = node.inputs[0].name if node is quantizer else node.name
         _, scale, zero_point = self._quantizers[quantizer]
         name = f"{layer}/{quantizer.name}"
+        details = {**details, "table": self._tables.get(node)}
         tensor = PlannedTensor(name, layer, kind, scale, zero_point, kernel, **details)
         return self.marks.mark(node, tensor, x)
 

@@ -18,6 +18,7 @@ from tfcompress.model.graph import Graph, input_structure
 from tfcompress.quantization.calibration.in_float import observed_by
 from tfcompress.quantization.fake_quant.affine import MIN_SCALE
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.operators.normalization import SumOfSquares
 from tfcompress.quantization.operators.registry import Role, role
 
 #: An input or output with fewer codes than this keeps little of its values.
@@ -87,6 +88,7 @@ def range_problems(model: keras.Model) -> list[str]:
     dead, huge = [], {}
     quantizers = _quantizers(model)
     on_purpose = _zero_on_purpose(model)
+    sums = _sums_of_squares(model)
     largest_input = max([_magnitude(q) for q in quantizers if q.rounds_input], default=1.0)
     for quantizer in quantizers:
         if quantizer.fixed_range is not None or float(quantizer.statistics.numpy()[2]) <= 0:
@@ -94,7 +96,8 @@ def range_problems(model: keras.Model) -> list[str]:
         size, name = _magnitude(quantizer), quantizer.source or quantizer.name
         if size == 0 and not quantizer.rounds_input and name not in on_purpose:
             dead.append(name)
-        if not quantizer.rounds_input and size > max(_HUGE, _GROWTH * largest_input):
+        is_ordinary = quantizer.rounds_input or quantizer in sums
+        if not is_ordinary and size > max(_HUGE, _GROWTH * largest_input):
             huge[name] = size
     problems = []
     if dead:
@@ -146,6 +149,13 @@ def sample_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[st
             model(tree.pack_sequence_as(input_structure(model), samples), training=False)
     observed = {q: Observed(0.0, 0.0, calls) for q, calls in ranges.items()}
     return [*problems, *_uneven_joins(model, observed)]
+
+
+def _sums_of_squares(model: keras.Model) -> set[FakeQuantize]:
+    """Quantizers of the sums of squares of a norm, which are large without being a fault."""
+    calls = [n for n in Graph.from_model(model).nodes if isinstance(n.operation, FakeQuantize)]
+    before = {n.operation: n.inputs[0].node for n in calls}
+    return {q for q, n in before.items() if n is not None and isinstance(n.operation, SumOfSquares)}
 
 
 def outside_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[str]:

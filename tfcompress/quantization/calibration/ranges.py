@@ -6,6 +6,7 @@ The model runs in float, and every quantizer's observer gets the values of its t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.diagnosis import Observed, calibration_problems
 from tfcompress.quantization.calibration.in_float import in_float, observed_by
 from tfcompress.quantization.calibration.limits import extreme_operands, extreme_sums
+from tfcompress.quantization.calibration.table_ranges import limit_tables
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import MinMax
 
@@ -108,6 +110,8 @@ def calibrate(
     if correction is not None:
         correction.correct()
     observed = {q: c.observed() for q, c in collectors.items() if c.count}
+    for quantizer, (low, high) in limit_tables(model, set(observed)).items():
+        observed[quantizer] = dataclasses.replace(observed[quantizer], low=low, high=high)
     problems = calibration_problems(model, observed)
     refused = extreme_sums(model) + extreme_operands(model)
     problems += [f"Such a layer cannot be exported: {p}." for p in refused]

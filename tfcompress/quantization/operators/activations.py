@@ -1,4 +1,4 @@
-"""Functions of each value: ReLU, sigmoid, tanh, softmax, silu, hard_silu, leaky ReLU, gelu."""
+"""Activation functions that are no tables: ReLU, sigmoid, tanh, softmax, silu, leaky ReLU."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
 register(layers.Lambda, spec=OperatorSpec(function=_lambda_function))
 register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
 register(layers.Softmax, spec=OperatorSpec(function=_softmax_function))
-register(layers.ELU, spec=OperatorSpec(function=lambda layer: activations.elu))
 
 # --- one op in LiteRT ---------------------------------------------------------------------------
 
@@ -89,7 +88,6 @@ for _name, _range in {
         getattr(ops, _name),
         spec=OperatorSpec(role=Role.FIXED, activation=_name, fixed_range=_range),
     )
-register(activations.gelu, ops.gelu, spec=OperatorSpec(role=Role.ELEMENTWISE, activation="gelu"))
 
 # --- several ops --------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.model.rewrite import fresh
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.elementwise import ElementwiseFunction, as_table
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 
 
@@ -69,10 +71,26 @@ def scalar_argument(node: Node) -> float | None:
 
 
 def _divide(b: Builder, node: Node) -> Value | None:
-    """x / number → x · (1 / number)."""
+    """x / number → x · (1 / number), x / y → x · (1 / y), number / y as a table."""
     number = scalar_argument(node)
-    return b.call(times(1.0 / number), "", node.inputs[0]) if number else None
+    if number:
+        return b.call(times(1.0 / number), "", node.inputs[0])
+    if len(node.inputs) == 1:
+        return as_table(b, node)
+    if len({len(value.shape) for value in node.inputs}) != 1:
+        return None
+    reciprocal = keras.ops.reciprocal(node.inputs[1].spec)._keras_history.operation
+    inverse = b.call(
+        lambda n: ElementwiseFunction(fresh(reciprocal), name=n), "reciprocal", node.inputs[1]
+    )
+    return b.call(lambda n: keras.layers.Multiply(name=n), "", node.inputs[0], inverse)
+
+
+def _negative(b: Builder, node: Node) -> Value:
+    """x · (−1)."""
+    return b.call(times(-1.0), "", node.inputs[0])
 
 
 register(AddConstant, MultiplyConstant, spec=OperatorSpec(role=Role.ARITHMETIC))
 register(keras.ops.divide, keras.ops.true_divide, spec=OperatorSpec(decompose=_divide))
+register(keras.ops.negative, spec=OperatorSpec(decompose=_negative))

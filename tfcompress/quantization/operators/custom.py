@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from tfcompress.model.subclassed import keep_whole
+from tfcompress.quantization.operators.elementwise import TABLE
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.tracing import call_of, traced
 
@@ -18,6 +20,7 @@ def register_operator(
     decompose: Callable | None = None,
     weights: Mapping[str, str] | None = None,
     role: str | None = None,
+    elementwise: bool = False,
     float_reason: str | None = None,
 ) -> Any:
     """Tells `quantize` what the int8 runtime does at a layer or function of your own.
@@ -25,13 +28,17 @@ def register_operator(
     Without it a custom layer stays in float, and the plan names it. Register in the module that
     defines the layer, so that it is known wherever the layer is.
 
-    There are three kinds of operators:
+    There are four kinds of operators:
 
     *   One of several steps is decomposed. `decompose` composes Keras layers and `keras.ops` on
         symbolic tensors; each of them is then quantized like any other, so codes are rounded
         behind every step, in training and in the file. With neither argument given, the function
         itself, or the `call` of the layer, is taken for that: enough for an activation made of
         `keras.ops`, or a layer made of Keras layers.
+    *   A function of each value by itself is `elementwise=True`: it becomes a table from the 256
+        codes of its input to codes of its output. It may be composed of anything that TensorFlow
+        computes, and has no weights. The table takes about 6 ns a value in the file, so a
+        function of few operations on large tensors is faster decomposed.
     *   One that only moves values (reshapes, permutes, slices) is `role="move"`: no rounding.
     *   One that has to stay in float gives its `float_reason`, for the plan.
 
@@ -53,6 +60,7 @@ def register_operator(
             codebook. Keras layers that the custom layer holds and that `decompose` calls keep
             their weights without it.
         role: `"move"`.
+        elementwise: Each value of the output depends on the value in its place alone.
         float_reason: Why it stays in float, in words for the plan.
 
     Returns:
@@ -61,8 +69,8 @@ def register_operator(
     Raises:
         TypeError: `kind` is neither a layer class nor a function, or another argument is of the
             wrong type.
-        ValueError: `kind` is Keras' own, or more than one of `decompose`, `role` and
-            `float_reason` are given. What `decompose` does wrong is raised by `plan` and
+        ValueError: `kind` is Keras' own, or more than one of `decompose`, `role`, `elementwise`
+            and `float_reason` are given. What `decompose` does wrong is raised by `plan` and
             `quantize`.
     """
     is_layer = isinstance(kind, type) and issubclass(kind, keras.Layer)
@@ -79,21 +87,38 @@ def register_operator(
         raise TypeError(f"Expected a mapping as weights. Received: {weights!r}.")
     if float_reason is not None and not isinstance(float_reason, str):
         raise TypeError(f"Expected a text as float_reason. Received: {float_reason!r}.")
-    given = {"decompose": decompose, "role": role, "float_reason": float_reason}
+    given: dict[str, Any] = {
+        "decompose": decompose,
+        "role": role,
+        "elementwise": elementwise or None,
+        "float_reason": float_reason,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
-        raise ValueError(f"Expected one of decompose, role and float_reason. Received: {given}.")
+        raise ValueError(
+            f"Expected one of decompose, role, elementwise and float_reason. Received: {given}."
+        )
     if role not in (None, "move"):
         raise ValueError(
             f"Expected role='move'. Received: role={role!r}. What computes new values is composed "
             "of Keras layers and keras.ops in decompose."
         )
-    if weights and (role or float_reason):
+    if weights and (role or elementwise or float_reason):
         raise ValueError(f"Expected weights beside decompose. Received: weights={weights!r}.")
     if isinstance(kind, type):
         keep_whole(kind)
-    register(kind, spec=_spec(kind, is_layer, decompose, weights, role, float_reason))
+    if elementwise:
+        register(kind, spec=_TABLE)
+    else:
+        register(kind, spec=_spec(kind, is_layer, decompose, weights, role, float_reason))
     return kind
+
+
+def _weights_reason(operation: Any) -> str | None:
+    return "it has weights, and is registered as a table" if operation.variables else None
+
+
+_TABLE = dataclasses.replace(TABLE, float_reason=_weights_reason)
 
 
 def _spec(

@@ -96,6 +96,11 @@ class OperatorSpec:
         takes_integers: Whether some of its inputs are indices or masks, which hold no codes.
         options: `options(operation)`: options of the LiteRT operator that TensorFlow's operators
             do not express, by their names in the file's schema.
+        table: `table(operation, call_index)`: the 256 values that it gives, by the code of its
+            input, and the function's name in `export.flatbuffer.lookup.KERNELS`, or "". The file
+            then holds the codes of these values.
+        outside: `outside(operation)`: the LiteRT operator of it that does not run under XNNPACK;
+            `None` for none.
         float_reason: Why it stays in float, or a function of the operation that returns the
             reason, `None` for none.
         call_reason: Why one call stays in float, by its node; `None` for no reason.
@@ -113,6 +118,8 @@ class OperatorSpec:
     lower: Callable[[LoweredCall, tf.Tensor], tf.Tensor | None] | None = None
     takes_integers: bool = False
     options: Callable[[Any], dict[str, Any]] | None = None
+    table: Callable[[Any, int], tuple[np.ndarray, str]] | None = None
+    outside: Callable[[Any], str | None] | None = None
     float_reason: str | Callable[[Any], str | None] | None = None
     call_reason: Callable[[Node], str | None] | None = None
 
@@ -152,7 +159,8 @@ def is_keras_operation(kind: Any) -> bool:
     """Whether `kind` is a function of `keras.ops`."""
     name = getattr(kind, "__name__", "")
     modules = (keras.ops, keras.ops.nn, keras.ops.image)
-    return not isinstance(kind, type) and any(getattr(m, name, None) is kind for m in modules)
+    is_function = bool(name) and not isinstance(kind, type)
+    return is_function and any(getattr(m, name, None) is kind for m in modules)
 
 
 def operator_of(operation: Any) -> OperatorSpec:
@@ -168,10 +176,13 @@ def operator_of(operation: Any) -> OperatorSpec:
 def function_spec(function: Callable | None) -> OperatorSpec:
     """The entry of an activation function; `UNKNOWN` where there is none."""
     try:
-        return _BY_TYPE.get(function, UNKNOWN)
+        found = _BY_TYPE.get(function)
     except TypeError:
         # An object that cannot be hashed is not registered.
         return UNKNOWN
+    if found is None and function is not None and is_keras_operation(function):
+        found = _BY_OPERATION.get(_operation_class_name(function))
+    return found or UNKNOWN
 
 
 def role(operation: Any) -> Role | None:

@@ -108,7 +108,7 @@ def _trace(function: Callable, node: Node) -> tuple[Graph, tuple]:
     )
     subject = _subject(node.operation, args, kwargs)
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(node.operation.dtype_policy)
+    keras.config.set_dtype_policy(getattr(node.operation, "dtype_policy", policy))
     try:
         flat = tree.flatten(function(*subject, *args, **kwargs))
         model = keras.Model(list(feed.values()), flat)
@@ -134,6 +134,8 @@ def _subject(operation: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:
     """
     if isinstance(operation, (keras.layers.Activation, keras.layers.Lambda)):
         return ()
+    if not isinstance(operation, keras.Layer):
+        return (operation,)
     if not all_layers(operation)[1:] or is_compressed(operation):
         return (operation,)
     copy = type(operation).from_config(operation.get_config())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfcompress.quantization.operators.registry import activation_of, keras_class
+from tfcompress.quantization.operators.registry import activation_of, keras_class, operator_of
 
 #: LiteRT operator that XNNPACK does not take in int8 → what to use instead.
 INSTEAD = {
@@ -13,7 +13,7 @@ INSTEAD = {
     "CAST": "inputs of the type that the first layer computes in",
     "DEQUANTIZE": "layers that have an int8 form, so that nothing in between is float",
     "EXP": "relu or sigmoid",
-    "GATHER": "an operation that XNNPACK has: relu, sigmoid, tanh, silu in place of a table",
+    "GATHER": "an operation that XNNPACK has (relu, elu, sigmoid, tanh, silu) in place of a table",
     "GELU": "relu or silu: tfc.replace_activations(model, {'gelu': 'silu'}), and train again",
     "HARD_SWISH": "relu or silu: tfc.replace_activations(model, {'hard_silu': 'silu'})",
     "LOG_SOFTMAX": "logits as outputs, and the function in the app",
@@ -32,6 +32,9 @@ _BY_CLASS = {"Matmul": "BATCH_MATMUL", "Dot": "BATCH_MATMUL", "Einsum": "BATCH_M
 
 def slow_operator(operation: Any) -> str | None:
     """The LiteRT operator, outside XNNPACK, that an int8 operation becomes; `None` for no such."""
+    outside = operator_of(operation).outside
+    if outside is not None:
+        return outside(operation)
     name = activation_of(operation)
     if name in _BY_ACTIVATION:
         return _BY_ACTIVATION[name]

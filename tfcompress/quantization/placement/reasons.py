@@ -21,16 +21,8 @@ from tfcompress.quantization.placement.plan import AS_CONFIGURED
 #: Keras name → the LiteRT operator for it, which takes no int8 tensors.
 FLOAT_IN_LITERT = {
     "Arctan2": "ATAN2",
-    "Ceil": "CEIL",
     "Conv3DTranspose": "CONV_3D_TRANSPOSE",
-    "Cos": "COS",
     "Cumsum": "CUMSUM",
-    "Floor": "FLOOR",
-    "Power": "POW",
-    "Round": "ROUND",
-    "Sign": "SIGN",
-    "Sin": "SIN",
-    "Square": "SQUARE",
 }
 
 

@@ -1,0 +1,52 @@
+"""The functions of each value that become a table of codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import activations, layers, ops
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.elementwise import TABLE
+from tfcompress.quantization.operators.registry import OperatorSpec, register
+from tfcompress.quantization.operators.tracing import traced
+
+register(
+    *(activations.celu, activations.elu, activations.exponential, activations.gelu),
+    *(activations.hard_shrink, activations.hard_tanh, activations.log_sigmoid, activations.mish),
+    *(activations.selu, activations.soft_shrink, activations.softplus, activations.softsign),
+    *(activations.sparse_plus, activations.sparse_sigmoid, activations.squareplus),
+    *(activations.tanh_shrink, activations.threshold),
+    *(ops.celu, ops.elu, ops.gelu, ops.hard_shrink, ops.hard_tanh, ops.log_sigmoid, ops.selu),
+    *(ops.soft_shrink, ops.softplus, ops.softsign, ops.sparse_plus, ops.sparse_sigmoid),
+    *(ops.squareplus, ops.tanh_shrink, ops.threshold),
+    *(ops.absolute, ops.sqrt, ops.cbrt, ops.rsqrt, ops.reciprocal, ops.sign),
+    *(ops.exp, ops.exp2, ops.expm1, ops.log, ops.log10, ops.log1p, ops.log2, ops.erf, ops.erfinv),
+    *(ops.sin, ops.cos, ops.tan, ops.arcsin, ops.arccos, ops.arctan, ops.sinc),
+    *(ops.sinh, ops.cosh, ops.arcsinh, ops.arccosh, ops.arctanh),
+    *(ops.floor, ops.ceil, ops.round, ops.trunc, ops.nan_to_num),
+    *(ops.deg2rad, ops.rad2deg, ops.power),
+    layers.ELU,
+    spec=TABLE,
+)
+
+
+def _glu(b: Builder, node: Node) -> Value | list[Value] | None:
+    """x₁ · sigmoid(x₂), of the halves of x."""
+    axis = node.operation.axis
+
+    def gated(operation: Any, x: Any) -> Any:
+        left, right = ops.split(x, 2, axis=axis)
+        return ops.multiply(left, ops.sigmoid(right))
+
+    return traced(gated)(b, node)
+
+
+def _square(b: Builder, node: Node) -> Value:
+    """x · x."""
+    return b.call(lambda name: layers.Multiply(name=name), "", node.inputs[0], node.inputs[0])
+
+
+register(ops.square, spec=OperatorSpec(decompose=_square))
+register(ops.glu, spec=OperatorSpec(decompose=_glu))

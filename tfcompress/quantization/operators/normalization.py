@@ -1,0 +1,483 @@
+"""Norms over axes of one sample: layer, RMS, group and instance norm, and vectors of length 1.
+
+y = (x − mean) / √(mean of squares + ε) · γ + β, with a rounding behind each step: the mean, the
+difference, the sum of squares, its inverse root by a table, the product, and γ and β together.
+
+The sum of squares over the last axes is a product of matrices, which adds up in int32 and rounds
+once. Rounding each square to 8 bits first, as MUL and MEAN do, takes the small ones for 0: with
+outlying channels (20 times the others) the file's signal-to-noise ratio is 5 dB worse. Group norms
+add up over positions, where no matrix product fits, and square with MUL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.operators import forms
+from tfcompress.quantization.operators.arithmetic import QuantizedMultiply, QuantizedSubtract
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.channel_affine import FOLDED_SPEC, FoldedAffine
+from tfcompress.quantization.operators.elementwise import CODE_TABLE, CodeTable
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.placement.upstream import upstream_quantizer
+
+
+class NormPart:
+    """Mixin of the steps of a norm: the last one is stripped to the norm, the others to nothing.
+
+    Args:
+        original: Of the last step, the configuration of the layer, serialized.
+    """
+
+    get_config: Callable[[], dict[str, Any]]
+
+    def __init__(self, original: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Behind a function: Keras would track what is in the dictionary.
+        self._original: Callable[[], Any] = lambda: original
+
+    def stripped(self) -> list[Any]:
+        original = self._original()
+        return [] if original is None else [keras.saving.deserialize_keras_object(original)]
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MeanOverAxes(NormPart, keras.layers.Layer):
+    """The mean over axes, which stay as axes of size 1 by default."""
+
+    def __init__(self, axes: Sequence[int], keepdims: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axes, self.keepdims = list(axes), bool(keepdims)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(inputs, self.axes, keepdims=self.keepdims)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return _reduced(input_shape, self.axes, self.keepdims)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"axes": self.axes, "keepdims": self.keepdims, "original": self._original()}
+        return {**super().get_config(), **own}
+
+
+def _reduced(shape: Sequence[Any], axes: Sequence[int], keepdims: bool) -> tuple:
+    """A shape without some axes, or with 1 in place of them."""
+    sizes = [1 if i in axes else n for i, n in enumerate(shape)]
+    return tuple(n for i, n in enumerate(sizes) if keepdims or i not in axes)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class SumOfSquares(NormPart, Linked, keras.layers.Layer):
+    """Σ x² over the last axes, from `first_axis` on, which stay as axes of size 1 by default."""
+
+    def __init__(self, first_axis: int, keepdims: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first_axis, self.keepdims = first_axis, bool(keepdims)
+        # Call index → the quantizer of the input, and → that of the sum.
+        self._sources, self._rounding = Links(), Links()
+
+    def link(self, inputs: Any, call_index: int) -> None:
+        self._sources.set(call_index, upstream_quantizer(inputs))
+
+    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
+        self._rounding.set(call_index, quantizer)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        axes = list(range(self.first_axis, inputs.shape.rank))
+        outputs = tf.reduce_sum(tf.square(inputs), axes, keepdims=self.keepdims)
+        source: TensorQuantizer | None = self._sources.get(call_index)
+        target: TensorQuantizer | None = self._rounding.get(call_index)
+        if training or source is None or target is None or self.compute_dtype != "float32":
+            return outputs
+        active = source.active_scale()
+        step = tf.where(active > 0, active, 1.0)
+        codes = tf.cast(tf.round(inputs / step), tf.int32)
+        total = tf.reduce_sum(codes * codes, axes, keepdims=self.keepdims)
+        is_symmetric = tf.equal(source.zero_point, 0.0)
+        exact = target.round_by(
+            lambda scale: rounded_square_sum(total, step, scale, is_symmetric), outputs
+        )
+        return outputs + tf.stop_gradient(tf.where(active > 0, exact, outputs) - outputs)
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        shape = self.compute_output_shape(inputs.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        axes = range(self.first_axis, len(input_shape))
+        return _reduced(input_shape, axes, self.keepdims)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"first_axis": self.first_axis, "keepdims": self.keepdims}
+        return {**super().get_config(), **own}
+
+
+def rounded_square_sum(
+    total: tf.Tensor, step: tf.Tensor, scale: tf.Tensor, is_symmetric: tf.Tensor
+) -> tf.Tensor:
+    """The code of total · step² at `scale`, as the runtime rounds the sum of BATCH_MATMUL.
+
+    XNNPACK takes operands whose zero point is 0, multiplies in float32 and rounds to even. For
+    others LiteRT's own kernel multiplies by a number of 31 bits and shifts to the right; it rounds
+    after each of the two, halves away from 0 (gemmlowp), which a single rounding misses for one
+    sum in 2ˢʰⁱᶠᵗ.
+
+    Args:
+        total: Σ of the squares of codes less their zero point, int32.
+        step: Scale of these codes, a positive scalar, float32.
+        scale: That of the result.
+        is_symmetric: Whether the zero point of the codes is 0.
+
+    Returns:
+        float32 whole numbers, without a zero point.
+    """
+    in_float = tf.round(tf.cast(total, tf.float32) * (step * step / scale))
+    step, scale = tf.cast(step, tf.float64), tf.cast(scale, tf.float64)
+    multiplier = step * step / scale
+    # multiplier = fraction · 2^exponent with a fraction in [0.5, 1), from the bits of the float.
+    exponent = tf.bitwise.right_shift(tf.bitcast(multiplier, tf.int64), 52) - 1022
+    power = tf.bitcast(tf.bitwise.left_shift(exponent + 1023, 52), tf.float64)
+    fraction = tf.cast(tf.round(multiplier / power * 2.0**31), tf.int64)
+    left, right = tf.maximum(exponent, 0), tf.maximum(-exponent, 0)
+    wide = tf.bitwise.left_shift(tf.cast(total, tf.int64), left)
+    high = tf.bitwise.right_shift(wide * fraction + 2**30, 31)
+    half = tf.bitwise.right_shift(tf.bitwise.left_shift(tf.ones_like(right), right), 1)
+    in_integers = tf.bitwise.right_shift(high + half, right)
+    return tf.where(is_symmetric, in_float, tf.cast(in_integers, tf.float32))
+
+
+def _lower_squares(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """A BATCH_MATMUL of every vector with itself."""
+    first = call.operation.first_axis
+    shape = [int(n) for n in x.shape]
+    count, size = int(np.prod(shape[:first], dtype=int)), int(np.prod(shape[first:], dtype=int))
+    row = tf.reshape(x, [count, 1, size])
+    column = tf.reshape(x, [count, size, 1])
+    axes = range(first, len(shape))
+    return tf.reshape(tf.matmul(row, column), _reduced(shape, axes, call.operation.keepdims))
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MeanOverGroups(NormPart, keras.layers.Layer):
+    """The mean over each group of neighbouring channels, written to all of its channels."""
+
+    def __init__(self, groups: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def kernel(self, channels: int) -> np.ndarray:
+        """(channels, channels): the share of each channel in each mean."""
+        size = channels // self.groups
+        return np.kron(np.eye(self.groups), np.full((size, size), 1.0 / size)).astype(np.float32)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(inputs, tf.constant(self.kernel(inputs.shape[-1])))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "groups": self.groups}
+
+
+def _lower_groups(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """A 1×1 convolution with constant weights."""
+    channels = int(x.shape[-1])
+    kernel = tf.constant(call.operation.kernel(channels)[None, None])
+    y = tf.nn.conv2d(tf.reshape(x, [1, 1, -1, channels]), kernel, 1, "VALID")
+    return tf.reshape(y, x.shape)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class InverseRoot(NormPart, CodeTable):
+    """min(1 / √(x · factor + epsilon), largest), value by value."""
+
+    def __init__(
+        self,
+        factor: float = 1.0,
+        epsilon: float = 0.0,
+        largest: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.factor, self.epsilon, self.largest = float(factor), float(epsilon), largest
+
+    def function(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.math.rsqrt(x * self.factor + self.epsilon)
+        return y if self.largest is None else tf.minimum(y, self.largest)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"factor": self.factor, "epsilon": self.epsilon, "largest": self.largest}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class Centered(NormPart, QuantizedSubtract):
+    """x − mean."""
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class Normalized(NormPart, QuantizedMultiply):
+    """(x − mean) · inverse root, or a square."""
+
+    def stripped(self) -> list[Any]:
+        norm = super().stripped()
+        return [lambda factors: norm[0](factors[0])] if norm else []
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "original": self._original()}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class NormAffine(NormPart, FoldedAffine, keras.layers.Layer):
+    """x · γ + β, with γ and β trained, of the sizes of some axes of x.
+
+    Args:
+        axes: The axes.
+        scale: Name of the variable of γ, `None` for none.
+        offset: Name of the variable of β, `None` for none.
+    """
+
+    def __init__(
+        self, axes: Sequence[int], scale: str | None, offset: str | None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.axes, self.scale, self.offset_name = list(axes), scale, offset
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        shape = tuple(input_shape[axis] for axis in self.axes)
+        # In front of the axes between those of γ; the last axes need none.
+        rank = len(input_shape)
+        broadcast = [n if i in self.axes else 1 for i, n in enumerate(input_shape)]
+        self._shape = broadcast[min(self.axes) :] if self.axes else [1] * rank
+
+        def variable(name: str | None, initializer: str) -> keras.Variable | None:
+            if name is None:
+                return None
+            return self.add_weight(name=name, shape=shape, initializer=initializer, autocast=False)
+
+        self.gamma, self.beta = variable(self.scale, "ones"), variable(self.offset_name, "zeros")
+        self.built = True
+
+    def factor(self) -> tf.Tensor:
+        value = tf.ones(()) if self.gamma is None else self.gamma.value
+        return tf.reshape(value, self._shape) if self.gamma is not None else value
+
+    def offset(self) -> tf.Tensor:
+        return tf.zeros(()) if self.beta is None else tf.reshape(self.beta.value, self._shape)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        if training and self.trainable:
+            outputs = tf.cast(inputs, tf.float32) * self.factor() + self.offset()
+            return tf.cast(outputs, self.compute_dtype)
+        return self.infer(inputs, call_index)
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"axes": self.axes, "scale": self.scale, "offset": self.offset_name}
+        return {**super().get_config(), **own, "original": self._original()}
+
+
+def _lower_affine(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """A depthwise convolution with a channel for each γ."""
+    factor, offset = (np.asarray(c, np.float32) for c in call.constants)
+    if all(c.size in (1, x.shape[-1]) and c.ndim <= 1 for c in (factor, offset)):
+        return forms.channel_affine(x, factor, offset)
+    shape = [int(n) for n in x.shape]
+    flat = tf.reshape(x, [1, 1, 1, int(np.prod(shape))])
+    gamma, beta = (np.broadcast_to(c, shape[1:]).ravel() for c in (factor, offset))
+    return tf.reshape(forms.channel_affine(flat, gamma, beta), shape)
+
+
+# --- decompositions -----------------------------------------------------------------------------
+
+
+def inner_axes(axis: Any, rank: int) -> list[int]:
+    """Axes of a tensor of that rank, counted from the front, in order."""
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    return sorted(a % rank for a in axes)
+
+
+def number_of(x: Value, axes: Sequence[int]) -> int:
+    """How many values the axes, whose sizes are known, hold together."""
+    return math.prod(x.shape[axis] or 1 for axis in axes)
+
+
+def _scaled_by_norm(
+    b: Builder, x: Value, axes: list[int], original: dict | None, **root: Any
+) -> Value:
+    """x · InverseRoot(Σ x² · factor): `factor` counts as for the mean where it is left out."""
+    if axes == list(range(axes[0], len(x.shape))) and None not in x.shape[1:]:
+        total = b.call(lambda n: SumOfSquares(axes[0], name=n), "squares", x)
+    else:
+        square = b.call(lambda n: Normalized(name=n), "square", x, x)
+        total = b.call(lambda n: MeanOverAxes(axes, name=n), "squares", square)
+        size = number_of(x, axes)
+        root["factor"] = root.get("factor", 1.0) * size
+    inverse = b.call(lambda n: InverseRoot(name=n, **root), "root", total)
+    suffix = "" if original is not None else "normalized"
+    return b.call(lambda n: Normalized(original, name=n), suffix, x, inverse)
+
+
+def _with_affine(
+    b: Builder, x: Value, axes: list[int], gamma: Any, beta: Any, original: dict | None
+) -> Value:
+    layer = b.node.operation
+    variables = {v.name: v for v in (gamma, beta) if v is not None}
+    names = [None if v is None else v.name for v in (gamma, beta)]
+
+    def make(name: str) -> NormAffine:
+        return NormAffine(
+            axes,
+            *names,
+            original=original,
+            name=name,
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+        )
+
+    return b.call(make, "", x, weights=variables)
+
+
+def serialized(operation: Any) -> dict[str, Any]:
+    """The configuration of a layer or operation, from which Keras makes it again."""
+    return keras.saving.serialize_keras_object(operation)
+
+
+def has_known_axes(node: Node, axes: list[int]) -> bool:
+    """Whether the sizes of a call's normalized axes are known."""
+    shape = node.inputs[0].shape
+    return node.inputs[0].is_float and 0 not in axes and all(shape[a] for a in axes)
+
+
+def _layer_norm(b: Builder, node: Node) -> Value | None:
+    """mean, x − mean, Σ of squares, 1 / √ by a table, a product, γ and β."""
+    layer, x = node.operation, node.inputs[0]
+    axes = inner_axes(layer.axis, len(x.shape))
+    if layer.rms_scaling or not has_known_axes(node, axes):
+        return None
+    size = number_of(x, axes)
+    mean = b.call(lambda n: MeanOverAxes(axes, name=n), "mean", x)
+    centered = b.call(lambda n: Centered(name=n), "centered", x, mean)
+    has_affine = layer.gamma is not None or layer.beta is not None
+    original = serialized(layer)
+    y = _scaled_by_norm(
+        b,
+        centered,
+        axes,
+        None if has_affine else original,
+        factor=1.0 / size,
+        epsilon=layer.epsilon,
+    )
+    return _with_affine(b, y, axes, layer.gamma, layer.beta, original) if has_affine else y
+
+
+def _rms_norm(b: Builder, node: Node) -> Value | None:
+    """Σ of squares, 1 / √ by a table, a product, the scale."""
+    layer, x = node.operation, node.inputs[0]
+    axes = inner_axes(layer.axis, len(x.shape))
+    if not has_known_axes(node, axes):
+        return None
+    size = number_of(x, axes)
+    y = _scaled_by_norm(b, x, axes, None, factor=1.0 / size, epsilon=layer.epsilon)
+    return _with_affine(b, y, axes, layer.scale, None, serialized(layer))
+
+
+def _unit_norm(b: Builder, node: Node) -> Value | None:
+    """Σ of squares, 1 / √ by a table, a product."""
+    layer, x = node.operation, node.inputs[0]
+    axes = inner_axes(layer.axis, len(x.shape))
+    if getattr(layer, "order", 2) != 2 or not has_known_axes(node, axes):
+        return None
+    epsilon = getattr(layer, "epsilon", 1e-12) or keras.backend.epsilon()
+    return _scaled_by_norm(b, x, axes, serialized(layer), largest=1.0 / epsilon)
+
+
+def _group_norm(b: Builder, node: Node) -> Value | None:
+    """Means over positions, then over groups; squares likewise; the rest as a layer norm."""
+    layer, x = node.operation, node.inputs[0]
+    rank, channels = len(x.shape), x.shape[-1]
+    positions = list(range(1, rank - 1))
+    if layer.axis not in (-1, rank - 1) or not has_known_axes(node, list(range(1, rank))):
+        return None
+
+    def mean(value: Value, name: str) -> Value:
+        if layer.groups == 1:
+            axes = list(range(1, rank))
+            return b.call(lambda n: MeanOverAxes(axes, name=n), name, value)
+        if positions:
+            value = b.call(lambda n: MeanOverAxes(positions, name=n), f"{name}_of_channels", value)
+        if layer.groups == channels:
+            return value
+        return b.call(lambda n: MeanOverGroups(layer.groups, name=n), name, value)
+
+    centered = b.call(lambda n: Centered(name=n), "centered", x, mean(x, "mean"))
+    square = b.call(lambda n: Normalized(name=n), "square", centered, centered)
+    variance = mean(square, "variance")
+    inverse = b.call(lambda n: InverseRoot(epsilon=layer.epsilon, name=n), "root", variance)
+    has_affine = layer.gamma is not None or layer.beta is not None
+    original = serialized(layer)
+    last = None if has_affine else original
+    suffix = "normalized" if has_affine else ""
+    y = b.call(lambda n: Normalized(last, name=n), suffix, centered, inverse)
+    if not has_affine:
+        return y
+    return _with_affine(b, y, [rank - 1], layer.gamma, layer.beta, original)
+
+
+def _requantized(layer: keras.Layer) -> keras.Layer:
+    return type(layer).from_config(layer.get_config())
+
+
+for _class, _rule in {
+    layers.LayerNormalization: _layer_norm,
+    layers.RMSNormalization: _rms_norm,
+    layers.GroupNormalization: _group_norm,
+    layers.UnitNormalization: _unit_norm,
+    ops.normalize: _unit_norm,
+}.items():
+    register(_class, spec=OperatorSpec(decompose=_rule))
+register(MeanOverAxes, spec=OperatorSpec(role=Role.AVERAGE))
+register(
+    SumOfSquares,
+    spec=OperatorSpec(
+        role=Role.AVERAGE,
+        quantized=_requantized,
+        lower=_lower_squares,
+        outside=lambda layer: "BATCH_MATMUL",
+    ),
+)
+register(MeanOverGroups, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_groups))
+register(InverseRoot, spec=CODE_TABLE)
+register(Centered, Normalized, spec=OperatorSpec(role=Role.ARITHMETIC, quantized=_requantized))
+register(
+    NormAffine,
+    spec=OperatorSpec(
+        role=Role.AFFINE,
+        quantized=_requantized,
+        constants=FOLDED_SPEC.constants,
+        lower=_lower_affine,
+    ),
+)
