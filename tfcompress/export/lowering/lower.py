@@ -154,13 +154,15 @@ class _Lowering:
         make = operator_of(node.operation).table
         assert make is not None
         values, kernel = make(node.operation, node.kwargs.get("call_index", 0))
-        _, *grid = self._quantizers[self._sources[node.inputs[0]]]
+        _, input_scale, input_zero_point = self._quantizers[self._sources[node.inputs[0]]]
         for reader in self.graph.consumers(node.output):
             if isinstance(reader.operation, FakeQuantize):
                 _, scale, zero_point = self._quantizers[reader]
                 rounded = np.asarray(reader.operation.call(tf.constant(values), training=False))
                 codes = np.round(rounded / np.float32(scale)) + zero_point
-                self._tables[reader] = Table(codes.astype(np.int8), *grid, kernel)
+                self._tables[reader] = Table(
+                    codes.astype(np.int8), input_scale, input_zero_point, kernel
+                )
 
     def is_int8(self, node: Node) -> bool:
         """Whether the plan has a call run in int8."""
