@@ -35,7 +35,6 @@ def around(shape, call, dtype="float32"):
             "int64",
             r"look \(IntegerLookup",
         ),
-        (VECTOR, ops.tan, "float32", r"tan.* \(Tan"),
     ],
 )
 def test_what_no_file_can_hold_is_refused_before_training(shape, call, dtype, message, tmp_path):
