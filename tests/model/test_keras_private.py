@@ -43,6 +43,15 @@ def test_the_call_that_gave_a_tensor():
     assert args[0] is sequential.layers[1].output
 
 
+def test_tensors_of_calls():
+    x = keras.Input((4, 2))
+    recurrent = layers.LSTM(3, return_state=True)
+    outputs = recurrent(x)
+    assert keras_private.outputs_of_call(outputs[1])[1] is outputs[1]
+    assert len(keras_private.outputs_of_call(outputs[0])) == 3
+    assert keras_private.tensors_read(recurrent) == [x]
+
+
 def test_layers_inside_a_layer():
     bidirectional = layers.Bidirectional(layers.LSTM(2))
     bidirectional.build((None, 3, 4))

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from tfcompress.model.equations import read_einsum
+from tfcompress.model.keras_private import padding_mask, tensors_read
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -35,12 +36,12 @@ class SizedEinsumDense(layers.EinsumDense):
     def stripped(self) -> list:
         config = self.get_config()
         config.pop("transforms", None)
-        read = [node.input_tensors[0] for node in self._inbound_nodes]
+        read = tensors_read(self)
         shapes = {self.compute_output_shape(tensor.shape)[1:] for tensor in read}
         if len(shapes) == 1:
             # What reads a causal mask off the shape must know it in the plain model, too.
             config["output_shape"] = shapes.pop()
         plain = layers.EinsumDense.from_config(config)
         # Keras' operations drop a mask without a word.
-        has_mask = any(getattr(tensor, "_keras_mask", None) is not None for tensor in read)
+        has_mask = any(padding_mask(tensor) is not None for tensor in read)
         return [keras.ops.copy, plain] if has_mask else [plain]

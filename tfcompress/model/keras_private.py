@@ -51,6 +51,17 @@ def call_of(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict[str, Any]] | No
     return history.operation, node.arguments.args, node.arguments.kwargs
 
 
+def outputs_of_call(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """All outputs of the call that gave a symbolic tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index].outputs
+
+
+def tensors_read(layer: keras.Layer) -> list[keras.KerasTensor]:
+    """The first symbolic tensor that each call of a layer has read."""
+    return [node.input_tensors[0] for node in layer._inbound_nodes]
+
+
 def padding_mask(tensor: Any) -> Any:
     """The padding mask that Keras attaches to a tensor; `None` where there is none."""
     return getattr(tensor, "_keras_mask", None)

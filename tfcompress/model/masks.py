@@ -14,6 +14,7 @@ import keras
 from keras import tree
 
 from tfcompress.model.graph import Graph, Node, Value, producer
+from tfcompress.model.keras_private import outputs_of_call
 
 
 def explicit_masks(graph: Graph) -> None:
@@ -82,7 +83,7 @@ def _value(graph: Graph, tensor: keras.KerasTensor, known: dict[int, Value]) -> 
     args, kwargs = tree.map_structure(read, (args, kwargs))
     if any(failed):
         return None
-    outputs = operation._inbound_nodes[tensor._keras_history.node_index].outputs
+    outputs = outputs_of_call(tensor)
     node = graph.insert_before(graph.nodes[0], operation, tuple(args), dict(kwargs), outputs)
     known.update({id(spec): value for spec, value in zip(outputs, node.outputs, strict=True)})
     return known[id(tensor)]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcompress.model.graph import Node, Value
+from tfcompress.model.graph import Node, Value, producer
 from tfcompress.model.rewrite import fresh
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import ElementwiseFunction, as_table
@@ -79,7 +79,9 @@ def _divide(b: Builder, node: Node) -> Value | None:
         return as_table(b, node)
     if len({len(value.shape) for value in node.inputs}) != 1:
         return None
-    reciprocal = keras.ops.reciprocal(node.inputs[1].spec)._keras_history.operation
+    call = producer(keras.ops.reciprocal(node.inputs[1].spec))
+    assert call is not None
+    reciprocal = call[0]
     inverse = b.call(
         lambda n: ElementwiseFunction(fresh(reciprocal), name=n), "reciprocal", node.inputs[1]
     )

@@ -37,8 +37,7 @@ class Root(NormPart, CodeTable):
         return tf.sqrt(x * self.factor)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"factor": self.factor, "original": self._original()}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "factor": self.factor}
 
 
 def _axes(node: Node) -> list[int] | None:

@@ -40,12 +40,13 @@ class NormPart:
         original: Of the last step, the configuration of the layer, serialized.
     """
 
-    get_config: Callable[[], dict[str, Any]]
-
     def __init__(self, original: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Behind a function: Keras would track what is in the dictionary.
         self._original: Callable[[], Any] = lambda: original
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "original": self._original()}  # type: ignore[misc]
 
     def stripped(self) -> list[Any]:
         original = self._original()
@@ -67,7 +68,7 @@ class MeanOverAxes(NormPart, keras.layers.Layer):
         return _reduced(input_shape, self.axes, self.keepdims)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"axes": self.axes, "keepdims": self.keepdims, "original": self._original()}
+        own = {"axes": self.axes, "keepdims": self.keepdims}
         return {**super().get_config(), **own}
 
 
@@ -239,9 +240,6 @@ class Normalized(NormPart, QuantizedMultiply):
         norm = super().stripped()
         return [lambda factors: norm[0](factors[0])] if norm else []
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "original": self._original()}
-
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class NormAffine(NormPart, FoldedAffine, keras.layers.Layer):
@@ -297,7 +295,7 @@ class NormAffine(NormPart, FoldedAffine, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         own = {"axes": self.axes, "scale": self.scale, "offset": self.offset_name}
-        return {**super().get_config(), **own, "original": self._original()}
+        return {**super().get_config(), **own}
 
 
 def _lower_affine(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
