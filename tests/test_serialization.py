@@ -29,8 +29,8 @@ from tfcompress.quantization.operators import (
     pooling,
     prelu,
     products,
-    recurrent,
     resizing,
+    steps,
     upsampling,
 )
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
@@ -121,10 +121,12 @@ EXAMPLES = {
         2, False, original=_NORM, name="squares"
     ),
     products.Product: lambda: products.Product("ab,bc->ac", margin=4.0, causal=True, name="p"),
-    recurrent.Chunks: lambda: recurrent.Chunks(4, name="chunks"),
-    recurrent.StackedSteps: lambda: recurrent.StackedSteps(name="stacked"),
-    recurrent.StateDropout: lambda: recurrent.StateDropout(0.5, 3, name="dropout"),
-    recurrent.Steps: lambda: recurrent.Steps(name="steps"),
+    steps.Chunks: lambda: steps.Chunks(4, name="chunks"),
+    steps.StackedSteps: lambda: steps.StackedSteps(name="stacked"),
+    steps.StepsAsSamples: lambda: steps.StepsAsSamples(name="samples"),
+    steps.SamplesAsSteps: lambda: steps.SamplesAsSteps(4, name="steps"),
+    steps.StateDropout: lambda: steps.StateDropout(0.5, 3, name="dropout"),
+    steps.Steps: lambda: steps.Steps(name="steps"),
     SizedEinsumDense: lambda: SizedEinsumDense(
         "abc,cd->abd", (None, 5), bias_axes="d", kernel_regularizer="l2", name="einsum"
     ),

@@ -8,6 +8,7 @@ from keras import layers, ops
 import tfcompress as tfc
 from tfcompress.model.graph import Graph
 from tfcompress.quantization.placement.decompose import decompose
+from tfcompress.quantization.placement.keep_float import KeepFloat
 
 ACTIVATIONS = (
     "relu",
@@ -117,7 +118,8 @@ def test_layers_left_in_float_stay_whole():
     assert (result.parts, result.replaced) == ({}, {})
     config = tfc.QuantizationConfig(by_name={"s": None})
     quantized = tfc.quantize(model, config)
-    assert [type(layer) for layer in quantized.layers[1:]] == [layers.SeparableConv2D]
+    kinds = [type(layer) for layer in quantized.layers[1:]]
+    assert kinds == [KeepFloat, layers.SeparableConv2D]
 
 
 def test_masks_and_codebooks_pass_on_to_the_parts(tmp_path):

@@ -31,6 +31,8 @@ from tfcompress.quantization.operators import (  # noqa: F401
     reductions,
     resizing,
     selection,
+    sequence_wrappers,
+    steps,
     trained_affine,
     trained_sum,
     upsampling,
