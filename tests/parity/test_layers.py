@@ -1,6 +1,7 @@
 """Every layer kind: what the quantized Keras model predicts is what XNNPACK computes."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
@@ -148,6 +149,15 @@ LAYERS = {
     "squeeze_excite": (lambda x: gate(stem(x)), 2),
     "inverted_residual": (lambda x: inverted_residual(stem(x)), 2),
     "ops": (lambda x: ops.relu(ops.mean(stem(x), axis=(1, 2)) * 2.0 - 0.5), 2),
+    "functions_of_tensors": (
+        lambda x: keras.activations.relu(stem(x, 8, None), max_value=6)
+        + keras.activations.relu(stem(x, 8, None)),
+        2,
+    ),
+    "arrays_per_channel": (
+        lambda x: (stem(x) - np.linspace(-1, 1, 8)) * np.linspace(0.5, 2, 8, dtype="float32"),
+        2,
+    ),
     "ops_residual": (lambda x: ops.concatenate([stem(x) + stem(x), stem(x)], axis=-1), 2),
 }
 

@@ -20,12 +20,13 @@ from tfcompress.quantization.operators.registry import (
     Role,
     activation_of,
     register,
+    register_operation,
 )
 
 # --- layers that apply a function ---------------------------------------------------------------
 
 
-def _relu_function(layer: layers.ReLU) -> Callable | None:
+def _relu_function(layer: Any) -> Callable | None:
     if layer.threshold or (layer.negative_slope and layer.max_value is not None):
         return None
     if layer.negative_slope:
@@ -44,6 +45,8 @@ def _lambda_function(layer: layers.Lambda) -> Callable | None:
 
 register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activation))
 register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
+# `keras.activations.relu` of a symbolic tensor.
+register_operation("ReLU", OperatorSpec(function=_relu_function))
 register(layers.Lambda, spec=OperatorSpec(function=_lambda_function))
 register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
 register(layers.Softmax, spec=OperatorSpec(function=_softmax_function))

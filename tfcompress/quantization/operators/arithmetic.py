@@ -19,6 +19,7 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import times
+from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
@@ -181,7 +182,9 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
     """f(tensor, tensor) as Keras' merge layer, where that broadcasts in the same way."""
 
     def rule(b: Builder, node: Node) -> Value | None:
-        """Its layer, where both have one rank."""
+        """Its layer, where both have one rank; a Rescaling for a constant per channel."""
+        if len(node.inputs) == 1:
+            return as_rescaling(b, node)
         if len(node.inputs) != 2 or len({len(value.shape) for value in node.inputs}) != 1:
             return None
         return b.call(lambda name: cls(name=name), "", *node.inputs)

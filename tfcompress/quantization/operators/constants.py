@@ -12,6 +12,7 @@ from tfcompress.model.graph import Node, Value, producer
 from tfcompress.model.rewrite import fresh
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import ElementwiseFunction, as_table
+from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 
 
@@ -76,7 +77,8 @@ def _divide(b: Builder, node: Node) -> Value | None:
     if number:
         return b.call(times(1.0 / number), "", node.inputs[0])
     if len(node.inputs) == 1:
-        return as_table(b, node)
+        rescaled = as_rescaling(b, node)
+        return as_table(b, node) if rescaled is None else rescaled
     if len({len(value.shape) for value in node.inputs}) != 1:
         return None
     call = producer(keras.ops.reciprocal(node.inputs[1].spec))

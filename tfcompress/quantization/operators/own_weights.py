@@ -7,17 +7,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import layers, tree
 
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.symbolic import Untraceable, Weight
+from tfcompress.quantization.operators.per_channel import is_per_channel, rescaling_of
 from tfcompress.quantization.operators.tracing import Taken
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
 from tfcompress.quantization.operators.trained_sum import AddWeight, fits
@@ -76,44 +74,13 @@ def take_weights(graph: Graph, dtype_policy: Any) -> Taken:
 def constants_per_channel(graph: Graph, dtype_policy: Any) -> None:
     """Makes sums and products with a constant per channel Rescaling layers, in place."""
     for node in list(graph.nodes):
-        kind = type(node.operation).__name__
-        if kind not in _CONSTANT_RULES or len(node.args) != 2 or len(node.inputs) != 1:
+        rescaling = rescaling_of(node)
+        if rescaling is None:
             continue
-        x, constant = node.args
-        if constant is node.inputs[0] and kind in ("Add", "Multiply"):
-            x, constant = constant, x
-        is_array = tf.is_tensor(constant) or isinstance(constant, (np.ndarray, list, tuple))
-        if x is not node.inputs[0] or not is_array or not _is_per_channel(node, np.shape(constant)):
-            continue
-        values = np.ravel(np.asarray(constant, np.float32))
-        scale, offset = _CONSTANT_RULES[kind](values)
-        layer = layers.Rescaling(_listed(scale), _listed(offset), dtype=dtype_policy)
-        new = graph.insert_before(node, layer, (x,), {}, [node.output.spec])
+        layer = layers.Rescaling(*rescaling, dtype=dtype_policy)
+        new = graph.insert_before(node, layer, (node.inputs[0],), {}, [node.output.spec])
         new.path = node.path
         graph.replace(node, new.outputs)
-
-
-_CONSTANT_RULES: dict[str, Callable[[np.ndarray], tuple[Any, Any]]] = {
-    "Add": lambda c: (1.0, c),
-    "Subtract": lambda c: (1.0, -c),
-    "Multiply": lambda c: (c, 0.0),
-    "Divide": lambda c: (1.0 / c, 0.0),
-    "TrueDivide": lambda c: (1.0 / c, 0.0),
-}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, float):
-        return value
-    return float(value[0]) if value.size == 1 else value.tolist()
-
-
-def _is_per_channel(node: Node, shape: tuple[int, ...]) -> bool:
-    """Whether an operand of that shape is one number, or one per channel, of the only input."""
-    x, count = node.inputs[0], math.prod(shape)
-    is_per_channel = count == 1 or (count == x.shape[-1] and shape[-1] == count)
-    same_shape = x.shape == node.output.shape and len(shape) <= len(x.shape)
-    return is_per_channel and same_shape and x.is_float and 2 <= len(x.shape) <= 4
 
 
 def _check_owners(graph: Graph) -> None:
@@ -209,7 +176,7 @@ def _conv_transpose(node: Node, weight: Weight) -> _Layer | None:
 
 def _affine(role: str) -> Callable[[Node, Weight], _Layer | None]:
     def rule(node: Node, weight: Weight) -> _Layer | None:
-        if not _is_per_channel(node, weight.shape):
+        if not is_per_channel(node, weight.shape):
             return None
         x = node.inputs[0]
         return _Layer(TrainedAffine, {}, {role: weight.variable}, x, x.shape[-1])

@@ -147,11 +147,18 @@ def register(*kinds: type | Callable, spec: OperatorSpec) -> None:
             _BY_TYPE[kind] = spec
 
 
+def register_operation(name: str, spec: OperatorSpec) -> None:
+    """Enters an operation that is no function of `keras.ops`, by the name of its class."""
+    _BY_OPERATION[name] = spec
+
+
 def registered() -> dict[str, OperatorSpec]:
     """Every entry by its public name: `"layers.Dense"`, `"ops.add"`, `"activations.tanh"`."""
     names = {_public_name(kind): spec for kind, spec in _BY_TYPE.items()}
     words = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in _BY_OPERATION}
-    operations = {_operation_name(words[n]): spec for n, spec in _BY_OPERATION.items()}
+    # `activations.relu`, which has an entry of that name.
+    words.pop("ReLU", None)
+    operations = {_operation_name(word): _BY_OPERATION[name] for name, word in words.items()}
     return {**names, **operations}
 
 
@@ -165,9 +172,10 @@ def is_keras_operation(kind: Any) -> bool:
 
 def operator_of(operation: Any) -> OperatorSpec:
     """The entry of a layer or `keras.ops` operation; `UNKNOWN` where there is none."""
-    if not isinstance(operation, keras.Layer):
-        return _BY_OPERATION.get(type(operation).__name__, UNKNOWN)
-    spec = _BY_TYPE.get(type(operation)) or _BY_TYPE.get(keras_class(operation), UNKNOWN)
+    if isinstance(operation, keras.Layer):
+        spec = _BY_TYPE.get(type(operation)) or _BY_TYPE.get(keras_class(operation), UNKNOWN)
+    else:
+        spec = _BY_OPERATION.get(type(operation).__name__, UNKNOWN)
     if spec.function is None:
         return spec
     return function_spec(spec.function(operation))

@@ -175,7 +175,7 @@ def _check_all_taken(origin: Any, subject: tuple, operations: list, taken: Taken
     """Raises `ValueError` where a trained weight is dropped, or one is initialized anew."""
     # A copy holds its layers in the order of the original.
     held: dict[int, keras.Layer] = {}
-    if subject:
+    if subject and isinstance(origin, keras.Layer):
         held = dict(zip(map(id, all_layers(subject[0])), all_layers(origin), strict=False))
     used = {id(v) for each in taken.values() for v in each.values()}
     new = []
