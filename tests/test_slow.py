@@ -20,7 +20,7 @@ def test_the_list_is_written_from_measured_times(tmp_path, monkeypatch):
     cases = [
         ("tests.a", "test_x[1]", 0.5),
         ("tests.a", "test_x[2]", 3.0),
-        ("tests.a", "test_y", 0.9),
+        ("tests.a", "test_y", 0.5),
     ]
     lines = [f'<testcase classname="{c}" name="{n}" time="{t}"/>' for c, n, t in cases]
     (tmp_path / "times.xml").write_text(f"<testsuites>{''.join(lines)}</testsuites>")

@@ -27,7 +27,8 @@ def test_slow_operators_are_named_and_timed(model):
     report = tfc.lint(model)
     found = [(entry.layer, entry.operator) for entry in report]
     assert found.count(("shared", "GELU")) == 2
-    assert ("inner", "GELU") in found
+    # LiteRT's own kernel, or a table where that is not sure to give the same codes.
+    assert {"GELU", "GATHER"} & {operator for layer, operator in found if layer == "inner"}
     assert ("out", "SOFTMAX") in found
     assert ("sum", "CUMSUM") in found
     assert {e.operator for e in report if e.is_float} >= {"CUMSUM"}

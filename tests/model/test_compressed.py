@@ -14,6 +14,7 @@ from tfcompress.model.compressed import (
     compressed_variables,
     is_compressed,
 )
+from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.kernels import KERNELS, layer_kernels
 from tfcompress.model.transforms import KeepMask, WeightTransform
 
@@ -69,7 +70,7 @@ def samples(cls, shape, count=4):
 def test_every_class_of_the_kernel_table_is_tried():
     known = {cls for cls in COMPRESSED if cls.__module__.startswith("keras.")}
     assert set(CASES) == known
-    assert set(COMPRESSED) == {*KERNELS, layers.EinsumDense}
+    assert set(COMPRESSED) == {*KERNELS, layers.EinsumDense, SizedEinsumDense}
 
 
 @pytest.mark.parametrize("cls", CASES, ids=lambda cls: cls.__name__)

@@ -150,8 +150,10 @@ LAYERS = {
     "inverted_residual": (lambda x: inverted_residual(stem(x)), 2),
     "ops": (lambda x: ops.relu(ops.mean(stem(x), axis=(1, 2)) * 2.0 - 0.5), 2),
     "functions_of_tensors": (
-        lambda x: keras.activations.relu(stem(x, 8, None), max_value=6)
-        + keras.activations.relu(stem(x, 8, None)),
+        lambda x: (
+            keras.activations.relu(stem(x, 8, None), max_value=6)
+            + keras.activations.relu(stem(x, 8, None))
+        ),
         2,
     ),
     "arrays_per_channel": (

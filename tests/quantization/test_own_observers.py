@@ -63,7 +63,8 @@ def quantized(observer):
 
 
 def quantizers(model):
-    return [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
+    """All but the output's, which keeps every value under a default observer."""
+    return [layer for layer in model.layers if isinstance(layer, FakeQuantize)][:-1]
 
 
 @pytest.mark.parametrize("observer", [Half(0.4), LastBatch(0.7)], ids=lambda o: type(o).__name__)

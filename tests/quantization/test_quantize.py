@@ -243,7 +243,7 @@ def test_a_float_layer_with_several_outputs(images):
     a, b = Both(name="both")(inputs)
     model = keras.Model(inputs, [layers.Conv2D(1, 3)(a), layers.Conv2D(1, 3)(b)])
     quantized = tfc.quantize(model, calibration_data=images)
-    assert {"both_quantizer", "both_quantizer_1"} <= set(ranges(quantized))
+    assert sum(name.startswith("both") for name in ranges(quantized)) == 2
 
 
 @pytest.mark.filterwarnings("ignore:'concatenate' joins tensors")

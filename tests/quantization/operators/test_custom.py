@@ -373,7 +373,7 @@ def test_arguments():
         tfc.register_operator(keras.activations.silu)
     with pytest.raises(ValueError, match=r"Expected role='move'. Received: role='kernel'"):
         tfc.register_operator(EverySecond, role="kernel")
-    with pytest.raises(ValueError, match=r"one of decompose, role and float_reason"):
+    with pytest.raises(ValueError, match=r"one of decompose, role, elementwise and float_reason"):
         tfc.register_operator(EverySecond, role="move", float_reason="it is slow")
     with pytest.raises(
         ValueError, match=r"not registered yet. Received: Bottleneck, whose kernels"
