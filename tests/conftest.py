@@ -69,6 +69,25 @@ def _fresh_session(_tests_run):
     keras.backend.clear_session(free_memory=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_autotuning():
+    """Input pipelines that Keras makes of arrays are not tuned.
+
+    The end of an epoch waits for the tuner, a fifth of the time of a short `fit`.
+    """
+    import tensorflow as tf
+
+    stock = tf.data.Dataset.with_options
+
+    def with_options(dataset, options, name=None):
+        options.autotune.enabled = False
+        return stock(dataset, options, name)
+
+    tf.data.Dataset.with_options = with_options
+    yield
+    tf.data.Dataset.with_options = stock
+
+
 @pytest.fixture(autouse=True)
 def _traced_once(request, monkeypatch):
     """Functional models make the variables of optimizer and metrics before their step is traced.
