@@ -142,3 +142,18 @@ def test_layouts():
     assert tflite_layout(np.zeros((3, 2, 4, 5)), "DepthwiseConv2D").shape == (3, 2, 20)
     assert tflite_layout(np.zeros((3, 2, 4, 5)), "Conv2DTranspose").shape == (4, 3, 2, 5)
     assert tflite_layout(np.zeros((7, 5)), "Dense").shape == (5, 7)
+
+
+def test_equal_convolutions_that_the_converter_merges_are_parted(tmp_path):
+    """A ReLU and a sum behind one identity convolution are each computed in int8."""
+    inputs = keras.Input((8, 8, 4), name="image")
+    x = keras.layers.MaxPooling2D(2)(keras.layers.Conv2D(6, 3, padding="same")(inputs))
+    outputs = {
+        "sum": keras.layers.Rescaling(1.0, 0.5, name="scaled")(x),
+        "relu": keras.layers.ReLU(name="alone")(x),
+    }
+    images = np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(inputs, outputs), calibration_data=images)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=images)
+    assert (report.agreement, report.float_tensors) == (1.0, {})
+    assert report.ops["DEPTHWISE_CONV_2D"] == 2

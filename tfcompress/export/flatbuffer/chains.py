@@ -12,10 +12,12 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfcompress.export.flatbuffer.editing import (
     add_tensor,
+    constant,
     op_code,
     op_name,
     opcode_index,
@@ -26,6 +28,7 @@ from tfcompress.export.flatbuffer.int8_ops import FUSES_RELU, MOVE_OPS, RELU_OPS
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, mark_number
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+_CONVOLUTIONS = (_OPERATOR.CONV_2D, _OPERATOR.DEPTHWISE_CONV_2D)
 
 
 @dataclasses.dataclass
@@ -134,7 +137,7 @@ def _assign(found: Computed, mark: schema.OperatorT, tensor: PlannedTensor) -> N
     chain = _chain(found, int(mark.inputs[0]))
     if not chain:
         return
-    chain = _fuse_relu(found, chain)
+    chain = _fuse_bias(found, _fuse_relu(found, chain))
     if not _is_own(found, chain, mark):
         chain = _part(found, chain, mark)
     found.results[id(chain[-1])] = tensor
@@ -176,15 +179,59 @@ def _fuse_relu(found: Computed, chain: list[schema.OperatorT]) -> list[schema.Op
     before = found.producers.get(int(relu.inputs[0]))
     if fused is None or before is None or op_code(found.model, before) not in FUSES_RELU:
         return chain
-    is_read_elsewhere = len(found.readers[int(relu.inputs[0])]) > 1
-    is_output = int(relu.inputs[0]) in set(used_indices(found.graph.outputs))
-    if is_read_elsewhere or is_output or before.builtinOptions.fusedActivationFunction:
+    if before.builtinOptions.fusedActivationFunction:
         return chain
+    before = _in_place_of(found, before, relu)
     before.builtinOptions.fusedActivationFunction = fused
-    before.outputs = relu.outputs
-    found.ops.remove(relu)
-    _index(found)
     return [*chain[:-1], before]
+
+
+def _fuse_bias(found: Computed, chain: list[schema.OperatorT]) -> list[schema.OperatorT]:
+    """Makes a constant that is added to a convolution its bias.
+
+    The converter leaves it apart where equal convolutions, which it has merged, are read by others.
+    """
+    add = chain[-1]
+    if op_code(found.model, add) != _OPERATOR.ADD:
+        return chain
+    for index, other in (tuple(add.inputs), tuple(add.inputs)[::-1]):
+        before, values = found.producers.get(int(index)), _constant(found, int(other))
+        if before is None or values is None or op_code(found.model, before) not in _CONVOLUTIONS:
+            continue
+        bias = _constant(found, int(before.inputs[2])) if len(before.inputs) > 2 else None
+        if bias is None or np.any(bias) or values.size not in (1, bias.size):
+            continue
+        if before.builtinOptions.fusedActivationFunction:
+            continue
+        merged = _in_place_of(found, before, add)
+        merged.builtinOptions.fusedActivationFunction = add.builtinOptions.fusedActivationFunction
+        like = found.graph.tensors[int(before.inputs[2])]
+        added = np.array(np.broadcast_to(values.ravel(), bias.shape), np.float32)
+        index = add_tensor(found.model, found.graph, like, _TYPE.FLOAT32, data=added.view(np.uint8))
+        merged.inputs = [*(int(i) for i in before.inputs[:2]), index]
+        return [*chain[:-1], merged]
+    return chain
+
+
+def _in_place_of(
+    found: Computed, op: schema.OperatorT, follower: schema.OperatorT
+) -> schema.OperatorT:
+    """An operator that gives what its `follower` gives: itself, or a copy if others read it."""
+    result = int(op.outputs[0])
+    if len(found.readers[result]) > 1 or result in set(used_indices(found.graph.outputs)):
+        op = copy.copy(op)
+        op.builtinOptions = copy.copy(op.builtinOptions)
+        found.ops[found.ops.index(follower)] = op
+    else:
+        found.ops.remove(follower)
+    op.outputs = follower.outputs
+    _index(found)
+    return op
+
+
+def _constant(found: Computed, index: int) -> np.ndarray | None:
+    """The values of a constant of floats."""
+    return constant(found.model, found.graph.tensors[index]) if index >= 0 else None
 
 
 def _is_own(found: Computed, chain: list[schema.OperatorT], mark: schema.OperatorT) -> bool:
