@@ -1,0 +1,126 @@
+"""What a configuration means for a model: what runs in int8, and which calls run in one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.keras_features import check_plain_kernels
+from tfcompress.model.kernels import channels_are_last
+from tfcompress.model.masks import explicit_masks
+from tfcompress.model.rewrite import rename_duplicates
+from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.operators.builder import Decomposition
+from tfcompress.quantization.operators.registry import (
+    Role,
+    activation_name,
+    keeps_codes,
+    operator_of,
+    role,
+)
+from tfcompress.quantization.placement.decompose import decompose
+from tfcompress.quantization.placement.keep_float import KeepFloat
+from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.schemes import Scheme
+
+
+class Decisions:
+    """What a configuration means for a model.
+
+    Attributes:
+        model: The model.
+        graph: Its graph, decomposed.
+        decomposition: What was taken apart.
+        originals: The operations of the model, and the path of each.
+        origin: Operation of the graph → that of the model which it is, or is a part of.
+        schemes: Operation → its scheme, `None` for float.
+        named: Operations that the configuration names.
+        calls: Operation → its calls.
+    """
+
+    def __init__(self, model: keras.Model, config: QuantizationConfig):
+        check_plain_kernels(model)
+        self.graph = Graph.from_model(model)
+        _check_not_quantized(model, self.graph)
+        explicit_masks(self.graph)
+        renamed = rename_duplicates(self.graph)
+        self.config = config
+        self.model = model
+        self.originals = [
+            (op, "/".join((*calls[0].path, renamed.get(op, op.name))))
+            for op, calls in self.graph.calls_by_operation().items()
+        ]
+        config.check(self.originals)
+        self.schemes: dict[Any, Scheme | None] = {
+            op: config.scheme_for(op, path) for op, path in self.originals
+        }
+        self.named = {op for op, path in self.originals if config.names_it(op, path)}
+        self.decomposition: Decomposition = decompose(
+            self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
+        )
+        self._inherit_schemes()
+        self.calls = self.graph.calls_by_operation()
+        self._reasons: dict[Node, str | None] = {}
+
+    def _inherit_schemes(self) -> None:
+        """A part gets the scheme of its original."""
+        by_name = {op.name: op for op, _ in self.originals}
+        self.origin = {op: op for op, _ in self.originals}
+        part_of = {p: o for o, names in self.decomposition.parts.items() for p in names}
+        for operation in self.graph.operations():
+            if operation not in self.origin:
+                origin = by_name[part_of[operation.name]]
+                self.origin[operation] = origin
+                self.schemes[operation] = self.schemes[origin]
+                if origin in self.named:
+                    self.named.add(operation)
+
+    def float_reason(self, node: Node) -> str | None:
+        """Why a call stays in float; `None` where it runs in int8."""
+        if node not in self._reasons:
+            is_configured = self.schemes.get(node.operation) is not None
+            refused = self.decomposition.refused.get(node.operation)
+            self._reasons[node] = refused or float_reason(node, is_configured)
+        return self._reasons[node]
+
+    def is_float(self, node: Node) -> bool:
+        is_mark = isinstance(node.operation, FakeQuantize | KeepFloat)
+        return not is_mark and not self.is_quantized(node)
+
+    def is_quantized(self, node: Node) -> bool:
+        return self.float_reason(node) is None
+
+    def fused_next(self, node: Node) -> Node | None:
+        """The call that the runtime runs in the same step as `node`, before it rounds."""
+        follower = self.graph.sole_consumer(node.output) if len(node.outputs) == 1 else None
+        if follower is None or not self.is_quantized(follower):
+            return None
+        found, operation = role(node.operation), node.operation
+        linear = activation_name(getattr(operation, "activation", None)) == "linear"
+        if found is None or (found is Role.KERNEL and not linear):
+            return None
+        if found is Role.KERNEL and operator_of(follower.operation).folds_into_kernel:
+            return follower if channels_are_last(operation) else None
+        is_relu = role(follower.operation) is Role.RELU
+        return follower if found.fuses_relu and is_relu else None
+
+    def source(self, value: Value) -> Value:
+        """The value whose codes `value` holds, looked up through calls that only move codes."""
+        while value.node is not None and self.is_quantized(value.node):
+            if not keeps_codes(value.node.operation):
+                break
+            value = value.node.inputs[0]
+        return value
+
+
+def _check_not_quantized(model: keras.Model, graph: Graph) -> None:
+    for operation in graph.operations():
+        if isinstance(operation, FakeQuantize):
+            raise ValueError(
+                f"Expected a model that is not quantized yet. Received: {model.name!r}, which "
+                f"holds the quantizer {operation.name!r}. Quantize the model it came from, or take "
+                "its weights into a plain model with tfcompress.strip(model)."
+            )
