@@ -81,6 +81,8 @@ class WeightTransform(keras.Layer):
     Attributes:
         one_scale: Whether weights of different output channels take the same values on purpose, so
             that rounding must use one scale for the whole kernel to keep it so.
+        keeps_zero: Whether a weight that is 0 stays 0.
+        makes_zeros: Whether it sets weights to 0 that must stay so.
     """
 
     order: int = 0
@@ -92,6 +94,14 @@ class WeightTransform(keras.Layer):
 
     @property
     def one_scale(self) -> bool:
+        return False
+
+    @property
+    def keeps_zero(self) -> bool:
+        return True
+
+    @property
+    def makes_zeros(self) -> bool:
         return False
 
     def attach(self, layer: keras.Layer, variable: keras.Variable) -> None:
@@ -151,6 +161,10 @@ class KeepMask(WeightTransform):
 
     order = KEEP_MASK
 
+    @property
+    def makes_zeros(self) -> bool:
+        return True
+
     def build(self, shape: tuple[int, ...]) -> None:
         self.mask = self.add_weight(
             name="mask", shape=shape, initializer="ones", trainable=False, autocast=False
@@ -182,6 +196,12 @@ class TransformedWeights(keras.Layer):
 
     def attach(self, layer: keras.Layer, variables: dict[str, keras.Variable]) -> None:
         for name, chain in self.chains.items():
+            if any(t.makes_zeros for t in chain) and not all(t.keeps_zero for t in chain):
+                raise ValueError(
+                    f"Expected a grid that holds 0 for the pruned weights of {layer.name!r}. "
+                    "Received: a weight quantizer without the level 0. Give the layer another "
+                    "quantizer, or quantize with preserve_sparsity=False."
+                )
             for transform in chain:
                 transform.attach(layer, variables[name])
         self._read = lambda name: variables[name]

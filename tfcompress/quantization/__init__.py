@@ -7,6 +7,12 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
+from tfcompress.quantization.grids.binary import BinaryWeights
+from tfcompress.quantization.grids.dorefa import DoReFaActivations, DoReFaWeights
+from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
+from tfcompress.quantization.grids.levels import APoT, LevelWeights, PowerOfTwoWeights
+from tfcompress.quantization.grids.pact import PACT
+from tfcompress.quantization.grids.ternary import TernaryWeights, TrainedTernary
 from tfcompress.quantization.observers import (
     LeastSquares,
     MeanStd,
@@ -22,11 +28,19 @@ from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import ActivationScheme, Scheme, WeightScheme
 
 __all__ = [
+    "LSQ",
+    "PACT",
+    "APoT",
     "ActivationQuantizer",
     "ActivationScheme",
+    "BinaryWeights",
+    "DoReFaActivations",
+    "DoReFaWeights",
     "FakeQuantize",
     "KernelGrid",
+    "LSQPlus",
     "LeastSquares",
+    "LevelWeights",
     "MeanStd",
     "MinMax",
     "MovingAverage",
@@ -34,10 +48,13 @@ __all__ = [
     "Percentile",
     "Plan",
     "PlanEntry",
+    "PowerOfTwoWeights",
     "QuantizationConfig",
     "QuantizationSchedule",
     "QuantizedModel",
     "Scheme",
+    "TernaryWeights",
+    "TrainedTernary",
     "UniformWeights",
     "VariableSpec",
     "WeightQuantizer",

@@ -14,6 +14,9 @@ from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQu
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.weight_quantizer import WeightQuantizer
+from tfcompress.quantization.grids.binary import BinaryWeights
+from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
+from tfcompress.quantization.grids.ternary import TernaryWeights
 from tfcompress.quantization.options import ActivationOptions, WeightOptions
 
 _S = TypeVar("_S", "WeightScheme", "ActivationScheme")
@@ -44,6 +47,7 @@ class WeightScheme(WeightOptions):
             raise TypeError(
                 f"Expected `quantizer` to be a WeightQuantizer. Received: {self.quantizer!r}."
             )
+        self.quantizer.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,7 @@ class ActivationScheme(ActivationOptions):
             raise TypeError(
                 f"Expected `quantizer` to be an ActivationQuantizer. Received: {self.quantizer!r}."
             )
+        self.quantizer.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +105,13 @@ class Scheme:
 #: Schemes by name.
 PRESETS: dict[str, Scheme] = {
     "int8": Scheme(),
+    "int4": Scheme(weights=WeightScheme(num_bits=4)),
     "w4a8": Scheme(weights=WeightScheme(num_bits=4)),
     "w4a4": Scheme(WeightScheme(num_bits=4), ActivationScheme(num_bits=4)),
+    "lsq-w4a8": Scheme(WeightScheme(4, quantizer=LSQ()), ActivationScheme(quantizer=LSQPlus())),
+    "w2a8": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
+    "ternary": Scheme(weights=WeightScheme(2, quantizer=TernaryWeights())),
+    "binary": Scheme(weights=WeightScheme(2, quantizer=BinaryWeights())),
 }
 
 

@@ -32,6 +32,9 @@ class ActivationQuantizer(Configurable):
     them, calibration (or the first training batch) gives the range from which they start.
     """
 
+    def check(self, options: ActivationOptions) -> None:
+        """Raises `ValueError` for options of a scheme that the quantizer cannot follow."""
+
     def variables(self, options: ActivationOptions) -> Mapping[str, VariableSpec]:
         """The variables that it keeps for each tensor, by name: 0 before a range is known."""
         return {"scale": VariableSpec(), "zero_point": VariableSpec()}

@@ -98,7 +98,9 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             # Running low, high and the sum of their weights, which debiases the average.
             self.statistics = add_variables(self, {"statistics": VariableSpec((3,))})["statistics"]
         trained = {
-            n: dataclasses.replace(s, trainable=False) for n, s in specs.items() if s.trainable
+            n: dataclasses.replace(s, trainable=False, regularizer=None)
+            for n, s in specs.items()
+            if s.trainable
         }
         # What a trained variable was when it was frozen: an optimizer with momentum moves it on.
         held = add_variables(self, {f"held_{name}": spec for name, spec in trained.items()})

@@ -58,7 +58,7 @@ class UniformWeights(WeightQuantizer):
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if _is_recomputed(grid.options):
-            scale, zero_point = range_parameters(grid.options, *_extremes(kernel, grid))
+            scale, zero_point = range_parameters(grid.options, *extremes(kernel, grid))
             return self._on_grid(kernel, scale, zero_point, grid.options, training), scale
         scale = state["scale"].value
         known = scale > 0
@@ -87,16 +87,21 @@ class UniformWeights(WeightQuantizer):
         )
 
     def limits(self, options: WeightOptions) -> tuple[str, ...]:
-        limits = []
-        if not options.symmetric:
-            limits.append("affine weights (int8 kernels have zero point 0)")
-        if not options.narrow_range and options.num_bits == 8:
-            limits.append("weights with code −128 (int8 kernels use −127 … 127)")
-        return tuple(limits)
+        return uniform_limits(options)
 
     def describe(self, options: WeightOptions) -> str:
         granularity = "per channel" if options.per_channel else "per tensor"
         return f"int{options.num_bits} {granularity}{describe_details(options)}"
+
+
+def uniform_limits(options: WeightOptions) -> tuple[str, ...]:
+    """What of uniform weights no `.tflite` can hold."""
+    limits = []
+    if not options.symmetric:
+        limits.append("affine weights (int8 kernels have zero point 0)")
+    if not options.narrow_range and options.num_bits == 8:
+        limits.append("weights with code −128 (int8 kernels use −127 … 127)")
+    return tuple(limits)
 
 
 def _is_recomputed(options: WeightOptions) -> bool:
@@ -104,7 +109,7 @@ def _is_recomputed(options: WeightOptions) -> bool:
     return type(options.observer) is MinMax
 
 
-def _extremes(kernel: tf.Tensor, grid: KernelGrid) -> tuple[tf.Tensor, tf.Tensor]:
+def extremes(kernel: tf.Tensor, grid: KernelGrid) -> tuple[tf.Tensor, tf.Tensor]:
     """Smallest and largest value of each scale's weights.
 
     Not in a trace of its own: through a function's call XLA takes the kernel for a constant and

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -16,11 +17,13 @@ class VariableSpec:
         shape: Its shape; a scalar by default.
         initial: The value that it starts from.
         trainable: Whether the optimizer trains it.
+        regularizer: A penalty on it in training, such as `keras.regularizers.L2(1e-4)`.
     """
 
     shape: tuple[int, ...] = ()
     initial: float = 0.0
     trainable: bool = False
+    regularizer: Callable[[Any], Any] | None = None
 
 
 def add_variables(
@@ -33,6 +36,7 @@ def add_variables(
             shape=spec.shape,
             initializer=keras.initializers.Constant(spec.initial),
             trainable=spec.trainable,
+            regularizer=spec.regularizer,
             autocast=False,
             aggregation="mean",
         )

@@ -65,8 +65,17 @@ class WeightQuantizer(Configurable, abc.ABC):
     custom object, so that a model that uses it can be loaded and cloned.
 
     What it computes must be a grid: whole numbers from −127 to 127, times one positive scale per
-    channel (or per kernel). 0 must stay 0, so that pruned weights do.
+    channel (or per kernel). 0 must stay 0, so that pruned weights do, or `holds_zero` says that it
+    does not: a kernel with pruned weights is then refused.
     """
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether a weight that is 0 stays 0."""
+        return True
+
+    def check(self, options: WeightOptions) -> None:
+        """Raises `ValueError` for options of a scheme that the quantizer cannot follow."""
 
     def variables(self, grid: KernelGrid) -> Mapping[str, VariableSpec]:
         """The variables that it keeps for each kernel, by name; none by default."""

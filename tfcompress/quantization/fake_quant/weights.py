@@ -57,6 +57,10 @@ class FakeQuantizeWeights(WeightTransform):
         """Bits of a code in the file."""
         return self.scheme.quantizer.num_bits(self.scheme)
 
+    @property
+    def keeps_zero(self) -> bool:
+        return self.scheme.quantizer.holds_zero
+
     def attach(self, layer: keras.Layer, variable: keras.Variable) -> None:
         spec = next(s for s in kernel_specs(layer) if s.name == variable.name)
         rank = len(variable.shape)

@@ -1,0 +1,1 @@
+"""Weight and activation quantizers beyond the uniform one: one file per method."""
