@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.compressed import Compressed
 from tfcompress.model.kernels import Kernel, compressible_kernels, iterate_layers, layer_kernels
 from tfcompress.model.lookup import check_keys, find_key
 from tfcompress.model.paths import full_paths, layer_paths
@@ -91,6 +92,8 @@ def select_kernels(
             skipped[label] = "first or last (`skip_first_last`)"
         elif not kernel.variable.trainable:
             skipped[label] = "frozen: not trainable"
+        elif not _keeps_zero(kernel):
+            skipped[label] = "its weight quantizer has no level 0"
         else:
             chosen.append(kernel)
     skipped.update(_unknown_matrices(model))
@@ -101,6 +104,13 @@ def select_kernels(
             f"skip_first_last={skip_first_last}. Left out: {skipped}"
         )
     return tuple(chosen), skipped
+
+
+def _keeps_zero(kernel: Kernel) -> bool:
+    """Whether a weight that is set to 0 is 0 in what the layer computes with."""
+    layer = kernel.layer
+    chain = layer.transforms.get(kernel.spec.name, ()) if isinstance(layer, Compressed) else ()
+    return all(transform.keeps_zero for transform in chain)
 
 
 def selectable_kernels(model: keras.Model) -> list[tuple[Any, ...]]:

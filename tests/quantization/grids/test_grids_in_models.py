@@ -125,3 +125,17 @@ def test_presets(preset, images):
     quantized = tfc.quantize(model, preset, calibration_data=images)
     codes = np.unique(quantized.get_layer("d").effective_weights()["kernel"][:, 0])
     assert len(codes) <= {"int4": 15, "w2a8": 4, "ternary": 3, "binary": 2, "lsq-w4a8": 15}[preset]
+
+
+def test_pruning_leaves_out_kernels_whose_grid_has_no_zero(images):
+    model = keras.Sequential(
+        [keras.Input((6, 6, 4)), layers.Dense(8, name="d"), layers.Dense(3, name="logits")]
+    )
+    config = tfc.QuantizationConfig(by_name={"d": "binary"})
+    quantized = tfc.quantize(model, config, calibration_data=images)
+    quantized.compile("sgd", "mse")
+    pruner = tfc.Pruner(quantized, tfc.ConstantSparsity(0.5))
+    assert pruner.skipped == {"d": "its weight quantizer has no level 0"}
+    quantized = tfc.quantize(model, "binary", calibration_data=images)
+    with pytest.raises(ValueError, match="no level 0"):
+        tfc.Pruner(quantized, tfc.ConstantSparsity(0.5))

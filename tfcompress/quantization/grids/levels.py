@@ -55,7 +55,7 @@ class LevelQuantizer(WeightQuantizer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         scale, levels = self.scale(kernel, state, grid), self.levels(grid.options)
         boundaries = self.boundaries(levels)
-        ends = (float(levels[0]), float(levels[-1]))
+        ends = (int(levels[0]), int(levels[-1]))
         rounded = scale_and_round(
             kernel, scale, 0.0, ends, lambda codes: nearest_through(codes, levels, boundaries)
         )
