@@ -66,7 +66,11 @@ EXAMPLES = {
     FakeQuantizeWeights: lambda: FakeQuantizeWeights(_WEIGHTS, name="weights"),
     RoundBias: lambda: RoundBias(name="bias"),
     FakeQuantize: lambda: FakeQuantize(
-        _ACTIVATIONS, fixed_range=(-1.0, 0.5), source="conv", name="q"
+        _ACTIVATIONS,
+        fixed_range=(-1.0, 0.5),
+        source="conv",
+        gradients=tfc.GradientScheme(6),
+        name="q",
     ),
     QuantizedBatchNormalization: lambda: QuantizedBatchNormalization(
         momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"
@@ -75,6 +79,17 @@ EXAMPLES = {
     ChannelAffine: lambda: ChannelAffine([1.0, 2.0], 3.0, name="affine"),
     UniformActivations: UniformActivations,
     tfc.UniformWeights: tfc.UniformWeights,
+    tfc.GradientScheme: lambda: tfc.GradientScheme(4, "nearest"),
+    tfc.QuantizedGradients: lambda: tfc.QuantizedGradients(
+        keras.optimizers.SGD(0.5, momentum=0.5),
+        4,
+        "nearest",
+        error_feedback=False,
+        per_channel=True,
+        method="qsgd",
+        seed=3,
+        name="sent",
+    ),
     tfc.APoT: lambda: tfc.APoT(normalize=False),
     tfc.BinaryWeights: tfc.BinaryWeights,
     tfc.DoReFaActivations: lambda: tfc.DoReFaActivations(2.0),

@@ -7,6 +7,8 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
+from tfcompress.quantization.gradients.backward import GradientScheme
+from tfcompress.quantization.gradients.optimizer import QuantizedGradients
 from tfcompress.quantization.grids.binary import BinaryWeights
 from tfcompress.quantization.grids.dorefa import DoReFaActivations, DoReFaWeights
 from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
@@ -37,6 +39,7 @@ __all__ = [
     "DoReFaActivations",
     "DoReFaWeights",
     "FakeQuantize",
+    "GradientScheme",
     "KernelGrid",
     "LSQPlus",
     "LeastSquares",
@@ -51,6 +54,7 @@ __all__ = [
     "PowerOfTwoWeights",
     "QuantizationConfig",
     "QuantizationSchedule",
+    "QuantizedGradients",
     "QuantizedModel",
     "Scheme",
     "TernaryWeights",

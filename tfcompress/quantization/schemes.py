@@ -14,6 +14,7 @@ from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQu
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.weight_quantizer import WeightQuantizer
+from tfcompress.quantization.gradients.backward import GradientScheme
 from tfcompress.quantization.grids.binary import BinaryWeights
 from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
 from tfcompress.quantization.grids.ternary import TernaryWeights
@@ -82,6 +83,8 @@ class Scheme:
     Attributes:
         weights: Scheme of its kernels.
         activations: Scheme of the tensor that it produces.
+        gradients: Scheme of the gradient that flows back through that tensor; `None` leaves it as
+            it is. It changes training alone.
 
     Example:
         >>> scheme = tfc.Scheme(
@@ -94,12 +97,18 @@ class Scheme:
 
     weights: WeightScheme = dataclasses.field(default_factory=WeightScheme)
     activations: ActivationScheme = dataclasses.field(default_factory=ActivationScheme)
+    gradients: GradientScheme | None = None
 
     def __post_init__(self) -> None:
         for name, cls in (("weights", WeightScheme), ("activations", ActivationScheme)):
             value = getattr(self, name)
             if not isinstance(value, cls):
                 raise TypeError(f"Expected `{name}` to be a {cls.__name__}. Received: {value!r}.")
+        if not isinstance(self.gradients, GradientScheme | None):
+            raise TypeError(
+                "Expected `gradients` to be a GradientScheme or None. "
+                f"Received: {self.gradients!r}."
+            )
 
 
 #: Schemes by name.

@@ -29,6 +29,11 @@ from tfcompress.quantization.fake_quant.uniform_activations import (
     quantize_in_place,
 )
 from tfcompress.quantization.fake_quant.variables import VariableSpec, add_variables
+from tfcompress.quantization.gradients.backward import (
+    GradientScheme,
+    gradient_scheme,
+    with_quantized_gradient,
+)
 from tfcompress.quantization.observers import MinMax, MovingAverage
 from tfcompress.quantization.placement.upstream import link_rounding
 from tfcompress.quantization.schemes import (
@@ -51,6 +56,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         fixed_range: `(low, high)` that LiteRT prescribes for an op, such as (0, 255/256) for a
             sigmoid; it neither calibrates nor moves.
         source: Name of the layer whose tensor this is, for reports.
+        gradients: Scheme of the gradient that flows back through the tensor.
 
     Attributes:
         quantizer: The scheme's quantizer; the uniform one where the range is fixed.
@@ -71,6 +77,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         *,
         fixed_range: tuple[float, float] | None = None,
         source: str | None = None,
+        gradients: GradientScheme | dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         kwargs.pop("dtype", None)
@@ -81,6 +88,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         is_fixed = self.fixed_range is not None
         self.quantizer = UniformActivations() if is_fixed else self.scheme.quantizer
         self.source = source
+        self.gradients = gradient_scheme(gradients)
         self.supports_masking = True
         self._observe: Callable[[tf.Tensor], None] | None = None
         self._also: Callable[[], tf.Tensor] | None = None
@@ -228,6 +236,12 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         if self._observe is not None:
             self._observe(self._observed(inputs))
             return inputs
+        outputs = self._quantized(inputs, bool(training))
+        if training and self.gradients is not None:
+            return with_quantized_gradient(outputs, self.gradients)
+        return outputs
+
+    def _quantized(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
         if training and self.trainable and self.fixed_range is None:
             if self._updates_in_one_call():
                 outputs = _updated_and_rounded(
@@ -243,7 +257,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         quantize = quantizer.quantize_input if self.rounds_input else quantizer.quantize_known
         scale, zero_point = self.parameters()
         active = scale * self.enabled.value
-        outputs = quantize(inputs, scale, zero_point, active, self.scheme, bool(training))
+        outputs = quantize(inputs, scale, zero_point, active, self.scheme, training)
         outputs.set_shape(inputs.shape)
         return outputs
 
@@ -283,6 +297,7 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             "scheme": scheme_config(self.scheme),
             "fixed_range": self.fixed_range,
             "source": self.source,
+            "gradients": keras.saving.serialize_keras_object(self.gradients),
         }
 
 

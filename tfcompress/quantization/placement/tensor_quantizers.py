@@ -13,7 +13,7 @@ from tfcompress.quantization.fake_quant.quantizers import (
 )
 from tfcompress.quantization.operators.registry import Role, activation_of, keeps_codes, role
 from tfcompress.quantization.placement.decisions import Decisions
-from tfcompress.quantization.schemes import ActivationScheme, Scheme
+from tfcompress.quantization.schemes import Scheme
 
 
 class QuantizerFactory:
@@ -44,7 +44,8 @@ class QuantizerFactory:
             fixed: Its range, where the runtime prescribes one.
             keeps_every_value: Observe a range that cuts nothing off.
         """
-        scheme = self._activation_scheme(value)
+        chosen = self._scheme_of(value)
+        scheme = chosen.activations
         if value.node is None or value in self._over_steps:
             # An average over the steps of a sequence would cut off those that reach farthest.
             scheme = input_scheme(scheme)
@@ -60,7 +61,10 @@ class QuantizerFactory:
             tensors = [v for n in self.decisions.calls[value.node.operation] for v in n.outputs]
             index = next(i for i, v in enumerate(tensors) if v is value)
             name = f"{name}_{index}" if index else name
-        return FakeQuantize(scheme, fixed_range=fixed, source=origin, name=name)
+        gradients = None if value.node is None else chosen.gradients
+        return FakeQuantize(
+            scheme, fixed_range=fixed, source=origin, gradients=gradients, name=name
+        )
 
     def keeps_every_value(self, value: Value) -> bool:
         """Whether cutting off the largest values would change the model's choice.
@@ -82,17 +86,17 @@ class QuantizerFactory:
             pending += [v for r in readers if keeps_codes(r.operation) for v in r.outputs]
         return False
 
-    def _activation_scheme(self, value: Value) -> ActivationScheme:
+    def _scheme_of(self, value: Value) -> Scheme:
         """Of the last call of the fused group that something names, else of the last call."""
         node, schemes = value.node, self.decisions.schemes
         if node is None or not self.decisions.is_quantized(node) or schemes[node.operation] is None:
-            return self._readers_scheme(value).activations
+            return self._readers_scheme(value)
         named = [
             n
             for n in self._fused_group(node)
             if n.operation in self.decisions.named and schemes[n.operation] is not None
         ]
-        return self._scheme((named or [node])[0]).activations
+        return self._scheme((named or [node])[0])
 
     def _readers_scheme(self, value: Value) -> Scheme:
         """Of the first operation that computes with a value which comes from outside int8."""

@@ -1,0 +1,1 @@
+"""Quantization of gradients: between workers, and inside the backward pass."""
