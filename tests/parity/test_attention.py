@@ -120,6 +120,52 @@ def test_masks_of_padding_reach_every_layer(tokens, tmp_path):
         assert error.max() < 0.05 * np.abs(plain[name]).max()
 
 
+class Positions(layers.Layer):
+    """Adds a trained vector for each position, and hands masks on."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.vectors = self.add_weight(name="vectors", shape=shape[1:], initializer="normal")
+
+    def call(self, x):
+        return x + self.vectors
+
+
+class Pooled(layers.Layer):
+    """A layer inside reads the mask."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.pooling = layers.GlobalAveragePooling1D()
+
+    def call(self, x):
+        return self.pooling(x)
+
+
+def test_masks_pass_layers_of_the_users_own_and_norms(tokens, tmp_path):
+    inputs = keras.Input((STEPS,), dtype="int32", name="tokens")
+    x = Positions()(layers.Embedding(40, WIDTH, mask_zero=True)(inputs))
+    y = layers.RMSNormalization()(layers.LayerNormalization()(x))
+    outputs = {
+        "heads": layers.MultiHeadAttention(2, 8)(y, y),
+        "unit": layers.UnitNormalization()(x),
+    }
+    model = keras.Model(inputs, outputs)
+    quantized, report, parities = exported(model, tokens, tmp_path)
+    check(parities, outputs)
+    assert not report.float_tensors
+    # What is masked has no weight, as in the float model.
+    expected = model.predict(tokens[:32], verbose=0)["heads"]
+    found = quantized.predict(tokens[:32], verbose=0)["heads"]
+    assert np.abs(found - expected).mean() < 0.03 * np.abs(expected).max()
+    inner = tfc.plan(keras.Model(inputs, Pooled(name="pooled")(x)))
+    assert "a mask, which its layer" in inner.float_layers["pooled"]
+
+
 def test_a_token_nobody_looked_up_keeps_its_embedding(tokens):
     model = keras.Sequential(
         [keras.Input((STEPS,), dtype="int32"), layers.Embedding(50, 4), layers.Flatten()]

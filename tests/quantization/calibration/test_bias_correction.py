@@ -157,6 +157,44 @@ def test_training_forgets_what_is_corrected_behind_batch_norm(images):
         np.testing.assert_allclose(weight, other, atol=1e-6)
 
 
+class Scaled(layers.Layer):
+    """x · scale, and + offset: what the runtime folds into the layer before it."""
+
+    def __init__(self, has_offset=False, **kwargs):
+        super().__init__(**kwargs)
+        self.has_offset = has_offset
+
+    def build(self, shape):
+        start = keras.initializers.RandomUniform(0.5, 1.5)
+        self.scale = self.add_weight(name="scale", shape=shape[-1:], initializer=start)
+        if self.has_offset:
+            self.offset = self.add_weight(name="offset", shape=shape[-1:])
+
+    def call(self, x):
+        return x * self.scale + self.offset if self.has_offset else x * self.scale
+
+
+def test_behind_a_kernel_a_trained_scale_leaves_its_bias_to_correct(images):
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3)(inputs)
+    outputs = {
+        "of_bias": Scaled()(layers.Conv2D(6, 3)(x)),
+        "of_offset": Scaled(has_offset=True)(layers.Conv2D(6, 3, use_bias=False)(x)),
+        "neither": Scaled()(layers.Conv2D(6, 3, use_bias=False)(x)),
+    }
+    model = settled(keras.Model(inputs, outputs))
+    expected, errors = model.predict(images, verbose=0), {}
+    for option in (False, True):
+        quantized = tfc.quantize(model, W4, calibration_data=images, bias_correction=option)
+        found = quantized.predict(images, verbose=0)
+        errors[option] = {
+            name: np.abs((found[name] - y).mean((0, 1, 2))).max() / y.std()
+            for name, y in expected.items()
+        }
+    for name in ("of_bias", "of_offset"):
+        assert errors[True][name] < 0.01 < errors[False][name]
+
+
 def test_progress_is_silent_for_ten_seconds(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,17 +30,17 @@ _HELD_VALUES = 32 * 2**20
 
 @dataclasses.dataclass(eq=False)
 class _Corrected:
-    """What is corrected: the bias of a layer, or the moving mean of the batch norm behind it.
+    """What is corrected: a bias, the moving mean of a batch norm, or an offset.
 
     Attributes:
         layer: The layer with rounded weights.
-        batch_norm: The batch norm that the runtime folds into it, if any.
+        folded: The batch norm, or the trained scale and offset, that the runtime folds into it.
         places: The calls whose outputs tell the error, one for each call of the layer.
         errors: Mean error per channel, of each such call so far.
     """
 
     layer: Any
-    batch_norm: Any
+    folded: Any
     places: list[Node] = dataclasses.field(default_factory=list)
     errors: list[np.ndarray] = dataclasses.field(default_factory=list)
 
@@ -49,14 +50,40 @@ class _Corrected:
 
     def subtract(self, error: np.ndarray) -> None:
         """Takes `error` out of the output."""
-        if self.batch_norm is None:
-            bias = self.layer.bias
-            bias.assign(bias.numpy() - error.reshape(bias.shape))
+        if self.folded is None:
+            _add(self.layer.bias, -error)
             return
-        # Training moves it to the mean of what the rounded kernel gives, which is just this.
-        mean, factor = self.batch_norm.moving_mean, np.asarray(self.batch_norm.factor())
+        factor = np.asarray(self.folded.factor())
         safe = np.where(factor == 0, 1.0, factor)
-        mean.assign(mean.numpy() + np.where(factor == 0, 0.0, error / safe))
+        before = np.where(factor == 0, 0.0, error / safe)
+        if _has_moving_mean(self.folded):
+            # Training moves it to the mean of what the rounded kernel gives, which is just this.
+            _add(self.folded.moving_mean, before)
+        elif _has_bias(self.layer):
+            _add(self.layer.bias, -before)
+        else:
+            _add(self.folded.offset_weight, -error)
+
+
+def _add(variable: keras.Variable, values: np.ndarray) -> None:
+    variable.assign(variable.numpy() + np.reshape(values, variable.shape))
+
+
+def _has_moving_mean(folded: Any) -> bool:
+    return getattr(folded, "moving_mean", None) is not None
+
+
+def _has_bias(layer: Any) -> bool:
+    """Whether it has one number for each channel; the bias of an EinsumDense may have others."""
+    return bool(getattr(layer, "use_bias", False))
+
+
+def _can_correct(layer: Any, folded: Any) -> bool:
+    """Whether there is an addend for each channel."""
+    if _has_bias(layer) or (folded is not None and _has_moving_mean(folded)):
+        return True
+    offset = getattr(folded, "offset_weight", None)
+    return offset is not None and math.prod(offset.shape) == layer.kernel.shape[-1]
 
 
 class BiasCorrection:
@@ -65,7 +92,8 @@ class BiasCorrection:
     With y what a layer computes before its activation function in float and ỹ what it computes
     quantized, behind layers that are corrected already, E[ỹ] − E[y] of each channel is subtracted
     from its bias, or added to the moving mean of the batch norm that the runtime folds into it
-    (Nagel et al. 2019, "Data-Free Quantization", section 4.2 and appendix D). That takes out the
+    (Nagel et al. 2019, "Data-Free Quantization", section 4.2 and appendix D). A trained scale and
+    offset behind it are folded, too: then its bias is corrected, or the offset. That takes out the
     mean error of the layer's own weights and of everything before it. The bias is rounded to the
     grid of the int32 sum as always; layers behind see what the file computes. A layer without bias
     and batch norm has nothing to correct; its error is part of that of the next layer.
@@ -159,9 +187,10 @@ def _find_corrected(graph: Graph) -> list[_Corrected]:
             continue
         folded = transform.folded_batch_norm(call_index)
         if folded is not None and folded in calls:
-            item = found.setdefault(folded[0], _Corrected(layer, folded[0]))
-            item.places.append(calls[folded])
-        elif getattr(layer, "use_bias", False):
+            if _can_correct(layer, folded[0]):
+                item = found.setdefault(folded[0], _Corrected(layer, folded[0]))
+                item.places.append(calls[folded])
+        elif _has_bias(layer):
             item = found.setdefault(layer, _Corrected(layer, None))
             item.places.append(node)
     return list(found.values())

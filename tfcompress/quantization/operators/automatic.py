@@ -102,10 +102,10 @@ def _follow(node: Node) -> tuple[Graph, Taken]:
         Untraceable: It cannot be followed.
     """
     operation = node.operation
-    if any(padding_mask(v.spec) is not None for v in node.inputs):
-        raise Untraceable("its input has a mask")
     bases: _Bases = {}
     graph = _followed(node, bases)
+    if any(padding_mask(v.spec) is not None for v in node.inputs):
+        _check_no_mask_is_read(graph)
     _recognize_hard_silu(graph)
     constants_per_channel(graph, operation.dtype_policy)
     taken = take_weights(graph, operation.dtype_policy)
@@ -214,6 +214,19 @@ def _constant_factor(node: Node) -> float | None:
 
 
 # --- checks ---------------------------------------------------------------------------------
+
+
+def _check_no_mask_is_read(graph: Graph) -> None:
+    """No layer inside reads the mask that the input of the call has: the graph knows of none."""
+    for node in graph.nodes:
+        layer = node.operation
+        if not isinstance(layer, keras.Layer):
+            continue
+        names = inspect.signature(layer.call).parameters
+        read = [n for n in names if n == "mask" or n.endswith("_mask")]
+        read = [n for n in read if n not in ("use_causal_mask", "attention_mask")]
+        if any(node.kwargs.get(name) is None for name in read):
+            raise Untraceable(f"its input has a mask, which its layer {layer.name!r} reads")
 
 
 def _check_copies(graph: Graph, operation: Any, made: list[keras.Layer]) -> None:

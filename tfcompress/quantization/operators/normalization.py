@@ -48,13 +48,24 @@ class NormPart:
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "original": self._original()}  # type: ignore[misc]
 
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """That of the values that are normalized, the first of several inputs."""
+        return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
+
     def stripped(self) -> list[Any]:
         original = self._original()
         return [] if original is None else [keras.saving.deserialize_keras_object(original)]
 
 
+class Reduced:
+    """Mixin of what adds up over axes, whose mask nobody reads."""
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None
+
+
 @keras.saving.register_keras_serializable(package="tfcompress")
-class MeanOverAxes(NormPart, keras.layers.Layer):
+class MeanOverAxes(Reduced, NormPart, keras.layers.Layer):
     """The mean over axes, which stay as axes of size 1 by default."""
 
     def __init__(self, axes: Sequence[int], keepdims: bool = True, **kwargs: Any) -> None:
@@ -79,7 +90,7 @@ def _reduced(shape: Sequence[Any], axes: Sequence[int], keepdims: bool) -> tuple
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class SumOfSquares(NormPart, Linked, keras.layers.Layer):
+class SumOfSquares(Reduced, NormPart, Linked, keras.layers.Layer):
     """Σ x² over the last axes, from `first_axis` on, which stay as axes of size 1 by default."""
 
     def __init__(self, first_axis: int, keepdims: bool = True, **kwargs: Any) -> None:
