@@ -32,8 +32,9 @@ def measure(task: Task, seed: int, data_dir: str | None, folder: pathlib.Path) -
     model = task.build(train)
     _fit(model, task, train, task.epochs, task.learning_rate)
     found = {"metric": task.metric, "float": _score(task, _keras_predict(model), test)}
-    control = keras.models.clone_model(model)
-    control.set_weights(model.get_weights())
+    model.save(folder / f"{task.name}.keras")
+    # Not `clone_model`, in which a Normalization forgets what it has adapted to.
+    control = keras.models.load_model(folder / f"{task.name}.keras", compile=False)
     _fit(control, task, train, task.extra_epochs, task.extra_learning_rate)
     found["float_longer"] = _score(task, _keras_predict(control), test)
 
@@ -41,10 +42,10 @@ def measure(task: Task, seed: int, data_dir: str | None, folder: pathlib.Path) -
     compared = _samples(task, model, test, _COMPARED)
     path = folder / f"{task.name}.tflite"
     tfc.export_tflite(quantized, path, verify_data=compared, verify_samples=32)
-    found["int8_calibration"] = _score(task, tfc.Runner(path).predict, test)
+    found["int8_calibration"] = _score(task, _file_predict(path, model), test)
     _fit(quantized, task, train, task.extra_epochs, task.extra_learning_rate, freeze=True)
     report = tfc.export_tflite(quantized, path, verify_data=compared)
-    found["int8_training"] = _score(task, tfc.Runner(path).predict, test)
+    found["int8_training"] = _score(task, _file_predict(path, model), test)
     found = {k: v if isinstance(v, str) else f"{v:.2f}" for k, v in found.items()}
     parities = [p for outputs in report.parity.values() for p in outputs]
     return {
@@ -93,10 +94,15 @@ def _samples(task: Task, model: keras.Model, split: Split, count: int) -> Any:
 
 def _keras_predict(model: keras.Model) -> Any:
     def predict(inputs: Sequence[np.ndarray]) -> Outputs:
-        outputs = model.predict(_as_given(inputs), batch_size=250, verbose=0)
+        outputs = model.predict(_as_given(inputs), batch_size=100, verbose=0)
         return outputs if isinstance(outputs, dict) else {"output": outputs}
 
     return predict
+
+
+def _file_predict(path: pathlib.Path, model: keras.Model) -> Any:
+    runner, names = tfc.Runner(path), [tensor.name for tensor in model.inputs]
+    return lambda inputs: runner.predict(dict(zip(names, inputs, strict=True)))
 
 
 def _score(task: Task, predict: Any, test: Split) -> float:
