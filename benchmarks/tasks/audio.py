@@ -118,7 +118,7 @@ def sensor_joined(train: Split) -> keras.Model:
 
 
 _COMMON = {"metric": "accuracy, %", "loss": cross_entropy, "score": accuracy}
-_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 20, "extra_epochs": 8}
+_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 20, "extra_epochs": 6}
 
 TASKS = (
     Task(name="lstm", about="LSTM of 16 steps, spoken digits", build=lstm, **_SPOKEN),

@@ -71,7 +71,8 @@ def _fit(
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     trained.compile(keras.optimizers.Adam(schedule), task.loss())
     targets = keras.tree.map_structure(lambda y: y[:count], train.targets)
-    callbacks = [tfc.callbacks.QuantizationSchedule(freeze_ranges_step=steps * 3 // 4)]
+    # So few steps do not need other ranges and statistics than those of the float model.
+    callbacks = [tfc.callbacks.QuantizationSchedule(0, 0, 0)]
     trained.fit(
         _as_given(train.first(count)),
         targets,

@@ -17,7 +17,8 @@ of the float model; `float, longer` that of the same model after as many more ep
 is trained for; `calibrated` and `trained` that of the int8 file, run by LiteRT, without and with
 training. `equal` is the smallest share of the file's output codes, over outputs and seeds, that
 are those of the trained Keras model; `off` the largest difference in steps. Where there is more
-than one seed, the measures are mean ± deviation, of the last epoch.
+than one seed, the measures are mean ± deviation, of the last epoch. While the int8 model trains,
+ranges are those of the calibration and batch norm keeps its statistics.
 
 ```bash
 python -m benchmarks.nets --data_dir=FOLDER --seeds=0

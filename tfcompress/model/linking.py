@@ -48,5 +48,9 @@ class Linked:
             call_index: Which call of a shared layer.
         """
 
+    def rounds_itself(self, call_index: int) -> bool:
+        """Whether a ReLU is an operator of its own in that call, not fused into one before it."""
+        return False
+
     def link_rounding(self, quantizer: Any, call_index: int) -> None:
         """Called by the quantizer that rounds what this layer gives in that call."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress.model.compressed import compress, is_compressed
-from tfcompress.model.graph import check_functional
+from tfcompress.model.graph import Node, check_functional
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import has_bias, layer_kernels
 from tfcompress.model.linking import Linked
@@ -26,7 +26,7 @@ from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import catalog  # noqa: F401
-from tfcompress.quantization.operators.registry import Role, operator_of, role
+from tfcompress.quantization.operators.registry import Role, keeps_codes, operator_of, role
 from tfcompress.quantization.placement.plan import AS_CONFIGURED, Plan
 from tfcompress.quantization.placement.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel, quantized_class
@@ -221,9 +221,20 @@ def _replacements(
             replacements[operation] = compress(layer, chains)
             if mask is not None:
                 masks.append((replacements[operation], mask))
-        elif make is not None:
+        elif make is not None and (role(operation) is not Role.RELU or _read_codes(nodes)):
             replacements[operation] = make(operation)
     return replacements, masks
+
+
+def _read_codes(nodes: list[Node]) -> bool:
+    """Whether calls read what a quantizer rounds, not what they fuse with."""
+    for node in nodes:
+        maker = node.inputs[0].node
+        while maker is not None and keeps_codes(maker.operation):
+            maker = maker.inputs[0].node
+        if maker is None or not isinstance(maker.operation, FakeQuantize):
+            return False
+    return True
 
 
 def _kernel_value(layer: keras.Layer) -> np.ndarray:

@@ -22,6 +22,7 @@ from tfcompress.quantization.operators.registry import (
     register,
     register_operation,
 )
+from tfcompress.quantization.operators.requantized import Requantized, standalone_relu
 
 # --- layers that apply a function ---------------------------------------------------------------
 
@@ -79,7 +80,9 @@ for _name in ("relu", "relu6"):
     register(
         getattr(activations, _name),
         getattr(ops, _name),
-        spec=OperatorSpec(role=Role.RELU, activation=_name, lower=_lower_relu),
+        spec=OperatorSpec(
+            role=Role.RELU, activation=_name, lower=_lower_relu, quantized=standalone_relu
+        ),
     )
 for _name, _range in {
     "sigmoid": (0.0, 255 / 256),
@@ -134,35 +137,47 @@ for _name, _rule in {
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class NegativePart(keras.layers.Layer):
+class NegativePart(Requantized, keras.layers.Layer):
     """factor · max(−x, 0), the part of a value below zero; factor is positive."""
 
     channels_like = keras.layers.Identity
 
     def __init__(self, factor: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.factor = float(factor)
+        self.multiplier = float(factor)
         self.supports_masking = True
+
+    def factor(self) -> tf.Tensor:
+        return tf.constant(-self.multiplier, tf.float32)
 
     def stripped(self) -> list[keras.Layer]:
         return [
-            keras.layers.Rescaling(-self.factor, name=f"{self.name}_sign"),
+            keras.layers.Rescaling(-self.multiplier, name=f"{self.name}_sign"),
             keras.layers.ReLU(name=self.name),
         ]
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return keras.ops.relu(inputs * -self.factor)
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        if training:
+            return keras.ops.relu(inputs * -self.multiplier)
+        return keras.ops.relu(self.infer(inputs, call_index))
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "factor": self.factor}
+        return {**super().get_config(), "factor": self.multiplier}
 
 
 def lower_negative_part(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     """A 1×1 depthwise convolution with a fused ReLU."""
-    factor = np.float32(-call.operation.factor)
+    factor = np.float32(-call.operation.multiplier)
     return forms.channel_affine(x, factor, None, "relu") if call.reads_codes else None
 
 

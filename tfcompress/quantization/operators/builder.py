@@ -10,6 +10,7 @@ import keras
 
 from tfcompress.model.compressed import Compressed, compress, compressed_class, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.keras_private import padding_mask, set_padding_mask
 
 
 @dataclasses.dataclass
@@ -71,7 +72,12 @@ class Builder:
         results = rule(self, node)
         if results is None:
             return None
-        self.graph.replace(node, results if isinstance(results, list) else [results])
+        results = results if isinstance(results, list) else [results]
+        for old, new in zip(node.outputs, results, strict=True):
+            # What is taken apart later must know that Keras hands on a mask here.
+            if padding_mask(new.spec) is None and padding_mask(old.spec) is not None:
+                set_padding_mask(new.spec, padding_mask(old.spec))
+        self.graph.replace(node, results)
         return self._inserted
 
     def call(

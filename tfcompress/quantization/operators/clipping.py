@@ -15,12 +15,13 @@ from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.requantized import Requantized
 
 _LOW, _HIGH = 1 - 1e-6, 1 - 3e-6
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class ClipTo(keras.layers.Layer):
+class ClipTo(Requantized, keras.layers.Layer):
     """min(max(x, low), high), rounded together with the operator before it.
 
     Bounds are taken some millionths nearer to zero. In a range that ends at one of them the other
@@ -39,9 +40,17 @@ class ClipTo(keras.layers.Layer):
         self.high = None if high is None else float(high)
         self.supports_masking = True
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        y = inputs if self.low is None else ops.maximum(inputs, self.low * _LOW)
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        x = inputs if training else self.infer(inputs, call_index)
+        y = x if self.low is None else ops.maximum(x, self.low * _LOW)
         return y if self.high is None else ops.minimum(y, self.high * _HIGH)
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

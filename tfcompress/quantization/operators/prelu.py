@@ -16,10 +16,11 @@ from tfcompress.quantization.operators.activations import NegativePart
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.requantized import Requantized
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class NegativeSlope(keras.layers.PReLU):
+class NegativeSlope(Requantized, keras.layers.PReLU):
     """−α · n, where n is the negative part of a PReLU's input and α its trained slope.
 
     One slope per channel is exact in int8 (it is the scale of a 1×1 depthwise kernel); a slope
@@ -52,7 +53,19 @@ class NegativeSlope(keras.layers.PReLU):
         scale, _ = affine_parameters(-largest, largest, symmetric=True)
         return fake_quantize(alpha, tf.cast(scale, alpha.dtype), narrow_range=True)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def factor(self) -> tf.Tensor:
+        return tf.reshape(-tf.cast(self.slope(), tf.float32), (-1,))
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, call_index: int = 0
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        if self.per_channel and not training:
+            return self.infer(inputs, call_index)
         return tf.cast(-self.slope() * tf.cast(inputs, tf.float32), self.compute_dtype)
 
 

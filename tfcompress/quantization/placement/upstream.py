@@ -52,10 +52,15 @@ def link_rounding(tensor: keras.KerasTensor, quantizer: TensorQuantizer) -> None
     A ReLU in between fuses into the same rounding.
     """
     call = producer(tensor)
-    if call is not None and role(call[0]) is Role.RELU:
+    if call is not None and role(call[0]) is Role.RELU and not _rounds_itself(call):
         call = producer(first_tensor(call[1:]))
     if call is not None and isinstance(call[0], Linked):
         call[0].link_rounding(quantizer, call[2].get("call_index", 0))
+
+
+def _rounds_itself(call: tuple[Any, tuple, dict[str, Any]]) -> bool:
+    operation, _, kwargs = call
+    return isinstance(operation, Linked) and operation.rounds_itself(kwargs.get("call_index", 0))
 
 
 def first_tensor(arguments: Any) -> keras.KerasTensor:

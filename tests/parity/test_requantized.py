@@ -1,0 +1,37 @@
+"""What rounds codes to codes of another range: equal where a code lies half way, too."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import tfcompress as tfc
+
+CODES = np.arange(-128, 128)
+
+
+def test_codes_half_way_between_two_are_rounded_as_in_the_file(tmp_path):
+    """120 steps of one side become 255 of the new range: every fourth code lies half way."""
+    up, down = (keras.Input((4,), name=name) for name in ("up", "down"))
+    slope = keras.initializers.Constant(0.3)
+    outputs = {
+        "relu": layers.ReLU()(up),
+        "operation": ops.relu(up[:, 1:]),
+        "relu6": layers.Activation("relu6")(up),
+        "ceiling": layers.ReLU(1.0)(up),
+        "clip": ops.clip(down, -1.5, 0.3),
+        "leaky": layers.LeakyReLU(0.25)(down),
+        "prelu": layers.PReLU(slope, shared_axes=[1])(ops.reshape(down, (-1, 2, 2))),
+    }
+    # Zero points of 7 and -8: the largest values are 120 steps of 0.01.
+    samples = np.stack([(CODES - 7) * 0.01, (CODES + 8) * 0.01]).astype(np.float32)
+    inputs = [np.stack([np.roll(x, i) for i in range(4)], -1) for x in samples]
+    quantized = tfc.quantize(keras.Model([up, down], outputs), calibration_data=inputs)
+    quantized.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    report = tfc.export_tflite(loaded, tmp_path / "m.tflite", verify_data=inputs)
+    assert not [p for p in report.parity["serving_default"] if p.equal < 1.0]
+    assert not report.float_tensors
+    # Plain Keras layers again.
+    plain = tfc.strip(loaded).predict(inputs, verbose=0)
+    for name, expected in quantized.predict(inputs, verbose=0).items():
+        np.testing.assert_allclose(plain[name], expected, atol=0.01)
