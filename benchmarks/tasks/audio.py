@@ -118,7 +118,7 @@ def sensor_joined(train: Split) -> keras.Model:
 
 
 _COMMON = {"metric": "accuracy, %", "loss": cross_entropy, "score": accuracy}
-_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 20, "extra_epochs": 6}
+_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 14, "extra_epochs": 4}
 
 TASKS = (
     Task(name="lstm", about="LSTM of 16 steps, spoken digits", build=lstm, **_SPOKEN),
@@ -137,8 +137,8 @@ TASKS = (
         about="1-D convolutions, features of unlike magnitude, an input for each magnitude",
         load=data.sensor,
         build=sensor,
-        epochs=20,
-        extra_epochs=6,
+        epochs=15,
+        extra_epochs=4,
         **_COMMON,
     ),
     Task(
@@ -146,8 +146,8 @@ TASKS = (
         about="the same with all features in one input",
         load=data.sensor_joined,
         build=sensor_joined,
-        epochs=20,
-        extra_epochs=6,
+        epochs=15,
+        extra_epochs=4,
         **_COMMON,
     ),
 )

@@ -59,10 +59,10 @@ def transfer(train: Split) -> keras.Model:
     if train.extra is not None:
         other: Split = train.extra
         whole = _with_head(body)
-        steps = 5 * (len(other) // 64)
+        steps = 3 * (len(other) // 64)
         rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
         whole.compile(keras.optimizers.Adam(rate), cross_entropy())
-        whole.fit(other.inputs[0], other.targets, batch_size=64, epochs=5, verbose=0)
+        whole.fit(other.inputs[0], other.targets, batch_size=64, epochs=3, verbose=0)
     body.trainable = False
     return _with_head(body)
 
@@ -168,8 +168,8 @@ TASKS = (
         build=embedding,
         loss=lambda: contrastive,
         score=nearest,
-        epochs=6,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         batch_size=128,
     ),
     Task(
@@ -180,25 +180,25 @@ TASKS = (
         build=siamese,
         loss=_pair_loss,
         score=same_or_not,
-        epochs=6,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
     ),
     Task(
         name="conv3d",
         about="3-D convolutions, direction of moving digits",
         load=data.moving_digits,
         build=conv3d,
-        epochs=5,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         **_CLASSES,
     ),
     Task(
         name="convnext",
         about="ConvNeXt, CIFAR-10 (JPEG Q75)",
-        load=lambda folder: data.pictures("cifar10", 8000, 1000, folder),
+        load=lambda folder: data.pictures("cifar10", 5000, 1000, folder),
         build=convnext,
-        epochs=6,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         **_CLASSES,
     ),
     Task(
@@ -206,8 +206,8 @@ TASKS = (
         about="frozen MobileNetV3Small and a new head, other classes of CIFAR-10 (JPEG Q75)",
         load=_transfer_data,
         build=transfer,
-        epochs=5,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         **_CLASSES,
     ),
 )

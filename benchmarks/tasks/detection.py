@@ -173,7 +173,7 @@ TASKS = (
         build=detector,
         loss=lambda: {"boxes": boxes_loss, "scores": scores_loss},
         score=f1,
-        epochs=8,
-        extra_epochs=2,
+        epochs=6,
+        extra_epochs=1,
     ),
 )

@@ -82,15 +82,15 @@ _STROKES = {
     "load": data.strokes,
     "loss": _strokes_loss,
     "score": overlap,
-    "epochs": 6,
-    "extra_epochs": 2,
+    "epochs": 4,
+    "extra_epochs": 1,
 }
 _IMAGES = {
     "metric": "PSNR, dB",
     "loss": keras.losses.MeanSquaredError,
     "score": signal_to_noise,
-    "epochs": 8,
-    "extra_epochs": 3,
+    "epochs": 5,
+    "extra_epochs": 1,
 }
 
 TASKS = (

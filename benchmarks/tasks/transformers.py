@@ -68,10 +68,10 @@ TASKS = (
     Task(
         name="vit",
         about="vision transformer, CIFAR-10 (JPEG Q75)",
-        load=lambda folder: data.pictures("cifar10", 8000, 1000, folder),
+        load=lambda folder: data.pictures("cifar10", 5000, 1000, folder),
         build=vit,
-        epochs=6,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         **_COMMON,
     ),
     Task(
@@ -79,8 +79,8 @@ TASKS = (
         about="transformer encoder with masked padding, words of Python's source",
         load=data.passages,
         build=text,
-        epochs=6,
-        extra_epochs=2,
+        epochs=4,
+        extra_epochs=1,
         **_COMMON,
     ),
 )
