@@ -9,13 +9,14 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.files import gzip_size
+from tfcompress.export.flatbuffer.constants import pack
 
 
 def dense_gzip_size(data: bytes) -> int:
     """Bytes of the file under gzip if its zero weights were distributed like the others.
 
-    The zeros of every int8 and int4 kernel are drawn anew from its other codes, those of a float
-    kernel from the normal distribution of its other values, with a fixed seed.
+    The zeros of every kernel of codes are drawn anew from its other codes, those of a float kernel
+    from the normal distribution of its other values, with a fixed seed.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     random = np.random.default_rng(0)
@@ -43,20 +44,21 @@ def _alike(others: np.ndarray, count: int, random: np.random.Generator) -> np.nd
     return random.choice(others, count)
 
 
-def _nibbles(raw: bytes) -> np.ndarray:
-    """The codes of a tensor of 4 bits, two to a byte; a padding one counts as a code."""
-    pairs = np.frombuffer(raw, np.uint8)
-    return np.stack([pairs & 15, pairs >> 4], -1).reshape(-1)
+def _packed(bits: int) -> tuple[Callable[[bytes], np.ndarray], Callable[[np.ndarray], bytes]]:
+    """Of codes of 4 or 2 bits, several to a byte; padding counts as codes."""
 
+    def read(raw: bytes) -> np.ndarray:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        return ((np.frombuffer(raw, np.uint8)[:, None] >> shifts) & (2**bits - 1)).reshape(-1)
 
-def _paired(nibbles: np.ndarray) -> bytes:
-    return (nibbles[::2] | nibbles[1::2] << 4).astype(np.uint8).tobytes()
+    return read, lambda codes: pack(codes, bits).tobytes()
 
 
 #: Type of tensor → (bytes → values, values → bytes).
 _VALUES: dict[int, tuple[Callable[[bytes], np.ndarray], Callable[[np.ndarray], bytes]]] = {
     schema.TensorType.INT8: (lambda raw: np.frombuffer(raw, np.int8).copy(), np.ndarray.tobytes),
-    schema.TensorType.INT4: (_nibbles, _paired),
+    schema.TensorType.INT4: _packed(4),
+    schema.TensorType.INT2: _packed(2),
     schema.TensorType.FLOAT32: (
         lambda raw: np.frombuffer(raw, np.float32).copy(),
         np.ndarray.tobytes,

@@ -34,6 +34,8 @@ class LayerReport:
     Attributes:
         name: The Keras layer.
         num_bits: Bits of its codes; 32 for a kernel in float.
+        stored: The type that holds it in the file: `"int8"`, `"int4"`, `"int2"` or `"float32"`. It
+            may have more bits than the codes, which then save no byte.
         num_scales: One, or one per output channel; 0 for a kernel in float, which has none.
         smallest_scale: Of its scales.
         largest_scale: Of its scales.
@@ -45,6 +47,7 @@ class LayerReport:
 
     name: str
     num_bits: int
+    stored: str
     num_scales: int
     smallest_scale: float
     largest_scale: float
@@ -135,7 +138,7 @@ class ExportReport:
         parts = [f"{self.path}\n\n", self._sizes(), self._constants()]
         parts += [self._runtime(), self._parity(), self._float_agreement()]
         columns = (
-            *("layer", "bits", "scales", "smallest", "largest"),
+            *("layer", "bits", "in the file", "scales", "smallest", "largest"),
             *("weights", "pruned", "rounded to 0", "codes"),
         )
         rows = [dataclasses.astuple(layer) for layer in self.layers]

@@ -61,7 +61,8 @@ def with_kernel(**changes):
 
 def test_the_plan_of_the_file_is_met(quantized):
     data, planned = quantized
-    assert sorted(check_plan(data, {"serving_default": planned})) == ["conv", "dense"]
+    found = check_plan(data, {"serving_default": planned})
+    assert sorted(found) == [("conv", "int8"), ("dense", "int8")]
     kinds = {tensor.layer: tensor.kind for tensor in planned if tensor.scale}
     computed, rounded = Kind.COMPUTED, Kind.ROUNDED
     assert kinds == {"image": rounded, "conv": computed, "mid": rounded, "dense": computed}
@@ -133,4 +134,4 @@ def test_a_kernel_that_stays_in_float_is_not_among_those_that_are_found(converte
     data, planned = converted
     other = altered(planned, "dense", with_kernel(codes=np.negative))
     file = quantize_file(data, {"serving_default": other}, allow_float=True)
-    assert check_plan(file, {"serving_default": other}, allow_float=True) == ["conv"]
+    assert check_plan(file, {"serving_default": other}, allow_float=True) == [("conv", "int8")]

@@ -8,7 +8,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.export.flatbuffer.constants import pack_int4, tflite_layout
+from tfcompress.export.flatbuffer.constants import pack, tflite_layout
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.lowering.bake import bake
 from tfcompress.model.compressed import is_compressed
@@ -63,8 +63,10 @@ def test_every_scheme_that_the_file_can_hold_agrees(name, model, images, tmp_pat
     limit = 2 ** (kernels["dense"].num_bits - 1) - 1
     assert kernels["dense"].distinct <= 2 * limit + 1
     dense = next(t for t in summary.constants if t.shape == (12, 512))
-    # INT4 where the runtime is fast with it, and nowhere else.
-    assert dense.dtype == ("int4" if kernels["dense"].num_bits == 4 else "int8")
+    # Packed where the runtime is fast with it, and nowhere else.
+    bits = kernels["dense"].num_bits
+    assert dense.dtype == ("int2" if bits == 2 else "int4" if bits <= 4 else "int8")
+    assert kernels["dense"].stored == dense.dtype
     others = [t.dtype for t in summary.constants if len(t.shape) == 4]
     assert set(others) == {"int8"}
     if dense.dtype == "int4":
@@ -132,9 +134,10 @@ def test_equal_kernels_of_one_model_keep_their_own_biases(tmp_path):
 
 
 def test_int4_packing():
-    packed = pack_int4(np.int8([[1, -1, 7], [-7, 0, 3]]))
+    packed = pack(np.int8([[1, -1, 7], [-7, 0, 3]]), 4)
     assert packed.tolist() == [0xF1, 0x97, 0x30]
-    assert pack_int4(np.int8([1, 2, 3])).tolist() == [0x21, 0x03]
+    assert pack(np.int8([1, 2, 3]), 4).tolist() == [0x21, 0x03]
+    assert pack(np.int8([1, 0, -1, -2, 1]), 2).tolist() == [0b10110001, 0b01]
 
 
 def test_layouts():

@@ -78,6 +78,10 @@ def test_the_file_holds_what_was_trained(trained, images, tmp_path, converter):
     report = tfc.export_tflite(model, tmp_path / "m.tflite", verify_data=images)
     assert report.agreement == 1.0
     assert not report.float_tensors
+    assert {row.name: row.stored for row in report.layers if row.name in ("lsq", "lsq2")} == {
+        "lsq": "int4",
+        "lsq2": "int8",
+    }
     bits = {row.name: row.num_bits for row in report.layers if row.name in WEIGHTS}
     assert bits == {
         "lsq": 4,
@@ -139,3 +143,30 @@ def test_pruning_leaves_out_kernels_whose_grid_has_no_zero(images):
     quantized = tfc.quantize(model, "binary", calibration_data=images)
     with pytest.raises(ValueError, match="no level 0"):
         tfc.Pruner(quantized, tfc.ConstantSparsity(0.5))
+
+
+@pytest.mark.parametrize(
+    ("preset", "rows", "stored"),
+    [
+        ("w2a8", 12, "int2"),
+        ("binary", 12, "int2"),
+        ("ternary", 10, "int4"),
+        ("int4", 9, "int8"),
+        ("ternary", 9, "int8"),
+    ],
+)
+def test_dense_kernels_are_packed(preset, rows, stored, tmp_path, converter):
+    """XNNPACK takes rows of whole bytes of 2-bit codes; others go to 4 bits."""
+    data = np.random.default_rng(0).normal(size=(32, rows)).astype(np.float32)
+    model = keras.Sequential(
+        [keras.Input((rows,)), layers.Dense(16, "relu", name="a"), layers.Dense(6, name="b")]
+    )
+    quantized = tfc.quantize(model, preset, calibration_data=data)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=data)
+    assert report.agreement == 1.0
+    assert report.fully_delegated
+    assert {row.name: row.stored for row in report.layers}["a"] == stored
+    found = tfc.inspect_tflite(tmp_path / "m.tflite")
+    assert stored in {tensor.dtype for tensor in found.tensors}
+    out = tfc.Runner(tmp_path / "m.tflite").predict(data)
+    np.testing.assert_allclose(next(iter(out.values())), quantized(data), atol=1e-5)

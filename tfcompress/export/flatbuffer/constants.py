@@ -117,12 +117,13 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
     return np.moveaxis(codes, -1, 0)
 
 
-def pack_int4(codes: np.ndarray) -> np.ndarray:
-    """Two codes to a byte, the first in the low half."""
+def pack(codes: np.ndarray, num_bits: int) -> np.ndarray:
+    """Codes of 4 or 2 bits, two or four to a byte, the first in the lowest bits."""
+    per_byte = 8 // num_bits
     flat = codes.astype(np.int8).ravel()
-    if flat.size % 2:
-        flat = np.append(flat, np.int8(0))
-    return ((flat[0::2] & 15) | ((flat[1::2] & 15) << 4)).astype(np.uint8)
+    flat = np.append(flat, np.zeros(-flat.size % per_byte, np.int8)).astype(np.uint8)
+    parts = (flat & (2**num_bits - 1)).reshape(-1, per_byte) << np.arange(0, 8, num_bits)
+    return parts.sum(1).astype(np.uint8)
 
 
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:

@@ -98,15 +98,20 @@ _VERSIONS = {
 _DENSE_WITHOUT_BIAS = 6
 _TRANSPOSED_WITH_BIAS = 3
 _TRANSPOSED_WITH_RELU = 4
-#: The runtime that has the versions above, and the one that takes INT4 weights.
+#: The runtime that has the versions above, and those that take INT4 and INT2 weights. Of INT2 only
+#: the oldest that was tried is known.
 INT8_RUNTIME = "2.5.0"
-INT4_RUNTIME = "2.11.0"
+PACKED_RUNTIMES = {schema.TensorType.INT4: "2.11.0", schema.TensorType.INT2: "2.21.0"}
 #: Operators by which a table of codes is looked up or computed, and the runtime that has them.
 LOOKUP_OPS = frozenset((_OP.BITCAST, _OP.EXP, _OP.LOG))
 TABLE_RUNTIME = "2.14.0"
-#: Which 4-bit kernels are stored as INT4, and from which version of the op: XNNPACK runs those of
-#: FULLY_CONNECTED faster than int8, and does not run 4-bit convolutions.
-INT4_VERSIONS = {_OP.FULLY_CONNECTED: 10}
+#: Which kernels of few bits are stored packed, and the version of the op that says so: XNNPACK runs
+#: INT4 and INT2 in FULLY_CONNECTED, and no such convolutions. For INT2 it is the newest version
+#: that LiteRT has, so that older ones refuse the file.
+PACKED_VERSIONS = {
+    (_OP.FULLY_CONNECTED, schema.TensorType.INT4): 10,
+    (_OP.FULLY_CONNECTED, schema.TensorType.INT2): 14,
+}
 
 
 def int8_version(code: int, op: schema.OperatorT) -> int:

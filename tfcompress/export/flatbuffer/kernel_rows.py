@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
@@ -58,18 +58,33 @@ def _names(model: keras.Model) -> set[str]:
     return {kernel.layer.name for kernel in compressible_kernels(model)}
 
 
-def layer_report(kernel: BakedKernel | FloatKernel) -> LayerReport:
-    """Returns the row of one kernel."""
+def layer_report(kernel: BakedKernel | FloatKernel, stored: Mapping[str, str]) -> LayerReport:
+    """Returns the row of one kernel.
+
+    Args:
+        kernel: The kernel.
+        stored: Layer → the type that its codes have in the file; the others are float there.
+    """
     if isinstance(kernel, FloatKernel):
         values = kernel.values
         zeros = int(np.sum(values == 0))
         bits = 8 * values.itemsize
         return LayerReport(
-            kernel.layer, bits, 0, 0.0, 0.0, values.size, zeros, 0, int(np.unique(values).size)
+            kernel.layer,
+            bits,
+            values.dtype.name,
+            0,
+            0.0,
+            0.0,
+            values.size,
+            zeros,
+            0,
+            int(np.unique(values).size),
         )
     return LayerReport(
         kernel.layer,
         kernel.num_bits,
+        stored.get(kernel.layer, "float32"),
         int(np.unique(kernel.scale).size),
         float(kernel.scale.min()),
         float(kernel.scale.max()),

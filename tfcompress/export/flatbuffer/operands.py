@@ -10,7 +10,7 @@ from tfcompress.export.flatbuffer.constants import (
     bias_codes,
     constant_kernel,
     operand,
-    pack_int4,
+    pack,
     trained_kernel,
 )
 from tfcompress.export.flatbuffer.editing import (
@@ -21,7 +21,7 @@ from tfcompress.export.flatbuffer.editing import (
     quantization,
     require_version,
 )
-from tfcompress.export.flatbuffer.int8_ops import INT4_VERSIONS, WEIGHT_OPS
+from tfcompress.export.flatbuffer.int8_ops import PACKED_VERSIONS, WEIGHT_OPS
 from tfcompress.export.flatbuffer.planned import PlannedTensor
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
@@ -57,12 +57,23 @@ def write_kernel(
         op.inputs[bias] = _add(model, graph, like, _TYPE.INT32, found, 0)
     elif trained is not None and np.any(trained):
         raise ValueError("Expected a bias, as it was trained. Received: none in the file.")
-    is_int4 = tensor.kernel is not None and tensor.kernel.num_bits == 4 and code in INT4_VERSIONS
-    if is_int4:
-        require_version(model, op, INT4_VERSIONS[code])
-        codes = Codes(pack_int4(codes.values), codes.scale)
-    dtype = _TYPE.INT4 if is_int4 else _TYPE.INT8
+    dtype = _stored_type(tensor, code, codes.values)
+    if dtype != _TYPE.INT8:
+        require_version(model, op, PACKED_VERSIONS[code, dtype])
+        codes = Codes(pack(codes.values, 2 if dtype == _TYPE.INT2 else 4), codes.scale)
     op.inputs[weights] = _add(model, graph, stored, dtype, codes, axis)
+
+
+def _stored_type(tensor: PlannedTensor, code: int, codes: np.ndarray) -> int:
+    """The type that holds the codes of a kernel, which is stored in rows of one output each."""
+    bits = 8 if tensor.kernel is None else tensor.kernel.num_bits
+    if bits > 4 or (code, _TYPE.INT4) not in PACKED_VERSIONS:
+        return _TYPE.INT8
+    # XNNPACK reads rows that begin with a byte, so theirs must end with one.
+    for width, dtype in ((2, _TYPE.INT2), (4, _TYPE.INT4)):
+        if bits <= width and codes.shape[-1] * width % 8 == 0:
+            return dtype
+    return _TYPE.INT8
 
 
 def add_operand(

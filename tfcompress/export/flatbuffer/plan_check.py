@@ -35,7 +35,7 @@ from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
 _QUANTIZES = (_OPERATOR.QUANTIZE, _OPERATOR.DEQUANTIZE)
-_CODES = (_TYPE.INT8, _TYPE.INT4)
+_CODES = (_TYPE.INT8, _TYPE.INT4, _TYPE.INT2)
 _FLOATS = (_TYPE.FLOAT32, _TYPE.FLOAT16, _TYPE.BFLOAT16)
 
 
@@ -44,7 +44,7 @@ def check_plan(
     planned: Mapping[str, Sequence[PlannedTensor]],
     *,
     allow_float: bool = False,
-) -> list[str]:
+) -> list[tuple[str, str]]:
     """Raises `ValueError`, naming the layers, where a file differs from its plan.
 
     Args:
@@ -53,12 +53,13 @@ def check_plan(
         allow_float: Accept that an operator which is planned in int8 runs in float.
 
     Returns:
-        The layers whose kernels the file holds as they were trained, once for each.
+        The layers whose kernels the file holds as they were trained, once for each, with the type
+        that they are stored in, such as `"int8"` or `"int2"`.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     signatures = {s.signatureKey.decode(): s for s in model.signatureDefs or ()}
     problems: list[str] = []
-    compared: list[str] = []
+    compared: list[tuple[str, str]] = []
     for key, tensors in planned.items():
         signature = signatures.get(key)
         graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
@@ -86,7 +87,7 @@ class _Check:
         self.planned = {t.name: t for t in planned if t.kind is not Kind.FLOAT}
         self.inputs = {t.layer: t for t in self.planned.values() if t.kind is Kind.ROUNDED}
         # Layers whose kernel was compared with the file's.
-        self.compared: list[str] = []
+        self.compared: list[tuple[str, str]] = []
         self.input_names = {}
         for entry in () if signature is None else signature.inputs:
             self.input_names[int(entry.tensorIndex)] = entry.name.decode()
@@ -160,9 +161,10 @@ class _Check:
         kernel = tensor.kernel
         if kernel is None:
             return
-        self.compared.append(kernel.layer)
         given, weights, bias, _ = WEIGHT_OPS[code]
         stored = self.graph.tensors[op.inputs[weights]]
+        dtype = flatbuffer_utils.type_to_name(stored.type).lower()
+        self.compared.append((kernel.layer, dtype))
         codes, scale = self._constant(stored), np.float32(np.ravel(kernel.scale))
         layout = tflite_layout(kernel.codes, kernel.keras_class)
         if not np.array_equal(np.ravel(codes), np.ravel(layout)):

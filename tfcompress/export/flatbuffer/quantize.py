@@ -32,10 +32,10 @@ from tfcompress.export.flatbuffer.editing import (
 from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
     FUNCTION_OPS,
-    INT4_RUNTIME,
     INT8_RUNTIME,
     LOOKUP_OPS,
     MOVE_OPS,
+    PACKED_RUNTIMES,
     SELECT_OPS,
     TABLE_OPS,
     TABLE_RUNTIME,
@@ -363,14 +363,14 @@ def _parameters(tensor: PlannedTensor) -> tuple[float, int]:
 def _require_runtime(model: schema.ModelT) -> None:
     """An older runtime must refuse the file rather than misread it."""
     types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
-    needed = INT4_RUNTIME if _TYPE.INT4 in types else INT8_RUNTIME
+    needed = [INT8_RUNTIME, *(r for dtype, r in PACKED_RUNTIMES.items() if dtype in types)]
     codes = {max(e.builtinCode, e.deprecatedBuiltinCode) for e in model.operatorCodes}
     if codes & LOOKUP_OPS:
-        needed = TABLE_RUNTIME
+        needed.append(TABLE_RUNTIME)
     for entry in model.metadata or ():
         if entry.name == b"min_runtime_version":
             given = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode()
-            text = max(given, needed, key=_version).encode().ljust(16, b"\0")
+            text = max(given, *needed, key=_version).encode().ljust(16, b"\0")
             model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
 
 

@@ -52,14 +52,18 @@ def write_exact(
     sparse_encoding = options.sparse_encoding
     kernels = converted.kernels
     floats = float_kernels([s.model for s in signatures], kernels)
-    layers = (*map(layer_report, kernels), *map(layer_report, floats))
     data = converted.data
     planned = {key: low.planned for key, low in converted.lowered.items()}
-    verified: list[str] = []
+    verified: list[tuple[str, str]] = []
     if any(planned.values()):
         allow_float = options.allow_float
         data = quantize_file(data, planned, float_io=options.float_io, allow_float=allow_float)
         verified = check_plan(data, planned, allow_float=allow_float)
+    stored = dict(verified)
+    layers = (
+        *(layer_report(kernel, stored) for kernel in kernels),
+        *(layer_report(kernel, stored) for kernel in floats),
+    )
     sparse_float = sparse_encoding and not converted.is_quantized
     dense_bytes = dense_gzip = None
     if any(layer.pruned for layer in layers):
@@ -72,6 +76,6 @@ def write_exact(
         data, sparse_layers = encode_sparse(data, kernels)
     patched = tuple(kernel.layer for kernel in kernels if not is_found_again(kernel))
     missing = collections.Counter(kernel.layer for kernel in kernels)
-    missing.subtract(verified)
+    missing.subtract(layer for layer, _ in verified)
     unverified = tuple(missing.elements())
     return Written(data, layers, patched, unverified, sparse_layers, dense_bytes, dense_gzip)
