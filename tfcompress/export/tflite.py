@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,6 @@ import keras
 
 from tfcompress.export.bundle.files import write_files
 from tfcompress.export.conversion.converter import current_converter
-from tfcompress.export.files import write_atomically
 from tfcompress.export.options import BundleOptions, FileOptions, VerifyOptions
 from tfcompress.export.report import ExportReport
 from tfcompress.export.steps.convert import convert
@@ -85,9 +85,11 @@ def export_tflite(
     Raises:
         ValueError: What LiteRT cannot hold (with the reason), an unwritable path, a model without
             ranges, float tensors left over, zeros that cannot be left out, agreement below
-            `min_agreement`, a `float_model` with other outputs. Nothing is written.
-        ConversionError: The converter refused the model or crashed, or LiteRT crashes when it
-            loads the file.
+            `min_agreement`, a `float_model` with other outputs; no folder for temporary files
+            (`TMPDIR`), a name that is too long. Nothing is written.
+        ConversionError: The converter refused the model or crashed, LiteRT crashes when it loads
+            the file, or the temporary folder is full. Nothing is written.
+        OSError: The disk is full. The files of an earlier export are as they were.
 
     Warns:
         UserWarning: Fewer than 90 % of the output steps are equal and no `min_agreement` is given.
@@ -107,11 +109,12 @@ def export_tflite(
     with current_converter() as converter:
         converted = convert(signatures, converter, file_options)
         written = write_exact(signatures, converted, file_options)
+        # Its float file and the constants of its functions are several times the model.
+        converted = dataclasses.replace(converted, data=b"", lowered={})
         verified = verify(signatures, written.data, converter, file_options)
     check_agreement(verified.parity, verify_options)
     report = make_report(path, signatures, converted, written, verified)
     bundle = BundleOptions(golden_data, labels, preprocessing)
     beside = describe(path, signatures, verified, report, bundle)
-    write_atomically(path, written.data)
-    write_files(path, beside)
+    write_files(path, beside, written.data)
     return report

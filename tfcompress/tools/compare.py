@@ -214,8 +214,16 @@ def _predict_keras(path: pathlib.Path, x: np.ndarray) -> dict[str, np.ndarray]:
     # Registers the layers that a compressed model is made of.
     import tfcompress  # noqa: F401
 
-    model = keras.saving.load_model(path, compile=False)
-    _check_fit(path, [tuple(tensor.shape[1:]) for tensor in model.inputs], x)
+    try:
+        # In safe mode no code of the file is run.
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    except Exception as error:
+        raise ValueError(
+            f"Expected a model that Keras can load. Received: {str(path)!r}: "
+            f"{type(error).__name__}: {error}. Save it again with model.save('model.keras')"
+        ) from error
+    _check_fit(path, shapes, x)
     outputs = model.predict(x, batch_size=_BATCH_SIZE, verbose=0)
     if isinstance(outputs, dict):
         return outputs

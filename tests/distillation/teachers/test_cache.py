@@ -1,5 +1,9 @@
 """Cached teacher outputs: computed once, tied to their data, and worth the teacher."""
 
+import io
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from tfcompress.distillation import (
     TeacherCache,
     TeacherEnsemble,
 )
-from tfcompress.distillation.checksum import checksum_of_teacher
+from tfcompress.distillation.checksum import checksum_of_arrays, checksum_of_teacher
 
 
 @pytest.fixture
@@ -107,6 +111,75 @@ def test_damaged_files_are_refused_and_nothing_is_half_written(teacher, images, 
     assert TeacherCache.load(path).outputs[0, 0] == cache.outputs[0, 0]
     with pytest.raises(FileNotFoundError):
         TeacherCache.load(tmp_path / "none.npz")
+
+
+def test_nothing_of_a_tampered_file_is_used(teacher, images, tmp_path):
+    """The checksum is of the index too, and an index is no object of Keras."""
+    path = tmp_path / "t.npz"
+    TeacherCache.compute(teacher, images[0], path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays["meta"]))
+
+    def written(change=None, compress=False, **others):
+        contents = {**arrays, **others}
+        if change is not None:
+            contents["meta"] = np.array(json.dumps({**meta, **change}))
+        rest = {name: array for name, array in contents.items() if name != "contents"}
+        sealed = {"contents": np.array(checksum_of_arrays(rest)), **rest}
+        (np.savez_compressed if compress else np.savez)(path, **sealed)
+
+    written()
+    assert len(TeacherCache.load(path)) == 64
+    np.savez(path, **{**arrays, "meta": np.array(json.dumps({**meta, "activations": ["softmax"]}))})
+    with pytest.raises(ValueError, match="do not match their checksum"):
+        TeacherCache.load(path)
+    teacher_class = {"class_name": "TFLiteTeacher", "registered_name": "tfcompress>TFLiteTeacher"}
+    nan = arrays["array_0"].copy()
+    nan[3] = np.nan
+    for options, message in (
+        ({"change": {"outputs": {**teacher_class, "config": {"path": "a"}}}}, "Expected a file"),
+        ({"change": {"outputs": "array_9"}}, "Expected a file"),
+        ({"change": {"outputs": 3}}, "Expected a file"),
+        ({"change": {"activations": ["exec"]}}, "activations are"),
+        ({"change": {"teacher_checksum": ["a"]}}, "in place of"),
+        ({"array_0": arrays["array_0"][:-1], "array_1": arrays["array_0"]}, None),
+        ({"compress": True}, "compressed"),
+        ({"array_0": np.array([{}], object)}, "objects|Object arrays|pickle"),
+        ({"array_0": nan}, "sample 3 and 0 others"),
+    ):
+        written(**options)
+        if message is None:
+            assert len(TeacherCache.load(path)) == 63
+            continue
+        with pytest.raises(ValueError, match=message):
+            TeacherCache.load(path)
+
+
+def test_a_file_takes_no_more_memory_than_it_has_bytes(tmp_path):
+    """A header of a few bytes claims two terabytes."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1), np.float32))
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {**header, "shape": (2**39, 1)})
+    path = tmp_path / "t.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("meta.npy", "contents.npy", "array_0.npy"):
+            file.writestr(name, stream.getvalue())
+    with pytest.raises(ValueError, match="another size than it says"):
+        TeacherCache.load(path)
+
+
+def test_a_teacher_that_gives_nan_is_refused(images, tmp_path):
+    x = images[0].copy()
+    x[9] = 7.0
+
+    def teacher(inputs):
+        rows = tf.reduce_max(inputs, (1, 2, 3))[:, None]
+        return tf.where(rows > 6.0, np.float32(np.nan), rows)
+
+    with pytest.raises(ValueError, match=r"Expected finite outputs.*sample 9 and 0 others"):
+        TeacherCache.compute(teacher, x, tmp_path / "t.npz", batch_size=4)
+    assert not (tmp_path / "t.npz").exists()
 
 
 def test_checksum_does_not_depend_on_batches_or_container(teacher, images):

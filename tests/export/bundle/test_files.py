@@ -14,6 +14,7 @@ from tfcompress.export.bundle.files import (
     write_files,
 )
 from tfcompress.export.bundle.metadata import versions
+from tfcompress.export.bundle.plain_json import sealed
 from tfcompress.export.files import sha256
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.version import __version__
@@ -109,7 +110,7 @@ def test_a_difference_is_measured_in_steps(int8_file, tmp_path, change):
     content = json.loads(golden_path.read_text())
     value = content["samples"][2]["outputs"]["logits"][1]
     content["samples"][2]["outputs"]["logits"][1] = value - change if value > 0 else value + change
-    golden_path.write_text(json.dumps(content))
+    golden_path.write_text(json.dumps(sealed(content)))
     assert check_golden(path) == change
 
 
@@ -126,7 +127,7 @@ def test_float_files(float_file, tmp_path):
         1e-4 * np.abs(values).max()
     )
     content["samples"][0]["outputs"]["logits"][0] += 0.01 * np.abs(values).max()
-    golden_path.write_text(json.dumps(content))
+    golden_path.write_text(json.dumps(sealed(content)))
     assert check_golden(path) == pytest.approx(100, rel=0.05)
 
 
@@ -205,6 +206,66 @@ def test_wrong_arguments(int8_file, tmp_path):
     (tmp_path / "model.json").write_text("[]")
     with pytest.raises(ValueError, match="without them"):
         read_bundle(path)
-    (tmp_path / "model.json").write_text('{"format": 2, "file": {}, "signatures": []}')
-    with pytest.raises(ValueError, match=r"Expected format 1.*of format 2"):
+    (tmp_path / "model.json").write_text('{"format": 9, "file": {}, "signatures": []}')
+    with pytest.raises(ValueError, match=r"Expected format 2.*of format 9"):
         read_bundle(path)
+
+
+def test_files_of_two_exports_are_told_apart(int8_file, float_file, tmp_path):
+    """A failure between two renames, or a file that was copied alone."""
+    path = place(int8_file, tmp_path)
+    bundle = write_bundle(path)
+    old = {name: (tmp_path / name).read_text() for name in ("model.json", "model.golden.json")}
+    place(float_file, tmp_path)
+    for given in (path, bundle):
+        with pytest.raises(ValueError, match=r"bundle was written for.*of two exports"):
+            read_bundle(given)
+    write_bundle(path)
+    (tmp_path / "model.golden.json").write_text(old["model.golden.json"])
+    with pytest.raises(ValueError, match=r"written for.*golden.json' with .*of two exports"):
+        read_bundle(path)
+    path.unlink()
+    (tmp_path / "model.json").write_text(old["model.json"])
+    # On a phone's side the description may lie alone.
+    assert read_bundle(bundle).metadata["file"]["sha256"] == sha256(int8_file)
+    with pytest.raises(ValueError, match="does not exist"):
+        read_bundle(path)
+
+
+def test_damage_and_crafted_content_end_in_one_kind_of_error(int8_file, tmp_path):
+    path = place(int8_file, tmp_path)
+    bundle = write_bundle(path, num_golden=1)
+    golden_path = tmp_path / "model.golden.json"
+    card, pairs = json.loads(bundle.read_text()), json.loads(golden_path.read_text())
+    edited = {**card, "labels": ["a", "b", "c"]}
+    crafted = [
+        json.dumps(edited),
+        json.dumps(sealed({**card, "file": []})),
+        json.dumps(sealed({**card, "file": {"sha256": 5}})),
+        json.dumps(sealed({**card, "signatures": [None]})),
+        json.dumps(sealed({**card, "golden": ["/etc/passwd"]})),
+        json.dumps(sealed({**card, "golden": "../../other.json"})),
+        "[" * 100_000,
+        bundle.read_text().replace("true", "1e999") + "1e999",
+        '{"format": NaN}',
+    ]
+    for text in crafted:
+        bundle.write_text(text)
+        with pytest.raises(ValueError, match=r"(?s)^Expected.*Received"):
+            read_bundle(path)
+    bundle.write_text(json.dumps(card))
+    sample = pairs["samples"][0]
+    for samples, steps in (
+        ([{}], pairs["steps"]),
+        ([{**sample, "signature": "none"}], pairs["steps"]),
+        ([{**sample, "inputs": {"image": [1, 2]}}], pairs["steps"]),
+        ([{**sample, "inputs": {"image": [10**30] * 64}}], pairs["steps"]),
+        ([{**sample, "outputs": {}}], pairs["steps"]),
+        ("text", pairs["steps"]),
+        ([sample], {}),
+        ([sample], {"serving_default": {"logits": 0, "embedding": 1}}),
+    ):
+        content = sealed({**pairs, "samples": samples, "steps": steps})
+        golden_path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"^Expected golden pairs.*Received"):
+            check_golden(path)

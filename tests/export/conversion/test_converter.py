@@ -124,14 +124,60 @@ def test_one_worker_is_shared_inside_the_with(monkeypatch):
         assert another is not alone
 
 
+def test_an_interrupt_leaves_a_shared_converter_that_works(tmp_path, monkeypatch):
+    """Ctrl-C that a notebook catches: the next export must not read the answer of this one."""
+    slow = "import time\nprint('started', file=sys.stderr, flush=True)\ntime.sleep(60)"
+    with Converter() as converter:
+        with monkeypatch.context() as patch:
+            fake_worker(tmp_path, patch, slow)
+            previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    converter.check_loads(b"a file", "main")
+            finally:
+                signal.signal(signal.SIGALRM, previous)
+            interrupted = converter._worker
+            assert interrupted.closed
+            assert not interrupted.folder.exists()
+        # Signal 9 is named where a machine has no memory left.
+        body = "os.kill(os.getpid(), signal.SIGKILL)"
+        with monkeypatch.context() as patch:
+            fake_worker(tmp_path, patch, body)
+            with pytest.raises(ConversionError, match=r"signal 9.*memory.*Nothing was written"):
+                converter.check_loads(b"a file", "main")
+        converter.check_loads(b"no flatbuffer", "main")
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    body = (
+        "import json\n"
+        "job = json.loads(line)\n"
+        "error = 'OSError: [Errno 28] No space left on device'\n"
+        "print(json.dumps({'error': error, 'number': job['number']}), flush=True)"
+    )
+    fake_worker(tmp_path, monkeypatch, body)
+    with Converter() as converter:
+        with pytest.raises(ConversionError, match=r"No space left.*set TMPDIR"):
+            converter.convert({"main": lowered()})
+        monkeypatch.setattr(
+            module, "_save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
+        with pytest.raises(ConversionError, match=r"temporary folder '.*No space left.*TMPDIR"):
+            converter.convert({"main": lowered()})
+        folder = converter._worker.folder
+    assert not folder.exists()
+
+
 def test_a_worker_is_replaced_before_its_leaks_grow(monkeypatch, tmp_path):
     fake_worker(
         tmp_path,
         monkeypatch,
         "import json\n"
         "while line:\n"
-        "    open(json.loads(line)['output'], 'wb').write(str(os.getpid()).encode())\n"
-        "    print('{\"ok\": true}', flush=True)\n"
+        "    job = json.loads(line)\n"
+        "    open(job['output'], 'wb').write(str(os.getpid()).encode())\n"
+        "    print(json.dumps({'ok': True, 'number': job['number']}), flush=True)\n"
         "    line = sys.stdin.readline()\n",
     )
     monkeypatch.setattr(module, "_JOBS_PER_WORKER", 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import pathlib
-import tempfile
+import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,8 +23,11 @@ from tfcompress.distillation.checksum import (
 )
 from tfcompress.distillation.teachers.sources import STUDENT_INPUTS, TEACHER_OUTPUTS, source_of
 from tfcompress.distillation.teachers.tflite import as_callable
+from tfcompress.files.writing import write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
+#: What the format can say of the activation of an output.
+_ACTIVATIONS = ("softmax", "sigmoid", "none", None)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -91,7 +96,8 @@ class TeacherCache:
 
         Raises:
             ValueError: If `path` holds the outputs for other data, of another teacher (which is
-                not known of a plain callable), or lacks a layer.
+                not known of a plain callable), or lacks a layer; or the teacher gives NaN or
+                infinite values.
         """
         if path is not None and os.path.exists(path):
             cache = cls.load(path)
@@ -121,6 +127,7 @@ class TeacherCache:
         for batch in sample_batches(data, batch_size):
             checksum.update(batch)
             collected.append(keras.tree.map_structure(_as_array, run(batch)))
+            _check_finite(collected[-1], sum(_length(part) for part in collected[:-1]))
         if not collected:
             raise ValueError("Expected at least one sample. Received: no data.")
         rows = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *collected)
@@ -183,59 +190,76 @@ class TeacherCache:
             )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one `.npz` file: to a temporary name first, then renamed."""
+        """Writes one `.npz` file, whole or not at all."""
         path = pathlib.Path(path)
         arrays: dict[str, np.ndarray] = {}
 
-        def store(array: np.ndarray) -> str:
-            arrays[f"array_{len(arrays)}"] = array
+        def store(value: Any) -> Any:
+            """The structure of arrays in JSON's types, with the name of an array for each."""
+            if isinstance(value, dict):
+                return {"dict": {str(key): store(entry) for key, entry in value.items()}}
+            if isinstance(value, list | tuple):
+                kind = "tuple" if isinstance(value, tuple) else "list"
+                return {kind: [store(entry) for entry in value]}
+            arrays[f"array_{len(arrays)}"] = np.asarray(value)
             return f"array_{len(arrays) - 1}"
 
-        index = keras.tree.map_structure(store, {"o": self.outputs, "f": self.features})
         meta = {
             "format": _FORMAT,
             "checksum": self.checksum,
             "teacher_checksum": self.teacher_checksum,
             "activations": self.activations,
-            "index": keras.saving.serialize_keras_object(index),
-            "contents": checksum_of_arrays(arrays),
+            "outputs": store(self.outputs),
+            "features": store(self.features),
         }
+        contents = {"meta": np.array(json.dumps(meta)), **arrays}
+        sealed = {"contents": np.array(checksum_of_arrays(contents)), **contents}
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
-                np.savez(file, **contents)
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        write_atomically(path, lambda file: np.savez(file, **sealed))  # type: ignore[arg-type]
         self.path = os.fspath(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TeacherCache:
         """Reads a file that `save` wrote.
 
+        Nothing in it is executed or resolved: it holds arrays, and names for them.
+
         Raises:
-            ValueError: If the file is damaged or of another kind.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or of another kind, or holds NaN or infinite values.
         """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"Expected a file of cached teacher outputs. Received: {os.fspath(path)!r}"
+            )
         try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                meta = json.loads(str(file["meta"]))
-                arrays = {name: file[name] for name in file.files if name != "meta"}
-            if meta["format"] != _FORMAT or meta["contents"] != checksum_of_arrays(arrays):
+            contents = _read_arrays(path)
+            if str(contents.pop("contents")) != checksum_of_arrays(contents):
                 raise ValueError("the contents do not match their checksum")
-        except FileNotFoundError:
-            raise
+            meta = json.loads(str(contents.pop("meta")))
+            if meta["format"] != _FORMAT:
+                raise ValueError(f"the format is {meta['format']}, not {_FORMAT}")
+            outputs, features = (_restored(meta[k], contents) for k in ("outputs", "features"))
+            cache = cls(
+                outputs,
+                _typed(features, dict),
+                _typed(meta["checksum"], str),
+                _typed(meta["teacher_checksum"], str | None),
+                _typed(meta["activations"], list),
+                os.fspath(path),
+            )
+            if any(activation not in _ACTIVATIONS for activation in cache.activations):
+                raise ValueError(f"the activations are {cache.activations}")
+            rows = {len(array) for array in keras.tree.flatten([outputs, features])}
+            if len(rows) != 1:
+                raise ValueError(f"its arrays have {sorted(rows)} rows")
         except Exception as error:
             raise ValueError(
                 f"Expected a file of cached teacher outputs. Received: {os.fspath(path)!r}, "
                 f"{error}. Delete it to compute it again."
             ) from error
-        index = keras.saving.deserialize_keras_object(meta["index"])
-        whole = keras.tree.map_structure(lambda name: arrays[name], index)
-        sums = (meta["checksum"], meta["teacher_checksum"])
-        return cls(whole["o"], whole["f"], *sums, meta["activations"], os.fspath(path))
+        _check_finite([cache.outputs, cache.features], 0)
+        return cache
 
     def get_config(self) -> dict[str, Any]:
         if self.path is None:
@@ -258,3 +282,73 @@ def _as_array(tensor: Any) -> np.ndarray:
     array = np.asarray(tensor)
     # NumPy would write bfloat16 as raw bytes.
     return array.astype("float32") if array.dtype.kind == "V" else array
+
+
+def _length(rows: Any) -> int:
+    return len(keras.tree.flatten(rows)[0])
+
+
+def _check_finite(rows: Any, offset: int) -> None:
+    """Refuses NaN and infinite values, by the number of the sample."""
+    for array in keras.tree.flatten(rows):
+        if array.dtype.kind not in "fc":
+            continue
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
+        if bad.any():
+            raise ValueError(
+                "Expected finite outputs of the teacher. Received: NaN or infinity for sample "
+                f"{offset + int(np.flatnonzero(bad)[0])} and {int(bad.sum()) - 1} others, which "
+                "would make the student's weights NaN. Leave them out, or mend the teacher"
+            )
+
+
+def _read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` without compression, none larger than its bytes in the file.
+
+    `np.load` takes the memory that the file claims.
+    """
+    arrays = {}
+    size = os.path.getsize(path)
+    with zipfile.ZipFile(path) as file:
+        entries = file.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its arrays are compressed")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("its arrays are larger than the file")
+        for entry in entries:
+            data = file.read(entry)
+            stream = io.BytesIO(data)
+            version = np.lib.format.read_magic(stream)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, is_fortran, dtype = read(stream)
+            if dtype.hasobject:
+                raise ValueError("it holds objects")
+            flat = np.frombuffer(data, np.uint8, offset=stream.tell())
+            if math.prod(shape) * dtype.itemsize != flat.size:
+                raise ValueError("an array has another size than it says")
+            order: Literal["F", "C"] = "F" if is_fortran else "C"
+            values = flat.view(dtype) if dtype.itemsize else np.zeros(shape, dtype)
+            arrays[entry.filename.removesuffix(".npy")] = values.reshape(shape, order=order)
+    return arrays
+
+
+def _restored(index: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The structure that `save` has stored, with the arrays in it."""
+    if isinstance(index, str):
+        return arrays[index]
+    ((kind, entries),) = index.items()
+    if kind == "dict":
+        return {key: _restored(entry, arrays) for key, entry in entries.items()}
+    if kind in ("list", "tuple"):
+        found = [_restored(entry, arrays) for entry in entries]
+        return found if kind == "list" else tuple(found)
+    raise ValueError(f"{kind} is no structure of arrays")
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"there is {type(value).__name__} in place of {kind}")
+    return value

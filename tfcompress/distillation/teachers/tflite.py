@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import threading
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfcompress.files.loading import UnusableFile, check_loads
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -26,7 +29,8 @@ class TFLiteTeacher:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has several inputs.
+        ValueError: If the file has several inputs, is no `.tflite`, is truncated or damaged, or
+            LiteRT refuses it or crashes on it. It is loaded in another process first.
     """
 
     #: As of a Keras layer.
@@ -38,19 +42,33 @@ class TFLiteTeacher:
 
         self.path = os.fspath(path)
         self.num_threads = num_threads
-        if not os.path.exists(self.path):
+        if not os.path.isfile(self.path):
             raise FileNotFoundError(f"Expected a .tflite file. Received: path={self.path!r}")
-        self._interpreter = Interpreter(model_path=self.path, num_threads=num_threads)
+        data = pathlib.Path(self.path).read_bytes()
+        check_loads(data, repr(self.path))
         self._lock = threading.Lock()
-        inputs = self._interpreter.get_input_details()
+        try:
+            # What was checked, not the path, which may name another file by now.
+            self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            self._outputs = self._interpreter.get_output_details()
+        except (RuntimeError, ValueError) as error:
+            raise UnusableFile(
+                f"Expected a .tflite that LiteRT can run. Received: {self.path!r}; {error}"
+            ) from error
         if len(inputs) != 1:
             raise ValueError(
                 "Expected a .tflite file with one input. Received: "
                 f"{[d['name'] for d in inputs]}. Wrap the interpreter in a callable."
             )
         self._input = inputs[0]
-        self._outputs = self._interpreter.get_output_details()
-        self._interpreter.allocate_tensors()
+        shapes = {d["name"]: d["shape"].tolist() for d in (self._input, *self._outputs)}
+        if not self._outputs or any(len(shape) < 1 or shape[0] < 1 for shape in shapes.values()):
+            raise ValueError(
+                "Expected a .tflite file whose input and outputs have a batch axis. Received: "
+                f"shapes {shapes} in {self.path!r}."
+            )
 
     def __call__(self, inputs: Any) -> Any:
         """Returns the outputs as float32: one tensor, or a list in the file's order."""
@@ -85,8 +103,13 @@ class TFLiteTeacher:
         missing = size - len(values)
         if missing:
             values = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
-        self._interpreter.set_tensor(self._input["index"], values)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.set_tensor(self._input["index"], values)
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise UnusableFile(
+                f"Expected a .tflite that LiteRT can run. Received: {self.path!r}; {error}"
+            ) from error
         read = self._interpreter.get_tensor
         return [_dequantize(read(d["index"]), d) for d in self._outputs]
 

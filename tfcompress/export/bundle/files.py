@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfcompress.export.bundle import golden
-from tfcompress.export.bundle.metadata import FORMAT, metadata_content
+from tfcompress.export.bundle.metadata import FORMAT, check_metadata, metadata_content
 from tfcompress.export.bundle.plain_json import read_object
-from tfcompress.export.files import read_tflite, sha256, write_atomically
+from tfcompress.export.files import read_tflite, sha256
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.runtime.runner import Inputs, Runner
+from tfcompress.files.writing import write_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +78,34 @@ def write_bundle(
     return write_files(path, files)
 
 
-def write_files(tflite_path: str | os.PathLike, files: Mapping[pathlib.Path, str]) -> pathlib.Path:
+def bundle_names(tflite_path: str | os.PathLike) -> tuple[str, str]:
+    """Names of the files beside a `.tflite`: its description and its golden pairs."""
+    path = pathlib.Path(tflite_path)
+    return path.with_suffix(".json").name, path.with_suffix(".golden.json").name
+
+
+def write_files(
+    tflite_path: str | os.PathLike,
+    files: Mapping[pathlib.Path, str],
+    data: bytes | None = None,
+) -> pathlib.Path:
     """Writes what `bundle_files` returned and removes golden pairs of an earlier export.
+
+    All of it is written, or nothing is changed.
+
+    Args:
+        tflite_path: Where the `.tflite` is, or will be.
+        files: Path → text.
+        data: The `.tflite`, to write it with them.
 
     Returns:
         Path of `<name>.json`.
     """
     path = pathlib.Path(tflite_path)
     golden_path = path.with_suffix(".golden.json")
-    if golden_path not in files:
-        golden_path.unlink(missing_ok=True)
-    for place, text in files.items():
-        write_atomically(place, text)
+    contents: dict[pathlib.Path, bytes | str] = {} if data is None else {path: data}
+    contents.update(files)
+    write_together(contents, [] if golden_path in files else [golden_path])
     return path.with_suffix(".json")
 
 
@@ -193,22 +210,42 @@ def describe_files(
 def read_bundle(path: str | os.PathLike) -> Bundle:
     """Reads `<name>.json`, and the golden pairs that it names.
 
+    Where the `.tflite` lies beside it, it must be the one that they were written for.
+
     Args:
         path: Path of `<name>.json`, or of the `.tflite` that it lies beside.
 
     Raises:
-        ValueError: If a file is missing or is not such a bundle.
+        ValueError: If a file is missing, is not such a bundle, is damaged, or was written for
+            another `.tflite` than the one beside it.
     """
     path = pathlib.Path(path)
-    if path.suffix == ".tflite":
+    given = path if path.suffix == ".tflite" else None
+    if given is not None:
         path = path.with_suffix(".json")
     metadata = read_object(path, ("format", "file", "signatures"), FORMAT)
+    check_metadata(metadata, path)
+    expected = metadata["file"]["sha256"]
+    tflite = path.with_suffix(".tflite") if given is None else given
+    if given is not None or tflite.is_file():
+        _check_same(expected, sha256(read_tflite(tflite)), tflite)
     name = metadata.get("golden")
     if name is None:
         return Bundle(metadata, None)
-    return Bundle(
-        metadata, read_object(path.parent / name, ("format", "sha256", "samples"), golden.FORMAT)
-    )
+    # A file beside it, whatever the description names.
+    pairs = path.parent / pathlib.PurePath(name).name
+    content = read_object(pairs, ("format", "sha256", "samples", "steps"), golden.FORMAT)
+    _check_same(expected, content["sha256"], pairs)
+    return Bundle(metadata, content)
+
+
+def _check_same(expected: str, found: str, path: pathlib.Path) -> None:
+    if expected != found:
+        raise ValueError(
+            f"Expected the file that the bundle was written for, SHA-256 {expected}. Received: "
+            f"{str(path)!r} with {found}. They are of two exports. Write the bundle again, or "
+            "export again"
+        )
 
 
 def check_golden(
@@ -229,16 +266,11 @@ def check_golden(
     """
     data = read_tflite(tflite_path)
     bundle = read_bundle(tflite_path if bundle_path is None else bundle_path)
+    _check_same(bundle.metadata["file"]["sha256"], sha256(data), pathlib.Path(tflite_path))
     if bundle.golden is None:
         raise ValueError(
             "Expected a bundle with golden pairs. Received: one that was written with none. "
             "Write it again with num_golden of 1 or more"
-        )
-    expected = {bundle.metadata["file"]["sha256"], bundle.golden["sha256"]}
-    if expected != {sha256(data)}:
-        raise ValueError(
-            f"Expected the file that the bundle was written for, SHA-256 {sorted(expected)}. "
-            f"Received: {os.fspath(tflite_path)!r} with {sha256(data)}. Write the bundle again"
         )
     runners = _runners(data, inspect_tflite(data))
     pairs = golden.from_json(bundle.golden, runners)

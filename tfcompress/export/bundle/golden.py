@@ -3,13 +3,14 @@
 The format is what an Android test reads with `org.json` alone: every tensor is one flat list,
 row by row, of the numbers that go into (or come out of) the runtime's buffer as they are.
 
-    {"format": 1,
+    {"format": 2,
      "sha256": "<hash of the .tflite>",
      "tolerance_steps": 1,
      "steps": {"serving_default": {"logits": 1}},
      "samples": [{"signature": "serving_default",
                   "inputs": {"image": [-128, -127, …]},
-                  "outputs": {"logits": [12, -35, …]}}, …]}
+                  "outputs": {"logits": [12, -35, …]}}, …],
+     "checksum": "<SHA-256 of all other entries>"}
 
 A test passes where `|output - golden| <= tolerance_steps * step` for every value. The step of an
 integer output is one code. Floats differ a little from CPU to CPU; their step is 1e-4 of the
@@ -24,10 +25,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tfcompress.export.bundle.plain_json import sealed
 from tfcompress.export.runtime.codes import TensorInfo, random_codes
 from tfcompress.export.runtime.runner import Inputs, Runner
 
-FORMAT = 1
+FORMAT = 2
 TOLERANCE_STEPS = 1
 
 #: Flat lists grow large: about 4 characters a number, so some 200 KB of text.
@@ -100,24 +102,24 @@ def to_json(pairs: Sequence[GoldenPair], sha256: str) -> str:
         own = steps.setdefault(_key(pair.signature), {})
         for name, y in pair.outputs.items():
             own[name] = max(own.get(name, 0), _step(y))
-    samples = [
-        json.dumps(
-            {
-                "signature": pair.signature,
-                "inputs": {name: _flat(x) for name, x in pair.inputs.items()},
-                "outputs": {name: _flat(y) for name, y in pair.outputs.items()},
-            },
-            separators=(",", ":"),
-        )
-        for pair in pairs
-    ]
-    header = {
-        "format": FORMAT,
-        "sha256": sha256,
-        "tolerance_steps": TOLERANCE_STEPS,
-        "steps": steps,
-    }
-    return json.dumps(header)[:-1] + ', "samples": [\n' + ",\n".join(samples) + "\n]}\n"
+    content = sealed(
+        {
+            "format": FORMAT,
+            "sha256": sha256,
+            "tolerance_steps": TOLERANCE_STEPS,
+            "steps": steps,
+            "samples": [
+                {
+                    "signature": pair.signature,
+                    "inputs": {name: _flat(x) for name, x in pair.inputs.items()},
+                    "outputs": {name: _flat(y) for name, y in pair.outputs.items()},
+                }
+                for pair in pairs
+            ],
+        }
+    )
+    samples = [json.dumps(sample, separators=(",", ":")) for sample in content.pop("samples")]
+    return json.dumps(content)[:-1] + ', "samples": [\n' + ",\n".join(samples) + "\n]}\n"
 
 
 def worst_difference(
@@ -135,18 +137,35 @@ def worst_difference(
 
 
 def from_json(content: Mapping, runners: Mapping[str | None, Runner]) -> list[GoldenPair]:
-    """Returns the pairs in parsed JSON, with the shapes and types of the runners' tensors."""
-    return [
-        GoldenPair(
-            sample["signature"],
-            _arrays(sample["inputs"], runners[sample["signature"]].inputs),
-            _arrays(sample["outputs"], runners[sample["signature"]].outputs),
-        )
-        for sample in content["samples"]
-    ]
+    """Returns the pairs in parsed JSON, with the shapes and types of the runners' tensors.
+
+    Raises:
+        ValueError: If they are no pairs for these signatures.
+    """
+    try:
+        pairs = [
+            GoldenPair(
+                sample["signature"],
+                _arrays(sample["inputs"], runners[sample["signature"]].inputs),
+                _arrays(sample["outputs"], runners[sample["signature"]].outputs),
+            )
+            for sample in content["samples"]
+        ]
+        steps = [content["steps"][_key(pair.signature)][n] for pair in pairs for n in pair.outputs]
+        if not all(isinstance(step, int | float) and step > 0 for step in steps):
+            raise ValueError(f"steps of {steps}")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ValueError(
+            "Expected golden pairs for the signatures of the file, with an array for each input "
+            f"and output. Received: others ({type(error).__name__}: {error}). Write the bundle "
+            "again"
+        ) from error
+    return pairs
 
 
 def _arrays(lists: Mapping[str, list], infos: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
+    if set(lists) != set(infos):
+        raise ValueError(f"the tensors {sorted(lists)} in place of {sorted(infos)}")
     return {
         name: np.asarray(values, infos[name].dtype).reshape((1, *infos[name].sample_shape))
         for name, values in lists.items()

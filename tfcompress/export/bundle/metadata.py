@@ -1,6 +1,6 @@
 """The content of `<name>.json`: how an app feeds a `.tflite` and how it reads its outputs.
 
-    {"format": 1,
+    {"format": 2,
      "file": {"name": "model.tflite", "sha256": …, "bytes": …, "gzip_bytes": …,
               "min_runtime_version": …},
      "signatures": [{"key": "serving_default",
@@ -8,7 +8,10 @@
                                  "scale": 0.0039, "zero_point": -128}],
                      "outputs": […]}],
      "preprocessing": […], "labels": […], "versions": {…}, "report": {…},
-     "golden": "model.golden.json"}
+     "golden": "model.golden.json",
+     "checksum": …}
+
+The checksum is the SHA-256 of all other entries, as JSON with sorted keys and without spaces.
 
 A tensor that is not quantized has `null` for scale and zero point.
 """
@@ -20,12 +23,12 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from tfcompress.export.bundle.plain_json import plain
+from tfcompress.export.bundle.plain_json import plain, sealed
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
 
-FORMAT = 1
+FORMAT = 2
 
 _PACKAGES = ("tfcompress", "tensorflow", "keras", "ai-edge-litert")
 
@@ -57,7 +60,7 @@ def metadata_content(
     """
     if labels is not None:
         _check_labels(labels, runners)
-    return {
+    content = {
         "format": FORMAT,
         "file": {
             "name": path.name,
@@ -80,6 +83,28 @@ def metadata_content(
         "report": plain(dict(report or {}), "report"),
         "golden": golden_name,
     }
+    return sealed(content)
+
+
+def check_metadata(content: Mapping, path: pathlib.Path) -> None:
+    """Raises `ValueError` unless a description has the entries that readers of it rely on."""
+    file, signatures, name = (content.get(key) for key in ("file", "signatures", "golden"))
+    is_sound = (
+        isinstance(file, dict)
+        and isinstance(file.get("sha256"), str)
+        and isinstance(signatures, list)
+        and all(
+            isinstance(s, dict) and all(isinstance(s.get(k), list) for k in ("inputs", "outputs"))
+            for s in signatures
+        )
+        and isinstance(name, str | None)
+    )
+    if not is_sound:
+        raise ValueError(
+            "Expected a description with the checksum of its file, a list of signatures and the "
+            f"name of the golden pairs. Received: {str(path)!r} without them. Pass a file that "
+            "write_bundle wrote"
+        )
 
 
 def versions() -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pathlib
@@ -9,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+#: Key of the checksum of all other entries.
+CHECKSUM = "checksum"
 
 
 def plain(value: Any, path: str) -> Any:
@@ -29,11 +33,22 @@ def plain(value: Any, path: str) -> Any:
     )
 
 
+def sealed(content: Mapping) -> dict:
+    """`content` with its own checksum under `"checksum"`, which `read_object` compares."""
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    return {**rest, CHECKSUM: _checksum(rest)}
+
+
+def _checksum(content: Mapping) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> dict:
     """Reads a JSON object that has `keys` and, under `"format"`, the number `file_format`.
 
     Raises:
-        ValueError: If the file is missing or holds something else.
+        ValueError: If the file is missing, holds something else, or is not as it was written.
     """
     if not path.is_file():
         raise ValueError(
@@ -41,8 +56,9 @@ def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> di
             "exist. Write it with write_bundle"
         )
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        text = path.read_bytes().decode("utf-8")
+        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected JSON. Received: {str(path)!r}: {error}") from error
     if not isinstance(content, dict) or any(key not in content for key in keys):
         raise ValueError(
@@ -55,4 +71,21 @@ def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> di
             f"Expected format {file_format}. Received: {str(path)!r} of format {found!r}. "
             "Read it with the version of tfcompress that wrote it"
         )
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    if content.get(CHECKSUM) != _checksum(rest):
+        raise ValueError(
+            f"Expected {str(path)!r} as it was written. Received: a content that does not fit its "
+            "checksum. It is damaged or was edited: write it again with write_bundle"
+        )
     return content
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse(text)
+    return number

@@ -3,77 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import gc
 import pathlib
-import subprocess
-import sys
-import tempfile
+import shutil
+import signal
 from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
 from tfcompress.export.conversion import worker
 from tfcompress.export.lowering.lower import Lowered
+from tfcompress.files.process import WorkerProcess
 
 # A conversion leaks memory, so a worker that is kept is replaced after this many.
 _JOBS_PER_WORKER = 40
+# A SavedModel of so many bytes is worth the time of a garbage collection.
+_LARGE = 2**24
+
+_FULL = "Nothing was written. Free some space there, or set TMPDIR to another folder"
 
 
 class ConversionError(RuntimeError):
     """The converter refused a model or crashed on it, or LiteRT crashed on the file."""
 
 
-class _Worker:
-    """A worker process, its pipes and its log."""
-
-    def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
-        self.process = subprocess.Popen(
-            [sys.executable, worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def run(self, job: dict) -> dict | None:
-        """Hands a job over; returns the answer, `None` where the worker has ended without one."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            print(json.dumps(job), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        return json.loads(line) if line else None
-
-    def kill(self) -> None:
-        """Ends a worker that has no job: TensorFlow takes a second to end by itself."""
-        self.process.kill()
-        self.close()
-
-    def close(self) -> str:
-        """Waits until the worker ends; returns how it ended and the last lines of its log."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            # The pipe of a worker that has crashed cannot be flushed.
-            with contextlib.suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.close()
-        code = self.process.wait()
-        lines: list[str] = []
-        if not self._log.closed:
-            self._log.seek(0)
-            lines = self._log.read().strip().splitlines()
-            self._log.close()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"({how}). End of the log: {' '.join(lines[-3:]) or 'empty'}"
-
-
 class Converter:
     """A worker process, started when first needed; a context manager that ends it."""
 
     def __init__(self) -> None:
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._jobs = 0
 
     def __enter__(self) -> Converter:
@@ -84,14 +42,20 @@ class Converter:
 
     def close(self) -> None:
         """Ends the worker; the next conversion starts another."""
-        if self._worker is not None:
+        if self._worker is not None and not self._worker.closed:
             self._worker.kill()
         self._worker, self._jobs = None, 0
 
-    def start(self) -> None:
-        """Starts the worker, which imports TensorFlow meanwhile; nothing where there is one."""
-        if self._worker is None:
-            self._worker = _Worker()
+    def start(self) -> WorkerProcess:
+        """Starts the worker, which imports TensorFlow meanwhile; returns the one there is.
+
+        Raises:
+            ValueError: There is no folder for temporary files.
+        """
+        # One that an exception has interrupted is closed.
+        if self._worker is None or self._worker.closed:
+            self._worker, self._jobs = WorkerProcess(worker.__file__), 0
+        return self._worker
 
     def convert(self, signatures: Mapping[str, Lowered], *, sparse: bool = False) -> bytes:
         """Converts one model of one or several signatures, without any optimization.
@@ -101,10 +65,13 @@ class Converter:
             sparse: Leave the zeros of a float file's weights out.
 
         Raises:
-            ConversionError: With the converter's own message, or the signal that ended it.
+            ConversionError: With the converter's own message, or the signal that ended it; or the
+                temporary folder is full.
         """
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as name:
-            folder = pathlib.Path(name)
+        if self._jobs >= _JOBS_PER_WORKER:
+            self.close()
+        with self._folder() as folder:
+            self._jobs += 1
             output = folder / "model.tflite"
             job = {
                 "saved_model": str(folder / "saved_model"),
@@ -112,14 +79,21 @@ class Converter:
                 "output": str(output),
                 "sparse": sparse,
             }
-            _save(signatures, folder / "saved_model")
             keys = ", ".join(signatures)
-            if self._jobs >= _JOBS_PER_WORKER:
-                self.close()
-            self._jobs += 1
-            error = self._run(job, f"The converter crashed on {keys!r}")
-            if error is not None:
-                raise ConversionError(f"The converter refused {keys!r}: {error}")
+            try:
+                _save(signatures, folder / "saved_model")
+            except (OSError, tf.errors.OpError) as error:
+                raise ConversionError(
+                    f"Expected to write {keys!r} to the temporary folder {str(folder.parent)!r} "
+                    f"for the converter. Received: {error}. {_FULL}"
+                ) from error
+            if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > _LARGE:
+                # Graphs are cycles, with a copy of every constant; the next steps need the memory.
+                gc.collect()
+            error_text = self._run(job, f"The converter crashed on {keys!r}")
+            if error_text is not None:
+                remedy = f". {_FULL}" if "No space left" in error_text else ""
+                raise ConversionError(f"The converter refused {keys!r}: {error_text}{remedy}")
             return output.read_bytes()
 
     def check_loads(self, data: bytes, name: str) -> None:
@@ -135,25 +109,36 @@ class Converter:
         Raises:
             ConversionError: LiteRT crashed, with the signal and the end of its log.
         """
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
-            path = pathlib.Path(folder) / "model.tflite"
+        with self._folder() as folder:
+            path = folder / "model.tflite"
             path.write_bytes(data)
             self._run(
                 {"load": str(path)},
                 f"The file of {name!r} was converted, but LiteRT crashed when it loaded it, as it "
-                "would on a phone. Nothing was written. Export the layers one by one to find the "
+                "would on a phone. Export the layers one by one to find the "
                 "one concerned, and leave it in float",
             )
 
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[pathlib.Path]:
+        """A folder for one job, inside that of the worker."""
+        folder = self.start().folder / "job"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _run(self, job: dict, crash: str) -> str | None:
         """Hands a job to the worker; returns the text of an exception that it raised."""
-        self.start()
-        assert self._worker is not None
-        answer = self._worker.run(job)
+        running = self.start()
+        answer = running.run(job)
         if answer is None:
-            ended = self._worker.close()
+            ended = running.close()
             self._worker, self._jobs = None, 0
-            raise ConversionError(f"{crash} {ended}")
+            if running.process.returncode == -signal.SIGKILL:
+                ended += ". Signal 9 is mostly that of a machine without memory left"
+            raise ConversionError(f"{crash} {ended}. Nothing was written")
         return answer.get("error")
 
 

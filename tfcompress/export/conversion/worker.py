@@ -3,8 +3,9 @@
 Run as a script, it imports TensorFlow and LiteRT and nothing of tfcompress. A conversion can leak
 memory, and converter and runtime can crash; here that ends a process and not the user's session.
 
-A job is a JSON object. {"saved_model", "signatures", "output", "sparse"} converts a
-SavedModel; {"load"} loads a `.tflite`. The answer is one line, {"ok": true} or {"error": text}.
+A job is a JSON object with a number. {"saved_model", "signatures", "output", "sparse"} converts a
+SavedModel; {"load"} loads a `.tflite`. The answer is one line with the same number, {"ok": true} or
+{"error": text}.
 """
 
 import os
@@ -64,10 +65,10 @@ def main() -> None:
                     data = convert(job)
                 with open(job["output"], "wb") as file:
                     file.write(data)
-            answer: dict[str, bool | str] = {"ok": True}
+            answer: dict[str, bool | int | str] = {"ok": True}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps({**answer, "number": job["number"]}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

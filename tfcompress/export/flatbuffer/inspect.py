@@ -19,6 +19,10 @@ from tfcompress.export.flatbuffer.records import OpSummary, SignatureSummary, Te
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.flatbuffer.unpack import unpack
 
+#: Bytes of constants that are looked at for each byte of a file: tensors of several signatures
+#: may share them.
+_READS_PER_BYTE = 64
+
 _TYPE_NAMES = {
     value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()
 }
@@ -31,12 +35,14 @@ def inspect_tflite(path_or_bytes: PathOrBytes) -> FileSummary:
         path_or_bytes: Path of a `.tflite` file, or its bytes.
 
     Raises:
-        ValueError: If there is no such file or it is not a TFLite flatbuffer.
+        ValueError: If there is no such file, it is not a TFLite flatbuffer, or it is truncated or
+            damaged.
     """
     data = read_tflite(path_or_bytes)
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    model = parse_tflite(data)
+    figures = _Figures(model, limit=_READS_PER_BYTE * len(data))
     tensors = tuple(
-        _tensor(model, number, index, index in used)
+        _tensor(model, number, index, index in used, figures)
         for number, graph in enumerate(model.subgraphs)
         for used in (_used(graph),)
         for index in range(len(graph.tensors or ()))
@@ -54,11 +60,68 @@ def inspect_tflite(path_or_bytes: PathOrBytes) -> FileSummary:
     )
 
 
+def parse_tflite(data: bytes) -> schema.ModelT:
+    """Returns the objects in a `.tflite` that `read_tflite` has checked.
+
+    Raises:
+        ValueError: The options of an operator are damaged, which `read_tflite` does not see.
+    """
+    try:
+        return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    except Exception as error:
+        raise ValueError(
+            f"Expected a whole TFLite flatbuffer. Received: {len(data)} bytes with options of an "
+            f"operator that cannot be read ({type(error).__name__}: {error}). The file is damaged: "
+            "export it or fetch it again"
+        ) from error
+
+
+class _Figures:
+    """Non-zeros and distinct values of constants, computed once where tensors share a buffer.
+
+    Args:
+        model: The file.
+        limit: How many bytes of constants may be looked at.
+    """
+
+    def __init__(self, model: schema.ModelT, limit: int):
+        self._model, self._left = model, limit
+        self._found: dict[tuple, tuple[int | None, int | None]] = {}
+
+    def of(
+        self,
+        buffer: int,
+        dtype: str,
+        shape: tuple[int, ...],
+        zero_points: tuple[int, ...],
+        axis: int | None,
+    ) -> tuple[int | None, int | None]:
+        """`(non-zeros, distinct values)`; `None` for a type that NumPy cannot hold."""
+        key = (buffer, dtype, shape, zero_points, axis)
+        if key not in self._found:
+            data = self._model.buffers[buffer].data
+            self._left -= len(data)
+            if self._left < 0:
+                raise ValueError(
+                    "Expected tensors that share constants in a few ways. Received: a file whose "
+                    "constants are referred to again and again. It is damaged or made to take long"
+                )
+            values = unpack(data, dtype, math.prod(shape))
+            self._found[key] = (
+                (None, None)
+                if values is None
+                else (_non_zeros(values, zero_points, axis, shape), int(np.unique(values).size))
+            )
+        return self._found[key]
+
+
 def _used(graph: schema.SubGraphT) -> set[int]:
-    return {int(i) for op in graph.operators for i in (*_list(op.inputs), *_list(op.outputs))}
+    return {int(i) for op in graph.operators or () for i in (*_list(op.inputs), *_list(op.outputs))}
 
 
-def _tensor(model: schema.ModelT, subgraph: int, index: int, is_used: bool) -> TensorSummary:
+def _tensor(
+    model: schema.ModelT, subgraph: int, index: int, is_used: bool, figures: _Figures
+) -> TensorSummary:
     tensor = model.subgraphs[subgraph].tensors[index]
     dtype = _TYPE_NAMES.get(tensor.type, f"type_{tensor.type}")
     static = tuple(int(d) for d in _list(tensor.shape))
@@ -70,7 +133,9 @@ def _tensor(model: schema.ModelT, subgraph: int, index: int, is_used: bool) -> T
     axis = int(quantization.quantizedDimension) if len(scales) > 1 else None
     data = model.buffers[tensor.buffer].data
     num_bytes = 0 if data is None else len(data)
-    values = unpack(data, dtype, math.prod(static)) if num_bytes else None
+    found = (None, None)
+    if num_bytes:
+        found = figures.of(int(tensor.buffer), dtype, static, zero_points, axis)
     return TensorSummary(
         name=_text(tensor.name),
         subgraph=subgraph,
@@ -85,8 +150,8 @@ def _tensor(model: schema.ModelT, subgraph: int, index: int, is_used: bool) -> T
         is_constant=num_bytes > 0,
         is_used=is_used,
         size=size,
-        non_zeros=None if values is None else _non_zeros(values, zero_points, axis, static),
-        num_distinct=None if values is None else int(np.unique(values).size),
+        non_zeros=found[0],
+        num_distinct=found[1],
     )
 
 
@@ -96,7 +161,10 @@ def _non_zeros(
     if not any(zero_points):
         return int(np.count_nonzero(values))
     zero = np.asarray(zero_points, np.int64)
-    if axis is not None and values.size == math.prod(shape):
+    if axis is not None and zero.size > 1:
+        if values.size != math.prod(shape) or shape[axis] != zero.size:
+            # Sparse values, or zero points that fit no channels.
+            return int(np.count_nonzero(values))
         values = values.reshape(shape)
         zero = zero.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return int(np.count_nonzero(values.astype(np.int64) != zero))
@@ -107,7 +175,7 @@ def _ops(
 ) -> Iterator[OpSummary]:
     counted: set[int] = set()
     for number, graph in enumerate(model.subgraphs):
-        for op in graph.operators:
+        for op in graph.operators or ():
             inputs = tuple(int(i) for i in _list(op.inputs))
             outputs = tuple(int(i) for i in _list(op.outputs))
             constants = [tensors[number, i] for i in inputs if i >= 0]

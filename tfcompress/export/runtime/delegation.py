@@ -17,6 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.files import PathOrBytes, read_tflite
+from tfcompress.files.loading import UnusableFile, check_loads
 
 _DELEGATE = "DELEGATE"
 
@@ -47,19 +48,26 @@ def delegation(path_or_bytes: PathOrBytes) -> Delegation:
         path_or_bytes: Path of a `.tflite` file, or its bytes.
 
     Raises:
-        ValueError: If it is not a TFLite file.
-        RuntimeError: If the runtime refuses to load it (Flex ops, for instance).
+        ValueError: If it is not a TFLite file, or is truncated or damaged.
+        UnusableFile: If the runtime refuses to load it (Flex ops, for instance) or crashes on it:
+            a `ValueError` and a `RuntimeError`.
     """
     data = read_tflite(path_or_bytes)
+    check_loads(data)
     partitions, outside = 0, []
-    for entry in _with_each_entry_first(data):
-        nodes = _nodes(entry)
-        ours = [node for node in nodes if node["op_name"] == _DELEGATE]
-        own = [node for node in nodes if node["op_name"] != _DELEGATE]
-        partitions += len(ours)
-        outside += ops_outside(own, ours)
-    with silenced_stderr():
-        fully = CompiledModel.from_buffer(data).is_fully_accelerated()
+    try:
+        for entry in _with_each_entry_first(data):
+            nodes = _nodes(entry)
+            ours = [node for node in nodes if node["op_name"] == _DELEGATE]
+            own = [node for node in nodes if node["op_name"] != _DELEGATE]
+            partitions += len(ours)
+            outside += ops_outside(own, ours)
+        with silenced_stderr():
+            fully = CompiledModel.from_buffer(data).is_fully_accelerated()
+    except Exception as error:
+        raise UnusableFile(
+            f"Expected a .tflite that LiteRT can load. Received: one that it refuses: {error}"
+        ) from error
     return Delegation(partitions, tuple(outside), fully)
 
 

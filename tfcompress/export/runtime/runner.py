@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from tfcompress.export.runtime.codes import (
     quantize,
     random_codes,
 )
+from tfcompress.files.loading import UnusableFile, check_loads
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -42,9 +44,11 @@ class Runner:
             then go by their own names.
 
     Raises:
-        ValueError: If the file is not TFLite, has no such signature, or has a fixed batch
-            other than 1.
-        RuntimeError: If the runtime refuses the file (Flex ops, for instance).
+        ValueError: If the file is not TFLite, is truncated or damaged, has no such signature, or
+            has a fixed batch other than 1.
+        UnusableFile: If the runtime refuses the file (Flex ops, for instance) or crashes on it: a
+            `ValueError` and a `RuntimeError`. The file is loaded and run once in another process
+            first, so that a damaged one cannot harm this one.
     """
 
     def __init__(
@@ -57,12 +61,27 @@ class Runner:
         if not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"Expected num_threads of 1 or more. Received: {num_threads=}")
         data = read_tflite(path_or_bytes)
+        is_bytes = isinstance(path_or_bytes, bytes | bytearray | memoryview)
+        source = "bytes" if is_bytes else repr(os.fspath(path_or_bytes))
         self.signature, subgraph = _choose_signature(data, signature)
+        check_loads(data, source)
         try:
-            self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise RuntimeError(f"LiteRT refuses to load the file: {error}") from error
+            self._load(data, num_threads, subgraph)
+        except Exception as error:
+            raise UnusableFile(
+                f"Expected a .tflite that LiteRT can run. Received: {source}; LiteRT refuses to "
+                f"load the file: {error}"
+            ) from error
+        for info in self.inputs.values():
+            if not info.shape or info.shape[0] != 1:
+                raise ValueError(
+                    f"Expected inputs with a batch of 1. Received: input {info.name!r} of shape "
+                    f"{info.shape}. Convert the model with a static batch of 1"
+                )
+
+    def _load(self, data: bytes, num_threads: int, subgraph: int) -> None:
+        self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
+        self._interpreter.allocate_tensors()
         self._call = None
         if self.signature is None:
             inputs = {d["name"]: d for d in self._interpreter.get_input_details()}
@@ -74,12 +93,6 @@ class Runner:
             self._call = runner if subgraph else None
         self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
         self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
-        for info in self.inputs.values():
-            if not info.shape or info.shape[0] != 1:
-                raise ValueError(
-                    f"Expected inputs with a batch of 1. Received: input {info.name!r} of shape "
-                    f"{info.shape}. Convert the model with a static batch of 1"
-                )
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -136,7 +149,14 @@ class Runner:
             for name, info in self.outputs.items()
         }
         for i in range(size):
-            for name, value in self._run({n: x[i : i + 1] for n, x in batch.items()}).items():
+            outputs = self._run({n: x[i : i + 1] for n, x in batch.items()})
+            for name, value in outputs.items():
+                if value.size != results[name][i].size:
+                    raise UnusableFile(
+                        f"Expected the output {name!r} in shape {self.outputs[name].shape}, as the "
+                        f"file says. Received: {value.shape}. The file is damaged, or the size "
+                        "depends on the values of the input"
+                    )
                 results[name][i] = value.reshape(results[name].shape[1:])
         return results
 
@@ -212,18 +232,24 @@ class Runner:
         return batch
 
     def _run(self, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self._call is not None:
-            return self._call(**sample)
-        for name, value in sample.items():
-            self._interpreter.set_tensor(self.inputs[name].index, value)
-        self._interpreter.invoke()
+        try:
+            if self._call is not None:
+                return self._call(**sample)
+            for name, value in sample.items():
+                self._interpreter.set_tensor(self.inputs[name].index, value)
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise UnusableFile(
+                f"Expected a .tflite that LiteRT can run. Received: an error in LiteRT: {error}"
+            ) from error
         return {n: self._interpreter.get_tensor(info.index) for n, info in self.outputs.items()}
 
 
 def _choose_signature(data: bytes, key: str | None) -> tuple[str | None, int]:
     root = schema.Model.GetRootAs(data, 0)
     signatures = [root.SignatureDefs(i) for i in range(root.SignatureDefsLength())]
-    subgraphs = {s.SignatureKey().decode(): s.SubgraphIndex() for s in signatures}
+    keys = [(s.SignatureKey() or b"").decode("utf-8", "replace") for s in signatures]
+    subgraphs = {k: s.SubgraphIndex() for k, s in zip(keys, signatures, strict=True)}
     if key is None:
         if not subgraphs:
             return None, 0

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfcompress.export.bundle.files import bundle_names
 from tfcompress.export.checks import (
     check_limits,
     check_numbers,
@@ -23,6 +24,7 @@ from tfcompress.export.report import SYNTHETIC
 from tfcompress.export.runtime.float_agreement import FloatReference
 from tfcompress.export.runtime.parity import values_per_sample
 from tfcompress.export.synthetic import synthetic_inputs
+from tfcompress.files.writing import check_writable, make_temporary_folder
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.rewrite import as_float32
@@ -162,15 +164,17 @@ def _check_keys(name: str, data: Mapping, signatures: Mapping) -> None:
 
 
 def checked_path(path: str | os.PathLike) -> pathlib.Path:
-    """Refuses, before minutes of work, a path that could not be written after them."""
+    """Refuses, before minutes of work, a path that could not be written after them.
+
+    Raises:
+        ValueError: Another suffix than `.tflite`, a folder that does not exist or cannot be
+            written, a name that is too long, or no folder for temporary files.
+    """
     path = pathlib.Path(path)
-    folder = path.parent
     if path.suffix != ".tflite" or path.is_dir():
         raise ValueError(f"Expected a file path that ends in .tflite. Received: {str(path)!r}.")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(
-            f"Expected a path in an existing folder that can be written. Received: {str(path)!r}."
-        )
+    check_writable(path, bundle_names(path))
+    make_temporary_folder().rmdir()
     return path
 
 

@@ -19,6 +19,7 @@ from tfcompress.export.runtime.float_agreement import FloatAgreement, compare_wi
 from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import Signature
+from tfcompress.files.loading import mark_sound
 from tfcompress.quantization.calibration.diagnosis import (
     FEW_CODES,
     outside_problems,
@@ -81,6 +82,7 @@ def verify(
         check_floats(origins, summary, models, options.float_io)
     # A file on which LiteRT aborts must not end the user's process.
     converter.check_loads(data, ", ".join(models))
+    mark_sound(data)
     runners: dict[str | None, Runner]
     runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}
     parity = {
