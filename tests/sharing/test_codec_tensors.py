@@ -11,6 +11,8 @@ from tfcompress.sharing.codec.entropy import (
     decode_symbols,
     encode_symbols,
     estimated_bits,
+    fixed_bits,
+    huffman_bits,
 )
 from tfcompress.sharing.codec.integers import (
     absolute_index,
@@ -18,7 +20,13 @@ from tfcompress.sharing.codec.integers import (
     encode_integers,
     relative_index,
 )
-from tfcompress.sharing.codec.tensors import METHODS, decode_tensor, encode_tensor, find_grid
+from tfcompress.sharing.codec.tensors import (
+    METHODS,
+    decode_tensor,
+    encode_tensor,
+    few_values,
+    find_grid,
+)
 
 shapes = st.lists(st.integers(0, 9), min_size=0, max_size=4).map(tuple)
 
@@ -60,6 +68,74 @@ def test_round_trip_to_the_bit(array, coder):
     assert again.tobytes() == array.tobytes()
     # Never much more than the plain bytes.
     assert len(written) <= array.nbytes + 2
+
+
+def large_arrays():
+    """Name → array that is coded by estimates, the method, and the most bits for each weight."""
+    random = np.random.default_rng(0)
+    floats = random.normal(0, 0.05, (60, 200)).astype(np.float32)
+    pruned = np.where(np.abs(floats) < np.quantile(np.abs(floats), 0.8), 0, floats)
+    book = np.sort(random.normal(size=16)).astype(np.float32)
+    coded = random.choice(book, (60, 200))
+    scales = np.abs(floats).max(0) / np.float32(127)
+    grid = (np.rint(floats / scales) * scales + np.float32(0)).astype(np.float32)
+    rows = pruned.copy()
+    rows[::2] = 0
+    return {
+        "floats": (floats, "plain", 27.5),
+        "half": (floats.astype(np.float16).astype(np.float32), "plain", 14.1),
+        "pruned": (pruned, "sparse", 6.3),
+        "pruned rows": (rows, "sparse", 3.2),
+        "codebook": (coded, "codebook", 4.1),
+        "pruned codebook": (np.where(pruned == 0, 0, coded), "codebook", 1.8),
+        "grid": (grid, "codes and scales", 8.5),
+        "pruned grid": (np.where(pruned == 0, 0, grid), "codes and scales", 3.0),
+        "repeats": (np.tile(floats[:6], (10, 1)), None, 4.0),
+        "zeros": (np.zeros((60, 200), np.float32), None, 0.1),
+        "NaN": (np.where(floats > 0, np.float32(np.nan), np.float32(-0.0)), "codebook", 1.1),
+        "bytes": (random.integers(0, 4, 12_000).astype(np.int64), "plain", 3.0),
+    }
+
+
+@pytest.mark.parametrize("name", large_arrays())
+@pytest.mark.parametrize("coder", CODERS)
+def test_large_arrays(name, coder):
+    array, method, bits = large_arrays()[name]
+    written = encode_tensor(array, coder)
+    reader = Reader(bytes(written.data))
+    again = decode_tensor(reader, array.shape, array.dtype)
+    reader.finish()
+    assert again.tobytes() == array.tobytes()
+    assert sum(written.parts.values()) == len(written.data)
+    if coder in ("auto", "ans"):
+        assert method in (None, METHODS[written.data[0]])
+        assert 8 * len(written) / array.size < bits
+
+
+def test_few_values_are_those_that_sorting_finds():
+    random = np.random.default_rng(0)
+    for count, limit, found in ((300, 1000, True), (60_000, 65_536, True), (3000, 1000, False)):
+        flat = random.integers(0, count, 400_000).astype(np.uint32) * 7919
+        result = few_values(flat, limit)
+        assert (result is not None) == found
+        if result is not None:
+            patterns, index = np.unique(flat, return_inverse=True)
+            np.testing.assert_array_equal(result[0], patterns)
+            np.testing.assert_array_equal(result[1], index)
+    assert (
+        few_values(random.normal(size=400_000).astype(np.float32).view(np.uint32), 65_536) is None
+    )
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40))
+@settings(max_examples=30, deadline=None)
+def test_the_bits_of_huffman_are_those_of_its_code(counts):
+    symbols = np.repeat(np.arange(len(counts)), counts)
+    coded = encode_symbols(symbols, "values", "huffman")
+    ways = [huffman_bits(np.array(counts)), fixed_bits(symbols.size, len(counts))]
+    if len(counts) > 1:
+        # Whichever is shorter with its table; in whole bytes, after the length of the stream.
+        assert min(abs(8 * coded.parts["values"] - bits) for bits in ways) <= 32
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float64, np.float16, bool])

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import random
 import zlib
@@ -17,6 +18,7 @@ from tfcompress.sharing import cluster, pack, unpack
 from tfcompress.sharing.codec.architecture import (
     _DICTIONARY,
     build_model,
+    check_calls,
     check_config,
     decode_architecture,
 )
@@ -182,7 +184,7 @@ def file_of(config):
     architecture = deflater.compress(json.dumps(config).encode()) + deflater.flush()
     body = Writer().varint("framing", len(architecture)).add("architecture", architecture)
     digest = hashlib.blake2b(bytes(body.data), digest_size=8).digest()
-    return b"TFCP\x01" + digest + bytes(body.data)
+    return b"TFCP\x02" + digest + bytes(body.data)
 
 
 @pytest.mark.parametrize("units", [20_000_000, 10**12])
@@ -197,6 +199,92 @@ def test_no_memory_is_taken_for_weights_that_a_small_file_claims(tmp_path, units
     with pytest.raises(ValueError, match="at most 20 weights"):
         unpack(tmp_path / "good", max_weights=20)
     assert unpack(tmp_path / "good", max_weights=21).count_params() == 21
+
+
+def text_of(nodes):
+    """A file whose architecture is this JSON."""
+    deflater = zlib.compressobj(9, zdict=_DICTIONARY)
+    architecture = deflater.compress(nodes.encode()) + deflater.flush()
+    body = Writer().varint("framing", len(architecture)).add("architecture", architecture)
+    digest = hashlib.blake2b(bytes(body.data), digest_size=8).digest()
+    return b"TFCP\x02" + digest + bytes(body.data)
+
+
+def config_of(model):
+    return json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # 60 kB, of which came 2.6 GB and two minutes.
+        ("[" + "[]," * 20_000_000 + "[]]", "known length"),
+        ("[" + "[]," * 600_000 + "[]]", "known length"),
+        ('{"a": [' + "[]," * 80_000 + "[]]}", "values, as its bytes allow"),
+        ("[" * 100_000 + "]" * 100_000, "configuration"),
+        ("[]", "configuration"),
+        ("7", "configuration"),
+        ('{"module": "keras", "class_name": "Sequential", "config": {}}', "can build"),
+        (
+            '{"module": "keras", "class_name": "Sequential", '
+            '"config": {"name": "a", "layers": []}}',
+            "without inputs|can build",
+        ),
+    ],
+    ids=["flood", "lists", "values", "deep", "list", "number", "no_layers", "no_inputs"],
+)
+def test_an_architecture_takes_no_more_than_its_bytes_allow(text, message, tmp_path):
+    (tmp_path / "bad").write_bytes(text_of(text))
+    with pytest.raises(ValueError, match=rf"(?s)^Expected.*({message})"):
+        unpack(tmp_path / "bad")
+
+
+def test_layers_in_an_order_that_takes_keras_long_are_refused(tmp_path):
+    inputs = x = keras.Input((2,))
+    for index in range(4):
+        x = layers.Dense(2, name=f"dense_{index}")(x)
+    config = config_of(keras.Model(inputs, x))
+    first, template = config["config"]["layers"][:2]
+    template = json.dumps(template).replace(first["config"]["name"], "SOURCE")
+
+    def chain(count, turned):
+        names = [first["config"]["name"], *(f"dense_{i}" for i in range(count))]
+        made = [
+            json.loads(template.replace("dense_0", after).replace("SOURCE", before))
+            for before, after in itertools.pairwise(names)
+        ]
+        config["config"]["layers"] = [first, *(reversed(made) if turned else made)]
+        config["config"]["output_layers"] = [[names[-1], 0, 0]]
+        return config
+
+    check_calls(chain(1500, False), 2000)
+    with pytest.raises(ValueError, match="at most 2,000 calls"):
+        check_calls(chain(1500, True), 2000)
+    inner = {"class_name": "Sequential", "config": {"name": "a", "layers": [{}] * 100}}
+    check_calls({"config": {"layers": [inner]}}, 6000)
+    with pytest.raises(ValueError, match="at most 5,000 calls"):
+        check_calls({"config": {"layers": [inner]}}, 5000)
+    # As Keras builds it, in the order that it writes.
+    assert len(build_model(chain(8, False)).layers) == 9
+
+
+def test_a_long_sequential_is_built_once(monkeypatch):
+    """Keras would build it anew for every layer."""
+    model = keras.Sequential([keras.Input((2,)), *(layers.Dense(2) for _ in range(12))], "long")
+    config, calls = config_of(model), []
+    stock = keras.Sequential._maybe_rebuild
+
+    def count(model):
+        calls.append(1)
+        stock(model)
+
+    monkeypatch.setattr(keras.Sequential, "_maybe_rebuild", count)
+    again = build_model(config)
+    assert len(calls) == 1
+    assert isinstance(again, keras.Sequential)
+    assert again.name == "long"
+    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+    assert again.output_shape == (None, 2)
 
 
 def test_names_of_outputs_come_back(tmp_path):

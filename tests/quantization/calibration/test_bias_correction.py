@@ -8,9 +8,9 @@ from keras import layers
 import tfcompress as tfc
 from tfcompress.model import inference
 from tfcompress.model.graph import Graph
+from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.in_float import in_float
-from tfcompress.quantization.calibration.progress import Progress
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 W4 = tfc.Scheme(weights=tfc.WeightScheme(num_bits=4))

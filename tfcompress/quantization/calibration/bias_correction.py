@@ -16,8 +16,8 @@ from keras import tree
 from tfcompress.model import inference
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
+from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.in_float import observed_by
-from tfcompress.quantization.calibration.progress import Progress
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 

@@ -20,7 +20,12 @@ from tfcompress.model.graph import producer
 from tfcompress.sharing.codec.budget import Budget
 from tfcompress.sharing.codec.tensors import inflate
 
-_MAX_JSON = 2**26
+# A configuration that Keras writes deflates to a fiftieth at most, and has some two values to a
+# deflated byte. What is far beyond is made to take memory and time.
+_FREE_TEXT, _TEXT_PER_BYTE = 2**18, 128
+_FREE_VALUES, _VALUES_PER_BYTE = 20_000, 8
+# Layers are called one by one, each in milliseconds.
+_FREE_CALLS, _BYTES_PER_CALL = 2_000, 8
 
 _BASES = (
     keras.Operation,
@@ -98,13 +103,19 @@ def _origin(tensor: keras.KerasTensor) -> str:
 
 
 def decode_architecture(data: bytes) -> dict[str, Any]:
-    """The configuration; raises `ValueError` where it is damaged or may not be used."""
-    text = inflate(data, _MAX_JSON, _DICTIONARY)
+    """The configuration; raises `ValueError` where it is damaged or may not be used.
+
+    It takes memory and time in proportion to `data`.
+    """
+    text = inflate(data, _FREE_TEXT + _TEXT_PER_BYTE * len(data), _DICTIONARY)
     try:
         config = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected a model's configuration. Received: {error}.") from error
-    check_config(config)
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected a model's configuration. Received: {type(config).__name__}.")
+    check_config(config, _FREE_VALUES + _VALUES_PER_BYTE * len(data))
+    check_calls(config, _FREE_CALLS + len(data) // _BYTES_PER_CALL)
     return config
 
 
@@ -122,7 +133,10 @@ def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras
     budget = Budget(max_weights)
     try:
         with tf.variable_creator_scope(budget.create):
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+            model = _deserialized(config)
+        is_model = isinstance(model, keras.Model) and bool(model.inputs)
+        names = config.get("output_names", list(model.output_names)) if is_model else []
+        fits = len(names) == len(model.output_names) if is_model else False
     except Exception as error:
         budget.check()
         raise ValueError(
@@ -131,11 +145,12 @@ def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras
         ) from error
     # Keras goes on without a part that could not be built.
     budget.check()
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"Expected a model's configuration. Received: {type(model).__name__}.")
-    names = config.get("output_names", model.output_names)
+    if not is_model:
+        raise ValueError(
+            f"Expected a model's configuration. Received: {type(model).__name__}, without inputs."
+        )
     is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_names or len(names) != len(model.output_names):
+    if not is_names or not fits:
         raise ValueError(
             f"Expected a name for each of {len(model.output_names)} outputs. Received: {names!r}. "
             "The file is damaged."
@@ -144,11 +159,28 @@ def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras
     return model
 
 
-def check_config(config: Any) -> None:
-    """Raises `ValueError` for any object in a configuration that is not known to be harmless."""
-    stack = [config]
+def _deserialized(config: dict[str, Any]) -> Any:
+    if config.get("class_name") != "Sequential" or config.get("module") != "keras":
+        return keras.saving.deserialize_keras_object(config, safe_mode=True)
+    # Keras would build the model anew for every layer.
+    inner = config["config"]
+    layers = [
+        keras.saving.deserialize_keras_object(layer, safe_mode=True) for layer in inner["layers"]
+    ]
+    return keras.Sequential(layers, name=inner["name"], trainable=inner.get("trainable", True))
+
+
+def check_config(config: Any, max_values: int | None = None) -> None:
+    """Raises `ValueError` for any object in a configuration that is not known to be harmless.
+
+    Args:
+        config: The configuration.
+        max_values: How many values it may have; `None`: any number.
+    """
+    stack, values = [config], 0
     while stack:
         node = stack.pop()
+        values += 1
         if isinstance(node, list):
             stack.extend(node)
         elif isinstance(node, dict):
@@ -157,6 +189,78 @@ def check_config(config: Any) -> None:
             if node.get("compile_config"):
                 raise ValueError("Expected an uncompiled model. Received: a compile_config.")
             stack.extend(node.values())
+        if max_values is not None and values + len(stack) > max_values:
+            raise ValueError(
+                f"Expected a configuration of at most {max_values:,} values, as its bytes allow. "
+                "Received: one of more. The file is damaged or made to take long."
+            )
+
+
+def check_calls(config: Any, max_calls: int) -> None:
+    """Raises `ValueError` where Keras would try to call layers more than `max_calls` times.
+
+    A functional model tries all layers in turn until each has its inputs, so an order from the
+    last to the first takes a number of tries that grows with its square. So does a `Sequential`
+    inside a model, which is built anew for every layer.
+    """
+    calls, stack = 0, [config]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            layers = node.get("layers")
+            if isinstance(layers, list):
+                is_outer = node is config.get("config")
+                calls += _tries(layers, max_calls, is_outer)
+                if calls > max_calls:
+                    raise ValueError(
+                        f"Expected a model of at most {max_calls:,} calls of layers, as its bytes "
+                        "allow. Received: one of more. The file is damaged or made to take long."
+                    )
+            stack.extend(node.values())
+
+
+def _tries(layers: list[Any], limit: int, is_outer: bool) -> int:
+    """How many calls of layers Keras tries for a list of layers; more than `limit` at most once."""
+    nodes = {}
+    for layer in layers:
+        calls = layer.get("inbound_nodes") if isinstance(layer, dict) else None
+        if not isinstance(calls, list):
+            # A Sequential; the outermost one is built once.
+            return len(layers) if is_outer else len(layers) ** 2 // 2 + len(layers)
+        nodes[str(layer.get("name"))] = [_inputs(call) for call in calls]
+    done = dict.fromkeys(nodes, 0)
+    tries, progress = 0, True
+    while progress and tries <= limit:
+        progress = False
+        for name, calls in nodes.items():
+            while done[name] < len(calls):
+                tries += 1
+                # An input layer has its node from the start.
+                if not all(
+                    done.get(source, 0) > index or nodes.get(source) == []
+                    for source, index in calls[done[name]]
+                ):
+                    break
+                done[name] += 1
+                progress = True
+    return tries
+
+
+def _inputs(call: Any) -> list[tuple[str, int]]:
+    """`(layer, index of its call)` of every tensor that a call of a layer takes."""
+    found, stack = [], [call]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, list):
+            stack.extend(node)
+        elif isinstance(node, dict):
+            history = node.get("keras_history")
+            if isinstance(history, list) and len(history) == 3 and isinstance(history[1], int):
+                found.append((str(history[0]), history[1]))
+            stack.extend(node.values())
+    return found
 
 
 def _check_object(node: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable
 
+import numpy as np
+
 _MAX_VARINT_BYTES = 9
 
 
@@ -36,6 +38,13 @@ class Writer:
             number >>= 7
         encoded.append(number)
         return self.add(part, bytes(encoded))
+
+    def varints(self, part: str, numbers: np.ndarray) -> Writer:
+        """Several integers in [0, 16384), each as `varint` writes it."""
+        low, high = numbers & 127, numbers >> 7
+        pairs = np.stack([low | np.where(high > 0, 128, 0), high], 1).astype(np.uint8)
+        is_written = np.stack([np.ones(len(pairs), bool), high > 0], 1)
+        return self.add(part, pairs[is_written].tobytes())
 
     def extend(self, other: Writer) -> Writer:
         self.data += other.data

@@ -7,6 +7,8 @@ Coders: fixed width; Huffman (1952); asymmetric numeral systems (Duda 2013), whi
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
@@ -18,8 +20,9 @@ _FIXED, _HUFFMAN, _ANS = range(3)
 # Table entries up to 127 take one byte, up to this two.
 _MAX_FREQUENCY = 2**14 - 1
 _MAX_ALPHABET = 2**32
-# Huffman is coded symbol by symbol, a million to the second.
-_MAX_HUFFMAN = 2**22
+#: Up to so many symbols all that `"auto"` allows is coded and the shortest taken; beyond, the one
+#: that is estimated to be the shortest, which is never Huffman.
+EXHAUSTIVE = 2**12
 
 
 def encode_symbols(symbols: np.ndarray, part: str, coder: str = "auto") -> Writer:
@@ -37,14 +40,21 @@ def encode_symbols(symbols: np.ndarray, part: str, coder: str = "auto") -> Write
     head = Writer().varint("tables", size)
     if size == 1:
         return head
-    candidates = [_fixed(symbols, size, part)]
     # A table longer than the symbols themselves cannot pay.
-    if coder != "fixed" and size <= 4 * symbols.size:
-        frequencies = table(np.bincount(symbols, minlength=size))
-        if coder != "huffman":
-            candidates.append(_ans(symbols, frequencies, part))
-        if coder == "huffman" or (coder == "auto" and symbols.size <= _MAX_HUFFMAN):
-            candidates.append(_huffman(symbols, frequencies, part))
+    if coder == "fixed" or size > 4 * symbols.size:
+        return head.extend(_fixed(symbols, size, part))
+    counts = np.bincount(symbols, minlength=size)
+    frequencies = table(counts)
+    if coder == "auto" and symbols.size > EXHAUSTIVE:
+        is_even = fixed_bits(symbols.size, size) <= _entropy_bits(counts)
+        return head.extend(
+            _fixed(symbols, size, part) if is_even else _ans(symbols, frequencies, part)
+        )
+    candidates = [_fixed(symbols, size, part)]
+    if coder != "huffman":
+        candidates.append(_ans(symbols, frequencies, part))
+    if coder != "ans":
+        candidates.append(_huffman(symbols, frequencies, part))
     return head.extend(smallest(candidates))
 
 
@@ -75,13 +85,51 @@ def decode_symbols(reader: Reader, count: int) -> np.ndarray:
     return (_read_huffman if method == _HUFFMAN else read_ans)(words, count, frequencies)
 
 
-def estimated_bits(symbols: np.ndarray) -> float:
-    """What coding `symbols` will take: n · H(symbols) and a byte per entry of the table."""
-    if symbols.size == 0:
-        return 0.0
-    counts = np.bincount(symbols)
+def estimated_bits(symbols: np.ndarray, coder: str = "auto") -> float:
+    """What coding `symbols` will take: n · H(symbols) and a byte per entry of the table.
+
+    Args:
+        symbols: Integers from 0 on, 1-D.
+        coder: One of `CODERS`. Huffman's code has a bit for each symbol at least, and a fixed width
+            needs no table.
+    """
+    return counted_bits(np.bincount(symbols), coder) if symbols.size else 0.0
+
+
+def counted_bits(counts: np.ndarray, coder: str = "auto") -> float:
+    """`estimated_bits` of symbols by how often each occurs; the last one does."""
+    total = int(counts.sum())
+    fixed = fixed_bits(total, counts.size)
+    if coder == "fixed" or counts.size > 4 * total:
+        return fixed
+    if coder == "huffman":
+        return min(fixed, huffman_bits(counts) + 8.0 * counts.size)
+    return min(fixed, _entropy_bits(counts))
+
+
+def _entropy_bits(counts: np.ndarray) -> float:
     used = counts[counts > 0]
-    return float(-np.sum(used * np.log2(used / symbols.size))) + 8.0 * counts.size
+    return float(-np.sum(used * np.log2(used / counts.sum()))) + 8.0 * counts.size
+
+
+def fixed_bits(count: int, size: int) -> float:
+    """Bits of `count` symbols of an alphabet of `size`, all of one width."""
+    return float(count * (size - 1).bit_length())
+
+
+def huffman_bits(counts: np.ndarray) -> float:
+    """Bits of a Huffman code of symbols that occur so often (Huffman 1952)."""
+    heap = counts[counts > 0].tolist()
+    if len(heap) == 1:
+        return float(heap[0])
+    heapq.heapify(heap)
+    bits = 0
+    while len(heap) > 1:
+        # Every merge adds a bit to all symbols below it.
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += merged
+        heapq.heappush(heap, merged)
+    return float(bits)
 
 
 def table(counts: np.ndarray) -> np.ndarray:
@@ -188,8 +236,7 @@ def decode_bits(reader: Reader, probabilities: np.ndarray) -> np.ndarray:
 
 def _coded(method: int, frequencies: np.ndarray, words: np.ndarray, part: str) -> Writer:
     writer = Writer().add("tables", bytes([method]))
-    for frequency in frequencies.astype(int).tolist():
-        writer.varint("tables", frequency)
+    writer.varints("tables", frequencies.astype(np.int64))
     return writer.extend(_words(words, part))
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
 from tfcompress.sharing.codec.entropy import (
+    EXHAUSTIVE,
+    counted_bits,
     decode_bits,
     decode_symbols,
     encode_bits,
@@ -38,13 +40,27 @@ def encode_integers(array: np.ndarray, coder: str = "auto") -> Writer:
     """
     flat = array.ravel().astype(np.int64)
     positions = np.flatnonzero(flat)
-    values = encode_symbols(flat[positions] - 1, "values", coder)
-    candidates = [_head(_DENSE).extend(encode_symbols(flat, "values", coder))]
-    if positions.size < flat.size:
-        candidates.append(_sparse(positions, flat.size, coder).extend(values))
-        may_mask = coder in ("auto", "ans") and flat.size <= _MAX_MASK
-        if may_mask and positions.size > 0:
-            candidates.append(_mask(array, positions.size).extend(values))
+    others = flat[positions] - 1
+    may_skip = positions.size < flat.size
+    may_mask = coder in ("auto", "ans") and flat.size <= _MAX_MASK and may_skip
+    may_mask = may_mask and positions.size > 0
+    layouts = [_DENSE, *([_SPARSE] if may_skip else []), *([_MASK] if may_mask else [])]
+    bits = _best_index_bits(positions, coder) if may_skip else (0, 0.0)
+    if flat.size > EXHAUSTIVE:
+        values = estimated_bits(others, coder)
+        estimates = {
+            _DENSE: lambda: estimated_bits(flat, coder),
+            _SPARSE: lambda: bits[1] + values,
+            _MASK: lambda: _mask_bits(array) + values,
+        }
+        layouts = [min(layouts, key=lambda layout: estimates[layout]())]
+    candidates = []
+    for layout in layouts:
+        if layout == _DENSE:
+            candidates.append(_head(_DENSE).extend(encode_symbols(flat, "values", coder)))
+            continue
+        index = _mask(array) if layout == _MASK else _sparse(positions, bits[0], coder)
+        candidates.append(index.extend(encode_symbols(others, "values", coder)))
     return smallest(candidates)
 
 
@@ -89,15 +105,27 @@ def absolute_index(symbols: np.ndarray, bits: int) -> np.ndarray:
     return (np.cumsum(np.where(is_entry, symbols + 1, longest)) - 1)[is_entry]
 
 
-def _sparse(positions: np.ndarray, size: int, coder: str) -> Writer:
-    def cost(bits):
-        symbols = relative_index(positions, bits)
-        if coder == "huffman":
-            # At a bit or more for every symbol it is not what the entropy says.
-            return 8 * len(encode_symbols(symbols, "index", coder))
-        return bits * symbols.size if coder == "fixed" else estimated_bits(symbols)
+def _best_index_bits(positions: np.ndarray, coder: str) -> tuple[int, float]:
+    """The width of the index that takes the fewest bits, and these."""
+    gaps = np.bincount(np.diff(positions, prepend=-1) - 1)
+    lengths = np.flatnonzero(gaps)
+    gaps = gaps[lengths]
 
-    bits = min(_INDEX_BITS, key=cost)
+    def cost(bits: int) -> float:
+        # As of `relative_index`, by how often each gap occurs.
+        longest = 2**bits - 1
+        skips, rest = np.divmod(lengths, longest)
+        counts = np.bincount(rest, weights=gaps, minlength=longest + 1).astype(np.int64)
+        counts[longest] += int(np.sum(skips * gaps))
+        return counted_bits(counts[: int(np.flatnonzero(counts)[-1]) + 1], coder)
+
+    if not positions.size:
+        return _INDEX_BITS[0], 0.0
+    best = min(_INDEX_BITS, key=cost)
+    return best, cost(best)
+
+
+def _sparse(positions: np.ndarray, bits: int, coder: str) -> Writer:
     symbols = relative_index(positions, bits)
     writer = _head(_SPARSE).add("framing", bytes([bits]))
     writer.varint("framing", symbols.size)
@@ -123,8 +151,22 @@ def _read_sparse(reader: Reader, size: int) -> np.ndarray:
 # --- mask -----------------------------------------------------------------------------------------
 
 
-def _mask(array: np.ndarray, total: int) -> Writer:
-    bits = (array != 0).reshape(-1, array.shape[-1] if array.ndim else 1)
+def _mask_bits(array: np.ndarray) -> float:
+    """What `_mask` will take: −log₂ of the probability of every bit."""
+    bits = _matrix(array)
+    rows, columns = bits.sum(1), bits.sum(0)
+    odds = _odds(rows, columns)
+    ones = bits[np.ix_(rows > 0, columns > 0)].ravel()
+    entropy = -float(np.sum(np.log2(np.where(ones, odds, 1.0 - odds))))
+    return entropy + estimated_bits(rows) + estimated_bits(columns)
+
+
+def _matrix(array: np.ndarray) -> np.ndarray:
+    return (array != 0).reshape(-1, array.shape[-1] if array.ndim else 1)
+
+
+def _mask(array: np.ndarray) -> Writer:
+    bits = _matrix(array)
     rows, columns = bits.sum(1), bits.sum(0)
     writer = _head(_MASK)
     writer.extend(encode_symbols(rows, "index")).extend(encode_symbols(columns, "index"))

@@ -8,33 +8,73 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfcompress.sharing.codec.buffers import Reader, Writer, smallest
+from tfcompress.sharing.codec.entropy import (
+    EXHAUSTIVE,
+    decode_symbols,
+    encode_symbols,
+    estimated_bits,
+)
 from tfcompress.sharing.codec.integers import decode_integers, encode_integers
 
 _PLAIN, _CODEBOOK, _GRID, _SPARSE = range(4)
-_SINGLE, _HALF, _DEFLATED = range(3)
+_SINGLE, _HALF, _DEFLATED, _PLANES = range(4)
 #: What the methods are called in reports.
 METHODS = ("plain", "codebook", "codes and scales", "sparse")
 
 # More distinct values than this are not a codebook.
 _MAX_CODEBOOK = 2**16
 _LARGEST_CODE = 127
+# A large array with fewer zeros than this is written with them.
+_MIN_ZEROS = 0.01
+# Values of a large array that are looked at first: many values differ, or few.
+_SAMPLE = 2**16
+# Bytes of a sample that tells whether an array repeats itself.
+_PROBE = 2**15
 
 
 def encode_tensor(array: np.ndarray, coder: str = "auto") -> Writer:
     """Codes one array, the shortest way; shape and dtype are not stored.
+
+    Of a large array the way is taken whose size is estimated to be the shortest.
 
     Args:
         array: Any shape and dtype.
         coder: One of `entropy.CODERS`.
     """
     array = np.asarray(array)
-    candidates = [_head(_PLAIN).extend(encode_plain(array, "floats"))]
-    if array.dtype == np.float32 and array.size > 1:
-        candidates.extend(_codebook(array, coder))
-        candidates.append(_sparse(array, coder))
-        if array.ndim > 1:
-            candidates.extend(_grid(array, coder))
+    if array.dtype != np.float32 or array.size <= 1:
+        return _head(_PLAIN).extend(encode_plain(array, "floats"))
+    coded = list(_grid(array)) if array.ndim > 1 else []
+    is_large = array.size > EXHAUSTIVE
+    # Codes take 8 bits at most, and a long table more than their scales.
+    coded += _codebook(array, 2**10 if coded and is_large else _MAX_CODEBOOK)
+    if is_large:
+        return _encode_estimated(array, coded, coder)
+    candidates = [_head(_PLAIN).extend(encode_plain(array, "floats")), _sparse(array, coder)]
+    candidates += [head.extend(encode_integers(symbols, coder)) for head, symbols in coded]
     return smallest(candidates)
+
+
+def _encode_estimated(
+    array: np.ndarray, coded: list[tuple[Writer, np.ndarray]], coder: str
+) -> Writer:
+    """The way that is estimated to be the shortest, of a large array."""
+    estimates = [8 * len(head) + estimated_bits(s.ravel(), coder) for head, s in coded]
+    best = int(np.argmin(estimates)) if estimates else None
+    kept = np.ascontiguousarray(array).view(np.uint32) != 0
+    plain, sparse = 0.0, np.inf
+    # A short table cannot be beaten by floats.
+    if best is None or 8 * len(coded[best][0]) > array.size or _is_half(array):
+        plain = _plain_bits(array.ravel())
+        if np.count_nonzero(kept) < array.size * (1 - _MIN_ZEROS):
+            index = estimated_bits(kept.ravel().astype(np.int64), coder)
+            sparse = index + _plain_bits(array[kept])
+        if best is None or min(plain, sparse) < estimates[best]:
+            if sparse < plain:
+                return _sparse(array, coder)
+            return _head(_PLAIN).extend(encode_plain(array, "floats"))
+    head, symbols = coded[best]
+    return head.extend(encode_integers(symbols, coder))
 
 
 def decode_tensor(reader: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -59,22 +99,75 @@ def _head(method: int) -> Writer:
 
 
 def encode_plain(array: np.ndarray, part: str) -> Writer:
-    """Values as they are, as half precision where that is exact, or deflated by byte planes."""
+    """Values as they are, as half precision where that is exact, or coded by byte planes.
+
+    The planes of a small array, and of one that repeats itself, are deflated; of others each is
+    entropy coded, or left as it is.
+    """
     flat = array.ravel()
     flat = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
     candidates = [Writer().add(part, bytes([_SINGLE]) + flat.tobytes())]
-    if array.dtype == np.float32:
-        with np.errstate(over="ignore"):
-            half = flat.astype("<f2")
-        if half.astype("<f4").tobytes() == flat.tobytes():
-            candidates.append(Writer().add(part, bytes([_HALF]) + half.tobytes()))
+    if array.dtype == np.float32 and _is_half(array):
+        half = flat.astype("<f2")
+        candidates.append(Writer().add(part, bytes([_HALF]) + half.tobytes()))
     planes = np.frombuffer(flat.tobytes(), np.uint8).reshape(-1, flat.dtype.itemsize).T
-    deflated = zlib.compress(planes.tobytes(), 9)
+    if flat.size <= EXHAUSTIVE:
+        candidates.append(_deflated(planes, part, 9))
+    elif _repeats(planes)[0]:
+        candidates.append(_deflated(planes, part, 6))
+    else:
+        candidates.append(_planes(planes, part))
+    return smallest(candidates)
+
+
+def _repeats(planes: np.ndarray) -> tuple[bool, float]:
+    """Whether a sample deflates better than its bytes are coded apart, and bits for each byte."""
+    sample = np.ascontiguousarray(planes[:, : _PROBE // len(planes)])
+    apart = sum(estimated_bits(plane.astype(np.int64)) for plane in sample)
+    deflated = 8.0 * len(zlib.compress(sample.tobytes(), 1))
+    return deflated < 0.9 * apart, min(apart, deflated) / max(sample.size, 1)
+
+
+def _plain_bits(flat: np.ndarray) -> float:
+    """What `encode_plain` will take."""
+    planes = np.frombuffer(flat.tobytes(), np.uint8).reshape(-1, flat.itemsize).T
+    bits = 8.0 * flat.size * flat.itemsize
+    if flat.size:
+        repeats, each = _repeats(planes)
+        if repeats:
+            bits = each * planes.size
+        else:
+            bits = float(sum(estimated_bits(plane.astype(np.int64)) for plane in planes))
+    return min(bits, 16.0 * flat.size) if _is_half(flat) else bits
+
+
+def _is_half(array: np.ndarray) -> bool:
+    """Whether half precision holds every value to the bit."""
+    with np.errstate(over="ignore"):
+        return array.astype("<f2").astype("<f4").tobytes() == array.astype("<f4").tobytes()
+
+
+def _deflated(planes: np.ndarray, part: str, level: int) -> Writer:
+    deflated = zlib.compress(planes.tobytes(), level)
     writer = Writer().add(part, bytes([_DEFLATED])).varint(part, len(deflated))
-    return smallest([*candidates, writer.add(part, deflated)])
+    return writer.add(part, deflated)
+
+
+def _planes(planes: np.ndarray, part: str) -> Writer:
+    writer = Writer().add(part, bytes([_PLANES]))
+    for plane in planes:
+        symbols = plane.astype(np.int64)
+        is_coded = estimated_bits(symbols) < 0.98 * 8 * symbols.size
+        writer.add(part, bytes([is_coded]))
+        if is_coded:
+            writer.extend(encode_symbols(symbols, part))
+        else:
+            writer.add(part, plane.tobytes())
+    return writer
 
 
 def decode_plain(reader: Reader, count: int, dtype: np.dtype) -> np.ndarray:
+    """Reads `count` numbers; raises `ValueError` on what cannot have been written."""
     dtype = np.dtype(dtype)
     form = reader.take(1)[0]
     if form == _SINGLE:
@@ -86,9 +179,20 @@ def decode_plain(reader: Reader, count: int, dtype: np.dtype) -> np.ndarray:
         if len(planes) != count * dtype.itemsize:
             raise ValueError("Expected as many bytes as the weights have. The file is damaged.")
         data = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T.tobytes()
+    elif form == _PLANES:
+        data = np.stack([_read_plane(reader, count) for _ in range(dtype.itemsize)], 1).tobytes()
     else:
         raise ValueError(f"Expected a form of {dtype} numbers. Received: {form}.")
     return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
+
+
+def _read_plane(reader: Reader, count: int) -> np.ndarray:
+    if not reader.take(1)[0]:
+        return np.frombuffer(reader.take(count), np.uint8)
+    symbols = decode_symbols(reader, count)
+    if symbols.max(initial=0) > 255:
+        raise ValueError("Expected bytes of numbers. Received: larger ones. The file is damaged.")
+    return symbols.astype(np.uint8)
 
 
 def inflate(data: bytes, limit: int, dictionary: bytes = b"") -> bytes:
@@ -106,18 +210,47 @@ def inflate(data: bytes, limit: int, dictionary: bytes = b"") -> bytes:
 # --- codebook -------------------------------------------------------------------------------------
 
 
-def _codebook(array: np.ndarray, coder: str) -> Iterator[Writer]:
-    """Zero, and a table of the other values. By their bits, so that −0 and NaN are kept."""
+def _codebook(array: np.ndarray, most: int) -> Iterator[tuple[Writer, np.ndarray]]:
+    """Zero, and a table of the other values. By their bits, so that −0 and NaN are kept.
+
+    Yields the head, which holds the table, and the symbols; nothing where there are more than
+    `most` values.
+    """
     bits = np.ascontiguousarray(array).view(np.uint32)
-    patterns, index = np.unique(bits, return_inverse=True)
-    if patterns.size > min(_MAX_CODEBOOK, array.size // 2 + 1):
+    found = few_values(bits.ravel(), min(most, array.size // 2 + 1))
+    if found is None:
         return
+    patterns, index = found
     # Symbol 0 is the value +0, whether it occurs or not.
     symbols = index.reshape(array.shape) + (0 if patterns[0] == 0 else 1)
     values = patterns[patterns != 0].view(np.float32)
     writer = _head(_CODEBOOK).varint("framing", values.size)
-    writer.extend(encode_plain(values, "codebook"))
-    yield writer.extend(encode_integers(symbols, coder))
+    yield writer.extend(encode_plain(values, "codebook")), symbols
+
+
+def few_values(flat: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """`np.unique` with the inverse, or `None` where there are more than `limit` values.
+
+    Sorting a large array takes longer than finding each of its entries among a few values, which a
+    sample has shown.
+    """
+    if flat.size <= 2 * _SAMPLE:
+        patterns, index = np.unique(flat, return_inverse=True)
+        return None if patterns.size > limit else (patterns, index)
+    sample = flat[:: flat.size // _SAMPLE]
+    patterns = np.unique(sample)
+    # Of 65536 equally frequent values, a sample of as many holds 63 %.
+    if patterns.size > min(limit, 0.65 * sample.size):
+        return None
+    for _ in range(2):
+        index = np.minimum(np.searchsorted(patterns, flat), patterns.size - 1)
+        missing = flat[patterns[index] != flat]
+        if not missing.size:
+            return (patterns, index) if patterns.size <= limit else None
+        if patterns.size + np.unique(missing[:_SAMPLE]).size > limit:
+            return None
+        patterns = np.union1d(patterns, missing)
+    return None
 
 
 def _read_codebook(reader: Reader, shape: tuple[int, ...]) -> np.ndarray:
@@ -190,7 +323,11 @@ def _on_grid(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
         return (np.rint(rows / scales[:, None]) * scales[:, None] == rows).all(1)
 
 
-def _grid(array: np.ndarray, coder: str) -> Iterator[Writer]:
+def _grid(array: np.ndarray) -> Iterator[tuple[Writer, np.ndarray]]:
+    """Codes and scales, for each way in which scales may lie along the axes.
+
+    Yields the head, which holds scales and codes, and the symbols.
+    """
     last, fitted = array.ndim - 1, False
     for axes in _axes(array.ndim):
         # A scale for each pair of channels, as of a depthwise kernel, takes the most bytes.
@@ -204,12 +341,17 @@ def _grid(array: np.ndarray, coder: str) -> Iterator[Writer]:
         fitted = True
         codes, scales = found
         # Symbol 0 is the code 0; the others follow in the order of the table.
-        others = np.unique(codes[codes != 0])
-        symbols = np.where(codes == 0, 0, np.searchsorted(others, codes) + 1)
+        shifted = codes + _LARGEST_CODE
+        occurs = np.bincount(shifted.ravel(), minlength=2 * _LARGEST_CODE + 1) > 0
+        occurs[_LARGEST_CODE] = False
+        others = np.flatnonzero(occurs) - _LARGEST_CODE
+        places = np.zeros(occurs.size, np.int64)
+        places[occurs] = np.arange(1, others.size + 1)
+        symbols = places[shifted]
         sides = sum(1 << (last - axis) for axis in axes)
         writer = _head(_GRID).varint("framing", sides).extend(encode_plain(scales, "scales"))
         writer.varint("framing", others.size).add("codebook", others.astype(np.int8).tobytes())
-        yield writer.extend(encode_integers(symbols, coder))
+        yield writer, symbols
 
 
 def _axes(ndim: int) -> list[tuple[int, ...]]:
