@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcompress.model.finite import LossWatch
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import get_weight_criterion
@@ -121,6 +122,7 @@ class Pruning(keras.callbacks.Callback):
         self.verbose = verbose
         self.pruner: Pruner | None = None
         self._writer = None
+        self._watch = LossWatch("Masks")
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -144,7 +146,11 @@ class Pruning(keras.callbacks.Callback):
         if self.log_dir is not None and self._writer is None:
             self._writer = tf.summary.create_file_writer(self.log_dir)
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._watch.begin_epoch()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._watch.end_batch(self.model, batch, logs)
         if self.pruner is None:
             self._make_pruner()
             self.model.make_train_function(force=True)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import NotFinite, check_finite, warn_not_finite
 from tfcompress.model.keras_features import check_float_kernels
 from tfcompress.pruning.criteria.evidence import Evidence
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
@@ -110,6 +111,7 @@ class Pruner:
         self.last_update: int | None = None
         self.found: list[np.ndarray] = []
         self.begun = False
+        self._warned: set[str] = set()
         self._attach()
 
     # ---- what a training loop calls -------------------------------------------------------------
@@ -127,6 +129,10 @@ class Pruner:
 
         Returns:
             Whether masks were computed anew.
+
+        Warns:
+            UserWarning: Weights, or gradients or activations of a batch, are NaN or infinite; the
+                layers are named. The masks stay as they were until they are finite again.
         """
         step = int(step)
         self._step = step
@@ -134,11 +140,18 @@ class Pruner:
             self.begin(step)
         changed = False
         if metrics is not None and self.method.needs_metrics:
-            changed = self.method.on_metrics(self, step, metrics, batch)
+            try:
+                changed = self.method.on_metrics(self, step, metrics, batch)
+            except NotFinite as error:
+                self._warn(step, error)
         if self.method.due(self.last_update, step):
-            self.method.update(self, step, batch)
-            self.last_update = step
-            changed = True
+            try:
+                self._check_kernels()
+                self.method.update(self, step, batch)
+                self.last_update = step
+                changed = True
+            except NotFinite as error:
+                self._warn(step, error)
         if not changed:
             self.apply_masks()
         return changed
@@ -274,6 +287,16 @@ class Pruner:
         return self.state.create_variable(self.model, name, value)
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _check_kernels(self) -> None:
+        kernels = [kernel.variable.numpy() for kernel in self.kernels]
+        check_finite(kernels, self.names, "weights")
+
+    def _warn(self, step: int, error: NotFinite) -> None:
+        """Names a step whose numbers are not finite; once for each cause."""
+        if str(error) not in self._warned:
+            self._warned.add(str(error))
+            warn_not_finite(step, error, "Masks")
 
     def _attach(self) -> None:
         shapes = [k.variable.shape for k in self.kernels]

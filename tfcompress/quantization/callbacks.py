@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.finite import LossWatch
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
@@ -45,6 +46,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         self.start_step = start_step
         self.freeze_ranges_step = freeze_ranges_step
         self.freeze_batch_norm_step = freeze_batch_norm_step
+        self._watch = LossWatch("Ranges of activations and statistics of batch norms")
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -60,6 +62,12 @@ class QuantizationSchedule(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._watch.begin_epoch()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._watch.end_batch(self.model, batch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))

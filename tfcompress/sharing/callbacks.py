@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from tfcompress.model.finite import LossWatch, warn_not_finite
 from tfcompress.sharing.clustering import clustered_kernels, latent_value
 from tfcompress.sharing.codebook import Cluster
 
@@ -22,15 +23,34 @@ def refresh_assignments(model: keras.Model, *, reseed: bool = True) -> float:
     Raises:
         ValueError: No kernel is clustered.
     """
-    found = _latent(model)
+    found = _finite(model, _latent(model))
     _pin_zeros(found)
     changed = sum(transform.assign(value, reseed=reseed) for transform, value in found)
-    return changed / sum(value.size for _, value in found)
+    return changed / max(sum(value.size for _, value in found), 1)
 
 
 def _latent(model: keras.Model) -> list[tuple[Cluster, np.ndarray]]:
     """Every clustering with what it gets to see."""
     return [(transform, latent_value(kernel, transform)) for kernel, transform in _clustered(model)]
+
+
+def _finite(
+    model: keras.Model, found: list[tuple[Cluster, np.ndarray]]
+) -> list[tuple[Cluster, np.ndarray]]:
+    """Those whose weights and centroids are finite; warns of the others, which stay as they are."""
+    kept, hit = [], []
+    for (kernel, _), (transform, value) in zip(_clustered(model), found, strict=True):
+        centroids = transform.leader().centroids.numpy()
+        if np.isfinite(value).all() and np.isfinite(centroids).all():
+            kept.append((transform, value))
+        else:
+            hit.append(kernel.name)
+    if hit:
+        optimizer = getattr(model, "optimizer", None)
+        step = 0 if optimizer is None else int(optimizer.iterations.numpy())
+        cause = f"Expected finite weights. Received: NaN or infinity in {', '.join(hit)}."
+        warn_not_finite(step, cause, "Their codebooks and assignments")
+    return kept
 
 
 def _pin_zeros(found: list[tuple[Cluster, np.ndarray]]) -> set[int]:
@@ -88,6 +108,7 @@ class Clustering(keras.callbacks.Callback):
         self.end_step = end_step
         self.reseed = reseed
         self._found: list = []
+        self._watch = LossWatch("Assignments")
 
     def set_model(self, model):
         super().set_model(model)
@@ -128,7 +149,11 @@ class Clustering(keras.callbacks.Callback):
             self._settle()
         self._last = step
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._watch.begin_epoch()
+
     def on_train_batch_end(self, batch, logs=None):
+        self._watch.end_batch(self.model, batch, logs)
         # Before any callback looks at the epoch, in whatever order they are given.
         steps = (self.params or {}).get("steps")
         if steps is not None and batch + 1 >= steps:
@@ -142,7 +167,7 @@ class Clustering(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._settle()
-        found = _latent(self.model)
+        found = _finite(self.model, _latent(self.model))
         pinned = _pin_zeros(found)
         for transform, value in found:
             if id(transform.leader()) in pinned:
@@ -156,7 +181,9 @@ class Clustering(keras.callbacks.Callback):
         """
         if self._found and self._is_set():
             for kernel, transform in self._found:
-                transform.assign_nearest(latent_value(kernel, transform))
+                value = latent_value(kernel, transform)
+                if np.isfinite(value).all():
+                    transform.assign_nearest(value)
             self._set_reassigns(False)
 
     def _is_set(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.model.finite import check_finite
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
@@ -58,6 +59,8 @@ class Evidence:
     def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """The gradient of each kernel, averaged over the batches of an update."""
         every = [self.statistics.gradients(one) for one in self.batches(step, batch)]
+        for gradients in every:
+            check_finite(gradients, self.names, "gradients")
         return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
 
     def batches(self, step: int, batch: Any = None) -> list[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.model.finite import NotFinite, check_finite
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.statistics import Statistics
 
@@ -28,9 +29,11 @@ def compute_scores(
         parts: The batches to look at, where the criterion needs data.
 
     Raises:
-        ValueError: If a score is not a number, or there is not one per weight.
+        ValueError: If there is not one score per weight.
+        NotFinite: If a score is not a number, or what it is computed from is not finite.
     """
     kernels = [k.variable.numpy() for k in statistics.kernels]
+    check_finite(kernels, names, "weights")
     needed = criterion.parameters
     nothing: list[Any] = [None] * len(kernels)
     activations = [
@@ -40,12 +43,16 @@ def compute_scores(
         scores = [np.zeros(kernel.shape, np.float32) for kernel in kernels]
         for part, outputs in zip(parts, activations, strict=True):
             gradients = statistics.gradients(part)
+            check_finite(gradients, names, "gradients")
+            if "activations" in needed:
+                check_finite(outputs, names, "activations")
             for i, (k, g, a, s) in enumerate(zip(kernels, gradients, outputs, seeds, strict=True)):
                 scores[i] += criterion(kernel=k, gradient=g, activations=a, seed=s) / len(parts)
     else:
         joined = nothing
         if "activations" in needed:
             joined = [np.concatenate(outputs) for outputs in zip(*activations, strict=True)]
+            check_finite(joined, names, "activations")
         scores = [
             criterion(kernel=k, activations=a, seed=s)
             for k, a, s in zip(kernels, joined, seeds, strict=True)
@@ -64,8 +71,5 @@ def _checked(score: Any, kernel: np.ndarray, name: str, criterion: str) -> np.nd
             f"{name!r}. Received: shape {score.shape} from {criterion!r}"
         )
     if np.isnan(score).any():
-        raise ValueError(
-            f"The scores of {name!r} by {criterion!r} are not numbers (NaN): has the training "
-            "diverged?"
-        )
+        raise NotFinite(f"Expected scores by {criterion!r}. Received: NaN in {name!r}.")
     return score

@@ -83,6 +83,8 @@ class LatentConstraint(MaskConstraint):
     def apply(self, w: tf.Tensor) -> tf.Tensor:
         latent = tf.convert_to_tensor(self.latent)
         step = w - self.masked(latent)
+        # One step that is not finite would stay in what is remembered for good.
+        step = tf.where(tf.math.is_finite(step), step, tf.zeros((), step.dtype))
         if self.scores is not None and self.criterion is not None:
             self.scores.assign_add(self.criterion(kernel=latent, gradient=-step))
         removed = latent + step if self.train_removed else latent

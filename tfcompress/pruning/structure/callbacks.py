@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.finite import LossWatch
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.schedules import get_schedule
@@ -85,6 +86,7 @@ class ChannelPruning(keras.callbacks.Callback):
             "scoring": scoring,
         }
         self.pruner: ChannelPruner | None = None
+        self._watch = LossWatch("Channel masks")
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -101,7 +103,11 @@ class ChannelPruning(keras.callbacks.Callback):
         if not pruner.begun:
             pruner.update(pruner.clock())
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._watch.begin_epoch()
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._watch.end_batch(self.model, batch, logs)
         pruner = self._attached()
         step = pruner.clock()
         if pruner.is_due(step):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import NotFinite, warn_not_finite
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.masks import constraints
@@ -105,6 +106,7 @@ class ChannelPruner:
         self.units = np.zeros(0, np.int64)
         self.last_update: int | None = None
         self.begun = False
+        self._warned: set[str] = set()
         self._step = 0
 
     # ---- what a training loop calls -------------------------------------------------------------
@@ -120,6 +122,10 @@ class ChannelPruner:
 
         Returns:
             Whether channels were chosen anew.
+
+        Warns:
+            UserWarning: Weights, or gradients or activations of a batch, are NaN or infinite; the
+                layers are named. The masks stay as they were until they are finite again.
         """
         self._step = step = int(step)
         if not self.begun:
@@ -128,11 +134,16 @@ class ChannelPruner:
         due = self.schedule.last_update(step)
         changed = False
         if due is not None and (self.last_update is None or due > self.last_update):
-            changed = True
-            self.last_update = due
             gone = self.schedule.sparsity(due)
-            # On the way there, widths that are no multiples could not become multiples again.
-            self._choose(1.0 - gone, relax=gone >= self.schedule.final)
+            try:
+                # On the way there, widths that are no multiples could not become multiples again.
+                self._choose(1.0 - gone, relax=gone >= self.schedule.final)
+                self.last_update = due
+                changed = True
+            except NotFinite as error:
+                if str(error) not in self._warned:
+                    self._warned.add(str(error))
+                    warn_not_finite(step, error, "Channel masks")
         self.apply_masks()
         return changed
 

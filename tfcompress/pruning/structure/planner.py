@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.model.finite import NotFinite
 from tfcompress.model.graph import Node
 from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.pruning.structure.costs import Cost
@@ -73,9 +74,7 @@ class Planner:
                     notes.append(f"{scoring.criterion!r} says nothing of {group.name}")
             values = np.array(values, np.float64)
             if np.isnan(values).any():
-                raise ValueError(
-                    f"The scores of {group.name} are not numbers (NaN): has the training diverged?"
-                )
+                raise NotFinite(f"Expected scores of channels. Received: NaN in {group.name}.")
             values[np.isin(group.units, gone)] = -np.inf
             found.append(values)
         return found

@@ -89,10 +89,22 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
         )
         outputs.set_shape(x.shape)
         # Frozen, the moving statistics come back as they were; written so, not a bit changes.
+        mean, variance = _finite_or_old(mean, variance, old_mean, old_variance)
         rate = 1.0 - self.momentum
         self.moving_mean.assign(old_mean + (mean - old_mean) * rate)
         self.moving_variance.assign(old_variance + (variance - old_variance) * rate)
         return tf.cast(outputs, self.compute_dtype)
+
+
+def _finite_or_old(
+    mean: tf.Tensor, variance: tf.Tensor, old_mean: tf.Tensor, old_variance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Statistics of the batch; of channels that are not finite the old ones.
+
+    One NaN would stay in a moving average for good.
+    """
+    is_finite = tf.math.is_finite(mean) & tf.math.is_finite(variance)
+    return tf.where(is_finite, mean, old_mean), tf.where(is_finite, variance, old_variance)
 
 
 def _normalize(
@@ -204,6 +216,7 @@ def _normalize_and_update(
     outputs, mean, variance = _normalize_fused(
         x, gamma, beta, old_mean, old_variance, frozen >= 0.5, epsilon=epsilon
     )
+    mean, variance = _finite_or_old(mean, variance, old_mean, old_variance)
     rate = 1.0 - momentum
     moving_mean.assign(old_mean + (mean - old_mean) * rate)
     moving_variance.assign(old_variance + (variance - old_variance) * rate)
