@@ -98,7 +98,7 @@ def large_arrays():
 
 
 @pytest.mark.parametrize("name", large_arrays())
-@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("coder", ["auto", "huffman"])
 def test_large_arrays(name, coder):
     array, method, bits = large_arrays()[name]
     written = encode_tensor(array, coder)
@@ -107,7 +107,7 @@ def test_large_arrays(name, coder):
     reader.finish()
     assert again.tobytes() == array.tobytes()
     assert sum(written.parts.values()) == len(written.data)
-    if coder in ("auto", "ans"):
+    if coder == "auto":
         assert method in (None, METHODS[written.data[0]])
         assert 8 * len(written) / array.size < bits
 

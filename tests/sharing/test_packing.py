@@ -270,7 +270,9 @@ def test_layers_in_an_order_that_takes_keras_long_are_refused(tmp_path):
 
 def test_a_long_sequential_is_built_once(monkeypatch):
     """Keras would build it anew for every layer."""
-    model = keras.Sequential([keras.Input((2,)), *(layers.Dense(2) for _ in range(12))], "long")
+    model = keras.Sequential(
+        [keras.Input((2,)), *(layers.Dense(2) for _ in range(12))], name="long"
+    )
     config, calls = config_of(model), []
     stock = keras.Sequential._maybe_rebuild
 

@@ -133,7 +133,7 @@ def _tensor(
     axis = int(quantization.quantizedDimension) if len(scales) > 1 else None
     data = model.buffers[tensor.buffer].data
     num_bytes = 0 if data is None else len(data)
-    found = (None, None)
+    found: tuple[int | None, int | None] = (None, None)
     if num_bytes:
         found = figures.of(int(tensor.buffer), dtype, static, zero_points, axis)
     return TensorSummary(

@@ -294,12 +294,30 @@ def find_grid(array: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.
     scales = np.zeros(len(rows), np.float32)
     used = np.flatnonzero(rows.any(1))
     # Floats fail at the first row, and need not be tried on all of them.
-    for part in (used[:1], used[1:]):
-        scales[part] = _scales(rows[part])
-        if not scales[part].all():
+    if used.size:
+        scales[used[0]] = _first_scale(rows[used[0]])
+        if scales[used[0]] == 0:
+            return None
+        scales[used[1:]] = _scales(rows[used[1:]])
+        if not scales[used].all():
             return None
     codes = np.rint(rows / np.where(scales == 0, np.float32(1), scales)[:, None]).astype(np.int64)
     return np.moveaxis(codes.reshape(moved.shape), range(len(axes)), axes), scales
+
+
+def _first_scale(row: np.ndarray) -> np.float32:
+    """`_scales` of one row, with all candidates at once."""
+    middle = np.abs(row).max() / np.arange(_LARGEST_CODE, 0, -1, dtype=np.float32)
+    around = [middle, *(np.nextafter(middle, np.float32(away)) for away in (0, np.inf))]
+    candidates = np.stack(around, 1).ravel()
+    usable = np.repeat(middle >= np.finfo(np.float32).tiny, len(around))
+    fits = usable & _on_grid(
+        np.broadcast_to(row[:64], (candidates.size, row[:64].size)), candidates
+    )
+    for scale in candidates[fits]:
+        if _on_grid(row[None], scale[None])[0]:
+            return scale
+    return np.float32(0)
 
 
 def _scales(rows: np.ndarray) -> np.ndarray:
