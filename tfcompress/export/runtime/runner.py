@@ -61,8 +61,9 @@ class Runner:
         if not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"Expected num_threads of 1 or more. Received: {num_threads=}")
         data = read_tflite(path_or_bytes)
-        is_path = isinstance(path_or_bytes, str | os.PathLike)
-        source = repr(os.fspath(path_or_bytes)) if is_path else "bytes"
+        source = "bytes"
+        if isinstance(path_or_bytes, str | os.PathLike):
+            source = repr(os.fspath(path_or_bytes))
         self.signature, subgraph = _choose_signature(data, signature)
         check_loads(data, source)
         try:

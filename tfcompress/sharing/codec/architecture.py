@@ -135,8 +135,8 @@ def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras
         with tf.variable_creator_scope(budget.create):
             model = _deserialized(config)
         is_model = isinstance(model, keras.Model) and bool(model.inputs)
-        names = config.get("output_names", list(model.output_names)) if is_model else []
-        fits = len(names) == len(model.output_names) if is_model else False
+        own = list(getattr(model, "output_names", []))  # A Sequential has none.
+        names = config.get("output_names", own)
     except Exception as error:
         budget.check()
         raise ValueError(
@@ -150,12 +150,13 @@ def build_model(config: dict[str, Any], max_weights: int | None = None) -> keras
             f"Expected a model's configuration. Received: {type(model).__name__}, without inputs."
         )
     is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not is_names or not fits:
+    if not is_names or len(names) != len(own):
         raise ValueError(
-            f"Expected a name for each of {len(model.output_names)} outputs. Received: {names!r}. "
+            f"Expected a name for each of {len(own)} outputs. Received: {names!r}. "
             "The file is damaged."
         )
-    model.output_names = names
+    if names != own:
+        model.output_names = names
     return model
 
 
