@@ -111,7 +111,13 @@ class Converter:
         """
         with self._folder() as folder:
             path = folder / "model.tflite"
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                raise ConversionError(
+                    f"Expected to write {name!r} to the temporary folder {str(folder.parent)!r} "
+                    f"to load it. Received: {error}. {_FULL}"
+                ) from error
             self._run(
                 {"load": str(path)},
                 f"The file of {name!r} was converted, but LiteRT crashed when it loaded it, as it "
