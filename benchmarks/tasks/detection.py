@@ -15,6 +15,8 @@ from benchmarks.tasks.task import Outputs, Split, Task
 SIZE, BACKGROUND = 64, 10
 #: Cells along a side of each scale, and their pixels.
 GRIDS = ((8, 8), (4, 16))
+#: Scenes of the training and of the test.
+COUNTS = (2500, 300)
 #: Digits smaller than this belong to the finer scale.
 _SMALL = 20
 
@@ -56,7 +58,7 @@ def scenes(data_dir: str | None) -> tuple[Split, Split]:
     whether there is one; and `scores`, (cells,): the class. `extra` has the boxes in pixels.
     """
     splits = []
-    for seed, count in enumerate((2500, 300)):
+    for seed, count in enumerate(COUNTS):
         random = np.random.default_rng(seed)
         digits = data.pictures("mnist", 20000, 2000, data_dir)[seed]
         images, classes = digits.inputs[0], digits.targets

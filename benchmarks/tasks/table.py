@@ -106,7 +106,7 @@ def _speech(rows: list[dict[str, str]]) -> str:
         if net in ("lstm", "gru", "streaming"):
             best = max(_mean(same, "float"), _mean(same, "float_longer"))
             loss = best - _mean(same, "int8_training")
-            verdicts.append(f"`{net}` {-loss:+.2f} ({len(same)} seeds)")
+            verdicts.append(f"`{net}` {0.0 - loss:+.2f} (seeds: {len(same)})")
     if not verdicts:
         return ""
     told = "Points of int8 after training less the better of the two float means: "
