@@ -160,3 +160,23 @@ def test_equal_convolutions_that_the_converter_merges_are_parted(tmp_path):
     report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=images)
     assert (report.agreement, report.float_tensors) == (1.0, {})
     assert report.ops["DEPTHWISE_CONV_2D"] == 2
+
+
+def test_a_relu_of_merged_convolutions_belongs_to_one_of_them(tmp_path):
+    """The smaller of a tensor and a number is an identity convolution, as a ReLU is."""
+    inputs = keras.Input((8, 8, 4), name="image")
+    x = keras.layers.Conv2D(6, 3, padding="same")(inputs)
+    y = keras.layers.Conv2D(5, 3, padding="same")(inputs)
+    outputs = {
+        "relu": keras.layers.ReLU(name="alone")(x),
+        "smaller": keras.ops.minimum(x, 0.4),
+        "smallest": keras.ops.minimum(y, -0.1),
+        "up_to_one": keras.layers.ReLU(max_value=1.0)(y),
+    }
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 4)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(inputs, outputs), calibration_data=images)
+    tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_samples=0)
+    runner = tfc.Runner((tmp_path / "m.tflite").read_bytes())
+    found, expected = runner.predict(images), quantized.predict(images, verbose=0)
+    for name in outputs:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)

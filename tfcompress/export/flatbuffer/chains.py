@@ -219,14 +219,20 @@ def _in_place_of(
     """An operator that gives what its `follower` gives: itself, or a copy if others read it."""
     result = int(op.outputs[0])
     if len(found.readers[result]) > 1 or result in set(used_indices(found.graph.outputs)):
-        op = copy.copy(op)
-        op.builtinOptions = copy.copy(op.builtinOptions)
+        op = _copy(op)
         found.ops[found.ops.index(follower)] = op
     else:
         found.ops.remove(follower)
     op.outputs = follower.outputs
     _index(found)
     return op
+
+
+def _copy(op: schema.OperatorT) -> schema.OperatorT:
+    """A copy with options of its own: a ReLU that is fused later belongs to one of the two."""
+    copied = copy.copy(op)
+    copied.builtinOptions = copy.copy(op.builtinOptions)
+    return copied
 
 
 def _constant(found: Computed, index: int) -> np.ndarray | None:
@@ -257,7 +263,7 @@ def _part(
     renamed: dict[int, int] = {}
     position = found.ops.index(mark)
     for op in reversed(chain):
-        copied = copy.copy(op)
+        copied = _copy(op)
         copied.inputs = [renamed.get(int(i), int(i)) for i in op.inputs]
         copied.outputs = []
         for index in used_indices(op.outputs):
