@@ -18,6 +18,8 @@ def test_codes_half_way_between_two_are_rounded_as_in_the_file(tmp_path):
         "operation": ops.relu(up[:, 1:]),
         "relu6": layers.Activation("relu6")(up),
         "ceiling": layers.ReLU(1.0)(up),
+        # The converter merges its identity with those of the ReLUs.
+        "merged": ops.clip(up, -0.3, 1.5),
         "clip": ops.clip(down, -1.5, 0.3),
         "leaky": layers.LeakyReLU(0.25)(down),
         "prelu": layers.PReLU(slope, shared_axes=[1])(ops.reshape(down, (-1, 2, 2))),
