@@ -9,7 +9,7 @@ names is first used, so that the import costs little beside TensorFlow's own.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfcompress import callbacks
+from tfcompress import callbacks, distribute
 from tfcompress.distillation import (
     AttentionTransfer,
     DistillationLoss,
@@ -227,6 +227,7 @@ __all__ = [
     "compare_latency",
     "compare_models",
     "count_macs",
+    "distribute",
     "export_tflite",
     "factorize",
     "inspect_tflite",

@@ -89,3 +89,13 @@ def test_calls_can_be_forgotten():
         assert len(dense._inbound_nodes) == 2
     assert len(dense._inbound_nodes) == 1
     assert not dense._outbound_nodes
+
+
+def test_fit_builds_a_model_by_the_method_that_is_replaced():
+    sequential = model()
+    sequential.compile("sgd", "mse")
+    assert callable(keras.Model._maybe_symbolic_build)
+    keras_private.build_without_batch(sequential)
+    sequential.fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0)
+    assert sequential.optimizer.built
+    assert sequential._maybe_symbolic_build.__module__ == keras_private.__name__

@@ -83,3 +83,17 @@ def kept_calls(layers: Sequence[keras.Layer]) -> Iterator[None]:
         for layer, inbound, outbound in counts:
             del layer._inbound_nodes[inbound:]
             del layer._outbound_nodes[outbound:]
+
+
+def build_without_batch(model: keras.Model) -> None:
+    """Makes `fit` and `evaluate` build the optimizer alone, not the model by a batch of data."""
+
+    def build(iterator: Any = None, data_batch: Any = None) -> None:
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            with model.distribute_strategy.scope():
+                optimizer.build(model.trainable_variables)
+
+    if not callable(getattr(model, "_maybe_symbolic_build", None)):
+        raise AttributeError("keras.Model._maybe_symbolic_build has moved")
+    model._maybe_symbolic_build = build

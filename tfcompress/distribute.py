@@ -1,0 +1,81 @@
+"""Training on several machines by stock `fit`, with `tf.distribute.MultiWorkerMirroredStrategy`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcompress.model.keras_private import build_without_batch
+
+__all__ = ["across_workers", "is_chief"]
+
+
+def across_workers(model: keras.Model) -> keras.Model:
+    """Makes `fit` and `evaluate` of a model work under `MultiWorkerMirroredStrategy`.
+
+    Keras 3 builds a model by a reduction that this strategy refuses, and reduces the metrics of a
+    step along an axis that they do not have. Both are mended on this one model; its class, and what
+    is saved of it, stay as they are. Call it once, on every worker:
+
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with strategy.scope():
+            model = tfc.quantize(make_model(), calibration_data=images)
+            model.compile(...)
+        tfc.distribute.across_workers(model)
+        model.fit(dataset, steps_per_epoch=...)
+
+    Every worker must make the same calls, `evaluate` too: they wait for each other. Only the chief
+    should write files (see `is_chief`).
+
+    Args:
+        model: A built model, made in the scope of the strategy.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: A model of another strategy, or one that is not built.
+    """
+    strategy = model.distribute_strategy
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "Expected a model that was made in the scope of a MultiWorkerMirroredStrategy. "
+            f"Received: {model.name!r}, of {type(strategy).__name__}."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Expected a built model. Received: {model.name!r}. Give it an input shape, or call it "
+            "on a batch inside the strategy's scope."
+        )
+    build_without_batch(model)
+    for name in ("train_step", "test_step"):
+        setattr(model, name, _with_axis(getattr(model, name)))
+    return model
+
+
+def is_chief() -> bool:
+    """Whether this process is the worker that writes checkpoints and exports.
+
+    True where nothing is distributed, and on the first worker of a cluster (see `TF_CONFIG`).
+    """
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    task_type, task_id = resolver.task_type, resolver.task_id
+    if not task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return task_type == "chief" or (task_type == "worker" and task_id == 0 and not has_chief)
+
+
+def _with_axis(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """A step whose metrics have an axis, along which Keras takes their mean over the workers."""
+    if getattr(step, "has_axis", False):
+        return step
+
+    def with_axis(data: Any) -> dict[str, Any]:
+        return keras.tree.map_structure(lambda value: value[None], step(data))
+
+    with_axis.has_axis = True  # type: ignore[attr-defined]
+    return with_axis
