@@ -122,7 +122,7 @@ _WEIGHTS = (*_GRAPH, "tensors", 1)
         (_set((*_WEIGHTS, "buffer"), 7), "tensor refers to a buffer"),
         (_set((*_GRAPH, "operators", 0, "opcodeIndex"), 1), "operator refers to a code"),
         (_set((*_GRAPH, "operators", 0, "inputs"), [0, 9]), "operator refers to a tensor"),
-        (_set((*_GRAPH, "operators", 0, "outputs"), [-2]), "operator refers to a tensor"),
+        (_set((*_GRAPH, "operators", 0, "outputs"), [-1]), "operator refers to a tensor"),
         (_set((*_GRAPH, "inputs"), [3]), "graph refers to a tensor"),
         (_set(("signatureDefs", 0, "subgraphIndex"), 1), "signature refers to a graph"),
         (_set(("signatureDefs", 0, "inputs", 0, "tensorIndex"), 3), "signature refers to a tensor"),

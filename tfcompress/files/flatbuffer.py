@@ -235,7 +235,8 @@ class _Checker:
             _check_index(op.get(4, 0), num_codes, "an operator refers to a code")
             for slot in (6, 8, 20):
                 for index in self.numbers(op.get(slot)):
-                    if index != -1:
+                    # Inputs may be left out; an output never is.
+                    if index != -1 or slot == 8:
                         _check_index(index, len(tensors), "an operator refers to a tensor")
 
     def _check_tensor(self, tensor: dict[int, Any]) -> None:
