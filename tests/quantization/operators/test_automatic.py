@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import tfcompress as tfc
 
@@ -152,6 +154,32 @@ def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
         targets, 1.0
     )
     assert set(report.float_tensors.values()) <= {"first", "summed_cumsum"}
+
+
+def test_layers_that_keras_applications_define_run_in_int8(images, tmp_path):
+    def layer_scale(name):
+        layer = LayerScale(1.0, 8, name=name)
+        layer.build(None)
+        layer.gamma.assign(np.random.default_rng(1).normal(size=8))
+        return layer
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6, 6, 8), name="image")
+    x = layers.Conv2D(8, 1, name="first")(inputs)
+    y = layers.Dense(8, name="dense")(layers.Dense(16, activation="relu", name="hidden")(x))
+    x = layers.Add(name="sum")([x, layer_scale("folded")(y)])
+    x = layer_scale("alone")(x)
+    up = layers.Conv2D(8, 1, name="up")(layers.Conv2D(4, 1, activation="relu", name="down")(x))
+    x = layers.Activation("relu", name="relu")(CustomScaleLayer(0.17, name="join")([x, up]))
+    model = keras.Model(inputs, layers.Dense(4, name="logits")(x))
+    plan = tfc.plan(model)
+    assert not plan.float_layers
+    assert {entry.name: entry.parts for entry in plan}["join"] == ("join_multiply", "join")
+    quantized = tfc.quantize(model, calibration_data=images)
+    np.testing.assert_allclose(quantized(images), model(images), atol=0.1)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=images)
+    assert not report.float_tensors
+    assert report.parity["serving_default"][0].equal >= 0.999
 
 
 class Noise(layers.Layer):

@@ -41,19 +41,27 @@ def automatic_rule(operation: Any) -> Rule | None:
 
 
 def is_followed(operation: Any) -> bool:
-    """Whether an operation is a user's layer, `Lambda` or function that nobody registered."""
+    """Whether an operation is a user's layer, `Lambda` or function that nobody registered, or a
+    layer that a model of `keras.applications` defines for itself."""
     if not isinstance(operation, keras.Layer) or operator_of(operation) is not UNKNOWN:
         return False
     if type(operation) in (keras.layers.Lambda, keras.layers.Activation):
         function = getattr(operation, "activation", None)
         return not str(getattr(function, "__module__", "")).startswith("keras.")
-    is_librarys = keras_class(operation).__module__.split(".")[0] in ("keras", "tfcompress")
+    cls = keras_class(operation)
+    is_librarys = _is_keras_own(cls) or cls.__module__.split(".")[0] == "tfcompress"
     return not (is_librarys or hasattr(operation, "get_vocabulary"))
+
+
+def _is_keras_own(cls: type) -> bool:
+    """Whether a class is one of Keras' layers. Those of `keras.applications` are composed of
+    Keras' operations, as a user's are."""
+    return cls.__module__.split(".")[0] == "keras" and ".applications." not in cls.__module__
 
 
 def plain_base(cls: type) -> Any:
     """The Keras class that a user's subclass differs from in defaults alone; `None` for no such."""
-    base = next(c for c in cls.__mro__ if c.__module__.split(".")[0] == "keras")
+    base = next(c for c in cls.__mro__ if _is_keras_own(c))
     if base is keras.Layer or issubclass(base, keras.Model):
         return None
     for c in cls.__mro__[: cls.__mro__.index(base)]:

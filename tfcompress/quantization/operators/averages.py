@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,13 +16,14 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.code_sums import MeanOfCodes, SumOfCodes
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class ZeroPaddedAverage(keras.layers.Layer):
+class ZeroPaddedAverage(SumOfCodes, keras.layers.Layer):
     """Average pooling with "same" padding that counts the padding as zeros.
 
     Args:
@@ -35,7 +37,10 @@ class ZeroPaddedAverage(keras.layers.Layer):
         super().__init__(**kwargs)
         self.pool_size, self.strides = tuple(pool_size), tuple(strides)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def weight(self) -> float:
+        return 1.0 / math.prod(self.pool_size)
+
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
         return zero_padded_average(inputs, self.pool_size, self.strides)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -54,6 +59,67 @@ class ZeroPaddedAverage(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class QuantizedAveragePooling1D(SumOfCodes, layers.AveragePooling1D):
+    """Means over windows of codes that lie inside the sequence."""
+
+    keras_class = layers.AveragePooling1D
+
+    def weight(self) -> float:
+        return 1.0 / math.prod(self.pool_size)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class QuantizedAveragePooling2D(SumOfCodes, layers.AveragePooling2D):
+    """Means over windows of codes that lie inside the image."""
+
+    keras_class = layers.AveragePooling2D
+
+    def weight(self) -> float:
+        return 1.0 / math.prod(self.pool_size)
+
+
+class _MeanOfPositions(MeanOfCodes):
+    """Mixin: the mean over all axes but those of samples and channels."""
+
+    input_spec: keras.layers.InputSpec
+
+    def reduced_axes(self) -> list[int]:
+        return list(range(1, self.input_spec.ndim - 1))
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class QuantizedGlobalAveragePooling1D(_MeanOfPositions, layers.GlobalAveragePooling1D):
+    """The mean of a sequence of codes."""
+
+    keras_class = layers.GlobalAveragePooling1D
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        call_index: int = 0,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        if mask is not None:
+            return layers.GlobalAveragePooling1D.call(self, inputs, mask=mask)
+        return super().call(inputs, training, call_index)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class QuantizedGlobalAveragePooling2D(_MeanOfPositions, layers.GlobalAveragePooling2D):
+    """The mean of an image of codes."""
+
+    keras_class = layers.GlobalAveragePooling2D
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class QuantizedGlobalAveragePooling3D(_MeanOfPositions, layers.GlobalAveragePooling3D):
+    """The mean of a volume of codes."""
+
+    keras_class = layers.GlobalAveragePooling3D
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -213,16 +279,35 @@ def _lower_correction(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return forms.multiply_constant(x, factors if len(x.shape) == 4 else factors[:, 0])
 
 
-register(
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    spec=OperatorSpec(role=Role.AVERAGE, decompose=_average_pool, lower=_lower_average),
-)
-register(
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    spec=OperatorSpec(role=Role.AVERAGE),
-)
+def _remade(cls: type[keras.Layer]) -> Callable[[keras.Layer], keras.Layer]:
+    return lambda layer: cls.from_config(layer.get_config())
+
+
+for _cls, _quantized in (
+    (layers.AveragePooling1D, QuantizedAveragePooling1D),
+    (layers.AveragePooling2D, QuantizedAveragePooling2D),
+):
+    register(
+        _cls,
+        spec=OperatorSpec(
+            role=Role.AVERAGE,
+            decompose=_average_pool,
+            quantized=_remade(_quantized),
+            lower=_lower_average,
+        ),
+    )
+for _cls, _quantized in (
+    (layers.GlobalAveragePooling1D, QuantizedGlobalAveragePooling1D),
+    (layers.GlobalAveragePooling2D, QuantizedGlobalAveragePooling2D),
+    (layers.GlobalAveragePooling3D, QuantizedGlobalAveragePooling3D),
+):
+    register(
+        _cls,
+        spec=OperatorSpec(
+            role=Role.AVERAGE,
+            quantized=_remade(_quantized),
+        ),
+    )
 register(ZeroPaddedAverage, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_average))
 register(
     BorderCorrection,

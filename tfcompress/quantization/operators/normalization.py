@@ -20,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from tfcompress.model.graph import Node, Value
+from tfcompress.model.graph import Node, Value, producer
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.arithmetic import QuantizedMultiply, QuantizedSubtract
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.channel_affine import FOLDED_SPEC, FoldedAffine
+from tfcompress.quantization.operators.code_sums import MeanOfCodes
 from tfcompress.quantization.operators.elementwise import CODE_TABLE, CodeTable
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
@@ -64,15 +65,32 @@ class Reduced:
         return None
 
 
+def _operation_class(reduction: Callable) -> type:
+    """The class of a reduction of `keras.ops`, which is not public."""
+    call = producer(reduction(keras.KerasTensor((1, 1)), axis=1))
+    assert call is not None
+    return type(call[0])
+
+
 @keras.saving.register_keras_serializable(package="tfcompress")
-class MeanOverAxes(Reduced, NormPart, keras.layers.Layer):
+class MeanOverAxes(Reduced, NormPart, MeanOfCodes, keras.layers.Layer):
     """The mean over axes, which stay as axes of size 1 by default."""
+
+    channels_like = _operation_class(ops.mean)
 
     def __init__(self, axes: Sequence[int], keepdims: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axes, self.keepdims = list(axes), bool(keepdims)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    @property
+    def axis(self) -> list[int]:
+        """The axes, by the name that they have in `keras.ops`."""
+        return self.axes
+
+    def reduced_axes(self) -> list[int]:
+        return self.axes
+
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(inputs, self.axes, keepdims=self.keepdims)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -81,6 +99,17 @@ class MeanOverAxes(Reduced, NormPart, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = {"axes": self.axes, "keepdims": self.keepdims}
         return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class SumOverAxes(MeanOverAxes):
+    """The sum over axes, which stay as axes of size 1 by default."""
+
+    channels_like = _operation_class(ops.sum)
+    adds = True
+
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(inputs, self.axes, keepdims=self.keepdims)
 
 
 def _reduced(shape: Sequence[Any], axes: Sequence[int], keepdims: bool) -> tuple:
@@ -456,6 +485,11 @@ def _group_norm(b: Builder, node: Node) -> Value | None:
     return _with_affine(b, y, [rank - 1], layer.gamma, layer.beta, original)
 
 
+def _lower_mean(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """MEAN or SUM."""
+    return call.operation.real_values(x)
+
+
 def _requantized(layer: keras.Layer) -> keras.Layer:
     return type(layer).from_config(layer.get_config())
 
@@ -468,7 +502,10 @@ for _class, _rule in {
     ops.normalize: _unit_norm,
 }.items():
     register(_class, spec=OperatorSpec(decompose=_rule))
-register(MeanOverAxes, spec=OperatorSpec(role=Role.AVERAGE))
+register(
+    *(MeanOverAxes, SumOverAxes),
+    spec=OperatorSpec(role=Role.AVERAGE, quantized=_requantized, lower=_lower_mean),
+)
 register(
     SumOfSquares,
     spec=OperatorSpec(

@@ -102,7 +102,6 @@ def _average_pooling(b: Builder, node: Node) -> Value | None:
 
 register(layers.MaxPooling3D, spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pooling))
 register(layers.AveragePooling3D, spec=OperatorSpec(decompose=_average_pooling))
-register(layers.GlobalAveragePooling3D, spec=OperatorSpec(role=Role.AVERAGE))
 
 # --- to a given size ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 from keras import layers
 
+from tfcompress.model.declared import channels_like
 from tfcompress.model.graph import Node, Value
 from tfcompress.pruning.structure.rules.registry import register_rule
 from tfcompress.pruning.structure.tracer import Axes, Labels, Tracer, describe
@@ -192,7 +193,7 @@ def reduction(t: Tracer, node: Node) -> Axes:
         gone = {a % len(axes) for a in ([axis] if isinstance(axis, int) else axis)}
     for i in gone:
         # A channel of zeros leaves a sum as it is, and no other reduction.
-        if type(operation).__name__ == "Sum":
+        if channels_like(operation).__name__ == "Sum":
             t.summed(node.inputs[0], i)
         else:
             t.pin(axes[i], f"is mixed with other channels in {describe(operation)}")
