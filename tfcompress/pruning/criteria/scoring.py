@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.model.finite import NotFinite, check_finite
+from tfcompress.model.finite import check_finite
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.statistics import Statistics
 
@@ -29,8 +29,8 @@ def compute_scores(
         parts: The batches to look at, where the criterion needs data.
 
     Raises:
-        ValueError: If there is not one score per weight.
-        NotFinite: If a score is not a number, or what it is computed from is not finite.
+        ValueError: If a score is not a number, or there is not one per weight.
+        NotFinite: If weights, gradients or activations are not finite.
     """
     kernels = [k.variable.numpy() for k in statistics.kernels]
     check_finite(kernels, names, "weights")
@@ -71,5 +71,9 @@ def _checked(score: Any, kernel: np.ndarray, name: str, criterion: str) -> np.nd
             f"{name!r}. Received: shape {score.shape} from {criterion!r}"
         )
     if np.isnan(score).any():
-        raise NotFinite(f"Expected scores by {criterion!r}. Received: NaN in {name!r}.")
+        # Of weights and evidence that are finite: no other batch would mend it.
+        raise ValueError(
+            f"Expected scores that are numbers. Received: NaN by {criterion!r} in {name!r}, from "
+            "weights that are finite. Mend the criterion"
+        )
     return score
