@@ -26,6 +26,9 @@ preprocessed as the network demands.
 | KiB        | size of the file                                                                    |
 | GiB        | peak memory of the process and of its converter process together                    |
 
+The step of the float model is the first of its process and pays for what TensorFlow sets up then:
+`benchmarks.turnaround` measures both in processes of their own, and finds larger ratios.
+
 A fresh process measures each network. Its row is appended to `--csv` at once and the page is
 written anew; a network that has a row is not measured again, unless `--again` is given.
 """
@@ -230,7 +233,7 @@ def page(rows: Iterable[Mapping[str, str]]) -> str:
     families = len({row["family"] for row in found})
     return (
         "# keras.applications in int8\n\n"
-        f"{len(found)} networks of {families} families, written by\n\n"
+        f"Networks: {len(found)}; families: {families}. Written by\n\n"
         f"```bash\n{_unindented(usage)}\n```\n\n"
         f"from `recipes/results/{TABLE.name}`; the last column is the commit that was measured.\n\n"
         f"Each network{columns.rstrip()}\n\n"
