@@ -119,7 +119,7 @@ def _mean(rows: list[dict[str, str]], column: str) -> float:
 
 def _unrolling(rows: list[dict[str, str]]) -> str:
     heads = ("layer", "steps", "quantize", "first step", "first step, float", "a step")
-    heads += ("a step, float", "ratio", "bytes of the file", "commit")
+    heads += ("a step, float", "ratio", "commit")
     columns = ("layer", "steps", "quantize", "first_step", "first_float", "step", "step_float")
-    columns += ("ratio", "bytes", "commit")
+    columns += ("ratio", "commit")
     return markdown(heads, [[r[c] for c in columns] for r in rows])
