@@ -81,6 +81,15 @@ def _fit(
         verbose=0,
         callbacks=callbacks if freeze else [],
     )
+    norms = [la for la in _all_layers(model) if isinstance(la, keras.layers.BatchNormalization)]
+    if not freeze and any(la.trainable for la in norms):
+        # Moving averages of a hundred steps are not yet those of the data.
+        tfc.reestimate_batch_norm(model, _as_given(train.first(512)))
+
+
+def _all_layers(model: keras.Model) -> list[keras.Layer]:
+    nested = [la for la in model.layers if isinstance(la, keras.Model)]
+    return [*model.layers, *(each for la in nested for each in _all_layers(la))]
 
 
 def _as_given(arrays: Sequence[np.ndarray]) -> Any:
