@@ -10,7 +10,8 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.quantization import FakeQuantize
-from tfcompress.quantization.operators.arithmetic import QuantizedAdd, runtime_sum
+from tfcompress.quantization.operators.arithmetic import QuantizedAdd
+from tfcompress.quantization.operators.runtime_arithmetic import factor_scale, runtime_sum
 
 
 def xnnpack_sum(codes, scales, scale):
@@ -38,6 +39,20 @@ def test_halves_go_up():
     codes = tf.constant([-3.0, -1.0, 1.0, 3.0])
     scales = [tf.constant(0.5), tf.constant(0.25)]
     np.testing.assert_array_equal(runtime_sum([codes, 0 * codes], scales, 1.0), [-1, 0, 1, 2])
+
+
+@pytest.mark.parametrize("value", [0.5, -0.25, 0.75, 1 / 3, 1 / 6])
+def test_a_product_with_a_number_lies_between_no_two_codes(value):
+    """Whether halves go to even, as on x86, or up, as on ARM: the codes are the same."""
+    codes = np.arange(-255, 256)
+    scale = factor_scale(value)
+    total = codes * round(value / float(scale))
+    for exponent in range(-3, 4):
+        even = np.rint(total.astype(np.float32) * np.float32(scale * 2.0**exponent))
+        exact = total * (float(scale) * 2.0**exponent)
+        np.testing.assert_array_equal(even, np.floor(exact + 0.5))
+        np.testing.assert_array_equal(even, -np.floor(0.5 - exact))
+        np.testing.assert_allclose(even, codes * value * 2.0**exponent, atol=0.5 + 1e-3)
 
 
 MERGES = {

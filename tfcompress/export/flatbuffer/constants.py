@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfcompress.quantization.operators.runtime_arithmetic import (
+    OPERAND_STEP,
+    addend_scale,
+    factor_scale,
+    is_number,
+)
+
 if TYPE_CHECKING:
     from tfcompress.export.lowering.bake import BakedKernel
 
@@ -22,8 +29,6 @@ _OPERATOR = schema.BuiltinOperator
 _LARGEST_CODE = 127
 # How fine a bias is, in output steps, where its channel's kernel is zero and gives it no scale.
 _BIAS_STEP = 2.0**-10
-# The finest operand of a sum, in output steps: XNNPACK adds ratios of scales from 2⁻¹⁰ on.
-_OPERAND_STEP = 2.0**-9
 # Float rounding between a kernel as it was trained and as the converter stores it, in its steps.
 _TOLERANCE = 0.01
 
@@ -54,7 +59,7 @@ def trained_kernel(kernel: BakedKernel, values: np.ndarray, axis: int) -> Codes:
     Raises:
         ValueError: The values are not those of the kernel.
     """
-    layout = tflite_layout(kernel.codes, kernel.keras_class)
+    layout = stored_layout(kernel, values.shape)
     scale = np.atleast_1d(np.asarray(kernel.scale, np.float32)).ravel()
     has_shape = squeezed(layout.shape) == squeezed(values.shape)
     if not has_shape or scale.size not in (1, values.shape[axis]):
@@ -92,13 +97,11 @@ def bias_codes(bias: np.ndarray, input_scale: float, kernel_scale: np.ndarray) -
 def operand(values: np.ndarray, code: int, output_scale: float) -> Codes:
     """Codes of a constant that is added to, subtracted from or multiplied with a tensor."""
     largest = values.ravel()[np.abs(values).argmax()]
-    # A sum of 3 and a ReLU6 whose range is 6 meets a half at 0, which 255 steps hit exactly.
-    is_number = bool(np.all(values == largest))
-    scale = np.abs(largest) / np.float32(255 if is_number else _LARGEST_CODE)
-    zero_point = (127 if largest < 0 else -128) if is_number else 0
-    if code != _OPERATOR.MUL:
-        scale = max(scale, np.float32(output_scale * _OPERAND_STEP))
-    scale = np.float32(scale if scale > 0 else 1.0)
+    zero_point = (127 if largest < 0 else -128) if is_number(values) else 0
+    if code == _OPERATOR.MUL:
+        scale = factor_scale(values)
+    else:
+        scale = np.float32(max(addend_scale(values), np.float32(output_scale * OPERAND_STEP)))
     codes = np.round(values / scale) + zero_point
     return Codes(codes.astype(np.int8), scale.reshape(1), zero_point)
 
@@ -115,6 +118,23 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
         # (h, w, out, in) → (out, h, w, in)
         return np.moveaxis(codes, -2, 0)
     return np.moveaxis(codes, -1, 0)
+
+
+def stored_layout(kernel: BakedKernel, shape: Sequence[int]) -> np.ndarray:
+    """The codes of a trained kernel in the layout of the op that runs it.
+
+    Args:
+        kernel: The kernel.
+        shape: That of the op's kernel. A transposed convolution whose stride is larger than its
+            kernel runs with a kernel that ends in zeros.
+    """
+    layout = tflite_layout(kernel.codes, kernel.keras_class)
+    if not kernel.keras_class.endswith("Transpose") or len(shape) != 4:
+        return layout
+    filters, *sizes, channels = layout.shape
+    sizes = [1] * (2 - len(sizes)) + sizes
+    zeros = [(0, max(n - size, 0)) for n, size in zip(shape[1:3], sizes, strict=True)]
+    return np.pad(layout.reshape(filters, *sizes, channels), [(0, 0), *zeros, (0, 0)])
 
 
 def pack(codes: np.ndarray, num_bits: int) -> np.ndarray:

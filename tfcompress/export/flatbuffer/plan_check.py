@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from tfcompress.export.flatbuffer.constants import tflite_layout
+from tfcompress.export.flatbuffer.constants import stored_layout
 from tfcompress.export.flatbuffer.editing import (
     constant,
     grid_of,
@@ -166,7 +166,7 @@ class _Check:
         dtype = flatbuffer_utils.type_to_name(stored.type).lower()
         self.compared.append((kernel.layer, dtype))
         codes, scale = self._constant(stored), np.float32(np.ravel(kernel.scale))
-        layout = tflite_layout(kernel.codes, kernel.keras_class)
+        layout = stored_layout(kernel, tuple(stored.shape))
         if not np.array_equal(np.ravel(codes), np.ravel(layout)):
             yield f"the kernel of {tensor.layer!r} has other codes than were trained"
         if not np.array_equal(np.float32(stored.quantization.scale), scale):

@@ -289,8 +289,9 @@ class _Lowering:
                 return _run(layer, args, kwargs)
         kernel, bias = self._constants[node]
         form = operator_of(layer).lower
-        if form is not None:
-            return form(self._described(node), args[0])
+        result = None if form is None else form(self._described(node), args[0])
+        if result is not None:
+            return result
         variables = compressed_variables(layer)
         mapping = [(variables["kernel"], tf.constant(kernel))]
         if has_bias(layer):

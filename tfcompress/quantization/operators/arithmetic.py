@@ -21,10 +21,8 @@ from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import times
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.runtime_arithmetic import runtime_sum
 from tfcompress.quantization.placement.upstream import upstream_quantizer
-
-#: Bits of the larger multiplier of a sum.
-_MULTIPLIER_BITS = 20
 
 
 class _Arithmetic(Linked):
@@ -135,31 +133,6 @@ class QuantizedMultiply(_Arithmetic, layers.Multiply):
         outputs: tf.Tensor,
     ) -> tf.Tensor:
         return quantizer.round_sum(codes[0] * codes[1], scales[0] * scales[1])
-
-
-def runtime_sum(codes: list[tf.Tensor], scales: list[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
-    """The code of Σ codesᵢ · scalesᵢ at `scale`, with the integers of XNNPACK's int8 addition.
-
-    Each ratio rᵢ = scalesᵢ / scale becomes a whole number mᵢ = round(rᵢ · 2ˢ), where s leaves the
-    larger one 21 bits; the result is (Σ mᵢ · codesᵢ + 2ˢ⁻¹) >> s: halves go up.
-
-    Args:
-        codes: Two tensors of whole numbers of at most 255, less their zero points, float32.
-        scales: Their scales, positive scalars, float32.
-        scale: That of the result. XNNPACK adds ratios from 2⁻¹⁰ to 2⁸.
-
-    Returns:
-        float32 whole numbers, neither offset by a zero point nor clipped.
-    """
-    ratios = tf.stack(scales) / scale
-    exponent = tf.bitwise.right_shift(tf.bitcast(tf.reduce_max(ratios), tf.int32), 23) - 127
-    shift = tf.clip_by_value(_MULTIPLIER_BITS - exponent, 1, 30)
-    # 2ˢ from its bits: a power computed in float may miss it.
-    power = tf.bitcast(tf.bitwise.left_shift(shift + 127, 23), tf.float32)
-    multipliers = tf.cast(tf.round(ratios * power), tf.int32)
-    left, right = (tf.cast(code, tf.int32) for code in codes)
-    total = left * multipliers[0] + right * multipliers[1] + tf.bitwise.left_shift(1, shift - 1)
-    return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
 
 
 def has_array_operand(node: Node) -> bool:

@@ -19,6 +19,7 @@ from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.code_sums import MeanOfCodes, SumOfCodes
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.runtime_arithmetic import factor_scale
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
@@ -182,9 +183,10 @@ class BorderCorrection(Linked, keras.layers.Layer):
             return outputs
         scale = source.active_scale()
         safe = tf.where(scale > 0, scale, 1.0)
-        # As the file holds the scale of the factors.
-        step = np.float32((codes * step).astype(np.float32).max() / np.float32(127))
-        exact = rounding.round_sum(tf.round(inputs / safe) * codes.astype(np.float32), safe * step)
+        # As the file holds the factors.
+        factors = (codes * step).astype(np.float32)
+        step = factor_scale(factors)
+        exact = rounding.round_sum(tf.round(inputs / safe) * np.round(factors / step), safe * step)
         # Its gradient is that of the real values, for layers that are frozen in training.
         return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
 

@@ -1,9 +1,10 @@
-"""Convolutions that run as those of images: in three dimensions, and transposed in one."""
+"""Convolutions whose form in the file is another: in three dimensions, and transposed ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -50,4 +51,40 @@ register(
         float_reason=_conv3d_reason,
     ),
 )
-register(layers.Conv1DTranspose, spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED))
+
+
+def _lower_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """Where the stride is larger than the kernel, with a kernel that ends in zeros.
+
+    XNNPACK takes no stride beyond the kernel, and LiteRT's own kernel rounds otherwise.
+    """
+    layer = call.operation
+    strides, sizes = tuple(layer.strides), tuple(layer.kernel_size)
+    is_beyond = any(s > n for s, n in zip(strides, sizes, strict=True))
+    if not is_beyond or layer.data_format != "channels_last":
+        return None
+    kernel, bias = call.constants
+    wanted = tuple(layer.compute_output_shape(x.shape))[1:-1]
+    is_sequence = len(sizes) == 1
+    if is_sequence:
+        x, kernel, strides, wanted = tf.expand_dims(x, 1), kernel[None], (1, *strides), (1, *wanted)
+    ends = [(n - 1) * s for n, s in zip(x.shape[1:3], strides, strict=True)]
+    # Of "same" padding, what stands over is cut off on both sides.
+    over = [max(e + k - n, 0) for e, k, n in zip(ends, kernel.shape, wanted, strict=False)]
+    first = [n // 2 if layer.padding == "same" else 0 for n in over]
+    full = [
+        max(e + k, f + n) for e, k, f, n in zip(ends, kernel.shape, first, wanted, strict=False)
+    ]
+    zeros = [(0, n - e - k) for n, e, k in zip(full, ends, kernel.shape, strict=False)]
+    kernel = tf.constant(np.pad(kernel, [*zeros, (0, 0), (0, 0)]))
+    y = tf.nn.conv2d_transpose(x, kernel, [1, *full, kernel.shape[2]], strides, "VALID")
+    y = layer.activation(y if bias is None else tf.nn.bias_add(y, tf.constant(bias)))
+    if tuple(full) != wanted:
+        y = tf.slice(y, [0, *first, 0], [1, *wanted, y.shape[-1]])
+    return tf.squeeze(y, 1) if is_sequence else y
+
+
+register(
+    *(layers.Conv1DTranspose, layers.Conv2DTranspose),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_transposed),
+)

@@ -13,7 +13,6 @@ register(
     layers.Dense,
     layers.Conv1D,
     layers.Conv2D,
-    layers.Conv2DTranspose,
     layers.DepthwiseConv1D,
     layers.DepthwiseConv2D,
     spec=OperatorSpec(role=Role.KERNEL, fused_activations=("linear", "relu", "relu6")),

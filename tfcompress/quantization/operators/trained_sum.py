@@ -12,9 +12,9 @@ import tensorflow as tf
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_quantize
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
-from tfcompress.quantization.operators.arithmetic import runtime_sum
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.runtime_arithmetic import runtime_sum
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
