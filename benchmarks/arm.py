@@ -30,6 +30,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from benchmarks.emulation import codes, instructions
+from benchmarks.emulation.cases import cases, not_run
 from benchmarks.emulation.emulator import Emulator
 from recipes.results import Results
 
@@ -68,11 +69,10 @@ def main(argv: Sequence[str]) -> None:
     with tfc.shared_converter():
         if "codes" in _PART.value:
             results = Results(folder / "arm_codes.csv", ("kind", "cpu"))
-            cases = [c for c in codes.cases() if c.is_wanted(_ONLY.value)]
-            for case in cases:
+            for case in filter(lambda c: c.is_wanted(_ONLY.value), cases()):
                 codes.compare(case, emulator, _CPUS.value, _SAMPLES.value, results, origin)
             print(codes.table(results, _CPUS.value), flush=True)
-            print("Not run:", ", ".join(codes.not_run()) or "none", flush=True)
+            print("Not run:", ", ".join(not_run()) or "none", flush=True)
         if "instructions" in _PART.value:
             results = Results(folder / "arm_instructions.csv", ("network", "variant", "cpu"))
             instructions.count(emulator, _COUNTED.value, results, origin)

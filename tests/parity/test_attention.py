@@ -43,12 +43,12 @@ def check(parities, names):
     assert not wrong
 
 
-def test_products_and_projections(sequences, tmp_path):
-    inputs = keras.Input((STEPS, WIDTH), name="x")
+def products(inputs):
+    """Products of two tensors and projections of one, by name."""
     a, b = layers.Dense(WIDTH)(inputs), layers.Dense(WIDTH)(inputs)
     heads = layers.EinsumDense("abc,cde->abde", (STEPS, 2, 8), bias_axes="de")(a)
     gate = ops.sigmoid(b)
-    outputs = {
+    return {
         "matmul": ops.matmul(a, ops.transpose(b, (0, 2, 1))),
         "einsum": ops.einsum("btd,bsd->bst", a, b),
         "einsum_heads": ops.einsum("bthd,bshd->bhts", heads, heads),
@@ -65,13 +65,18 @@ def test_products_and_projections(sequences, tmp_path):
         "transposed_output": layers.EinsumDense("btd,ds->bst", (5, STEPS), bias_axes="s")(a),
         "softmax_axis": layers.Softmax(axis=1)(a),
     }
+
+
+def test_products_and_projections(sequences, tmp_path):
+    inputs = keras.Input((STEPS, WIDTH), name="x")
+    outputs = products(inputs)
     _, report, parities = exported(keras.Model(inputs, outputs), sequences, tmp_path)
     check(parities, outputs)
     assert report.ops["BATCH_MATMUL"] == 6
 
 
-def test_attention(sequences, tmp_path):
-    inputs = keras.Input((STEPS, WIDTH), name="x")
+def attentions(inputs):
+    """Layers and functions of attention, by name."""
     a, b = layers.Dense(WIDTH)(inputs), layers.Dense(WIDTH)(inputs)
     shared = layers.MultiHeadAttention(2, 8, name="shared")
     with_scores = layers.MultiHeadAttention(2, 8, value_dim=6, dropout=0.1)
@@ -88,27 +93,36 @@ def test_attention(sequences, tmp_path):
     }
     heads = [ops.reshape(x, (-1, STEPS, 2, 8)) for x in (a, b, a)]
     outputs["function"] = ops.dot_product_attention(*heads)
-    quantized, _, parities = exported(
-        keras.Model(inputs, {**outputs, "scores": scores}), sequences, tmp_path
-    )
-    check(parities, {*outputs, "scores"})
+    return {**outputs, "scores": scores}
+
+
+def test_attention(sequences, tmp_path):
+    inputs = keras.Input((STEPS, WIDTH), name="x")
+    outputs = attentions(inputs)
+    quantized, _, parities = exported(keras.Model(inputs, outputs), sequences, tmp_path)
+    check(parities, outputs)
     # One projection for every call of the shared layer.
     names = [layer.name for layer in quantized.layers]
     assert names.count("shared_query") == 1
     assert "shared_query_1" not in names
 
 
-def test_masks_of_padding_reach_every_layer(tokens, tmp_path):
-    inputs = keras.Input((STEPS,), dtype="int32", name="tokens")
+def masked(inputs):
+    """Embeddings of padded tokens and what reads their mask, by name."""
     x = layers.Embedding(40, WIDTH, mask_zero=True, name="embedding")(inputs)
     y = layers.MultiHeadAttention(2, 8, name="heads")(x, x)
-    outputs = {
+    return {
         "embedding": x,
         "multi_head": y,
         "causal": layers.MultiHeadAttention(2, 8)(x, y, use_causal_mask=True),
         "attention": layers.Attention()([x, y]),
         "pooled": layers.GlobalMaxPooling1D()(layers.Embedding(40, 8, name="other")(inputs)),
     }
+
+
+def test_masks_of_padding_reach_every_layer(tokens, tmp_path):
+    inputs = keras.Input((STEPS,), dtype="int32", name="tokens")
+    outputs = masked(inputs)
     quantized, report, parities = exported(keras.Model(inputs, outputs), tokens, tmp_path)
     check(parities, outputs)
     assert report.ops["GATHER"] == 2

@@ -29,11 +29,11 @@ def exported(model, samples, tmp_path):
     return quantized, report
 
 
-def test_recurrent_layers(sequences, tmp_path):
-    inputs = keras.Input((STEPS, WIDTH), name="x")
+def recurrent(inputs):
+    """Recurrent layers and their wrappers, by name."""
     lstm = layers.LSTM(WIDTH, return_sequences=True, return_state=True, name="encoder", dropout=0.1)
     y, h, c = lstm(inputs)
-    outputs = {
+    return {
         "sequence": y,
         "carry": c,
         "backwards": layers.LSTM(5, go_backwards=True)(y),
@@ -47,6 +47,11 @@ def test_recurrent_layers(sequences, tmp_path):
             ops.reshape(inputs, (-1, STEPS, 3, 2))
         ),
     }
+
+
+def test_recurrent_layers(sequences, tmp_path):
+    inputs = keras.Input((STEPS, WIDTH), name="x")
+    outputs = recurrent(inputs)
     model = keras.Model(inputs, outputs)
     quantized, report = exported(model, sequences, tmp_path)
     floats = model.predict(sequences[:32], verbose=0)
