@@ -22,6 +22,9 @@ CASES = {
     "divide": lambda x: signed(x) / 3.0,
     "average_pooling_same": lambda x: layers.AveragePooling2D(3, 1, "same")(signed(x)),
     "average_pooling": lambda x: layers.AveragePooling2D(2)(signed(x)),
+    "sum": lambda x: ops.sum(signed(x), axis=1),
+    "mean": lambda x: ops.mean(signed(x), axis=2),
+    "global_average": lambda x: layers.GlobalAveragePooling2D()(signed(x)),
     "leaky_relu": lambda x: layers.LeakyReLU(0.25)(signed(x)),
     "prelu": lambda x: layers.PReLU(keras.initializers.Constant(0.25))(signed(x)),
 }
