@@ -54,6 +54,7 @@ def products(inputs):
         "einsum_heads": ops.einsum("bthd,bshd->bhts", heads, heads),
         # A fixed range has another zero point, so LiteRT's own kernel multiplies.
         "fixed_range": ops.matmul(a, ops.transpose(gate, (0, 2, 1))),
+        "softmax": ops.matmul(ops.transpose(a, (0, 2, 1)), layers.Softmax()(b)),
         "dot": layers.Dot(axes=(2, 2))([a, b]),
         "dot_of_vectors": layers.Dot(axes=1)([a[:, 0], b[:, 1]]),
         "to_heads": heads,
@@ -72,7 +73,7 @@ def test_products_and_projections(sequences, tmp_path):
     outputs = products(inputs)
     _, report, parities = exported(keras.Model(inputs, outputs), sequences, tmp_path)
     check(parities, outputs)
-    assert report.ops["BATCH_MATMUL"] == 6
+    assert report.ops["BATCH_MATMUL"] == 7
 
 
 def attentions(inputs):

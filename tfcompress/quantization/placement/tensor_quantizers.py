@@ -51,7 +51,10 @@ class QuantizerFactory:
             scheme = input_scheme(scheme)
         elif keeps_every_value:
             scheme = unclipped_scheme(scheme)
-        if value in self._right_operands:
+        if fixed is not None:
+            # The zero point is prescribed too: LiteRT refuses a softmax of another one.
+            scheme = dataclasses.replace(scheme, symmetric=False)
+        elif value in self._right_operands:
             # XNNPACK multiplies by tensors whose zero point is 0.
             scheme = dataclasses.replace(scheme, symmetric=True)
         origin = self.decisions.origin[value.node.operation].name if value.node else value.name
