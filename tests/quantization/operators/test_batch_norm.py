@@ -109,3 +109,18 @@ def test_reestimation_averages_over_batches_frozen_or_not():
         tfc.reestimate_batch_norm(keras.Sequential([keras.Input((2,)), layers.Dense(1)]), x)
     with pytest.raises(ValueError, match="at least one sample"):
         tfc.reestimate_batch_norm(model, [])
+
+
+def test_a_channel_that_batch_norm_switches_off_has_the_bias_of_the_file(tmp_path):
+    """γ = 0, as the last batch norm of a residual branch begins: β alone is left."""
+    inputs = keras.Input((6, 6, 3), name="image")
+    norm = layers.BatchNormalization(name="norm")
+    outputs = norm(layers.Conv2D(24, 3, use_bias=False, name="conv")(inputs))
+    model = keras.Model(inputs, outputs)
+    random = np.random.default_rng(0)
+    norm.gamma.assign(np.repeat([0.0, 1.0], [20, 4]) * 0.05)
+    norm.beta.assign(random.normal(0, 0.1, 24))
+    images = random.normal(size=(32, 6, 6, 3)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=images)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=images)
+    assert report.agreement > 0.999

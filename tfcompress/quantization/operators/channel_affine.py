@@ -84,7 +84,9 @@ class FoldedAffine(Linked):
             return Fold(factor, offset)
         # The products are taken in the runtime's order; without the operation between them
         # TensorFlow's graph optimizer would take them in another.
-        step = rounded.input_scale * tf.abs(rounded.scale * factor)
+        # A channel that batch norm switches off has its bias alone, on the grid of its kernel.
+        size = tf.where(factor == 0, tf.ones_like(factor), factor)
+        step = rounded.input_scale * tf.abs(rounded.scale * size)
         offset = round_to_grid(offset + bias * factor, step)
         return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias)
 
@@ -96,7 +98,7 @@ class FoldedAffine(Linked):
         quantizer = self.sum_quantizers.get(call_index)
         if quantizer is not None and fold.step is not None and self.compute_dtype == "float32":
             exact = quantizer.round_sum(fold.sums(x), fold.step)
-            # No step: no range is known yet, or batch norm switches the channel off.
+            # No step: no range is known yet.
             exact = tf.where(fold.step > 0, exact, outputs)
             # Its gradient is that of the real value: a frozen layer passes gradients on.
             outputs += tf.stop_gradient(exact - outputs)
