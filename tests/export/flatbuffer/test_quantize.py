@@ -180,3 +180,23 @@ def test_a_relu_of_merged_convolutions_belongs_to_one_of_them(tmp_path):
     found, expected = runner.predict(images), quantized.predict(images, verbose=0)
     for name in outputs:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
+def test_an_average_of_one_value_has_the_codes_of_its_input(tmp_path):
+    inputs = keras.Input((4, 4, 1), name="image")
+    x = keras.ops.mean(inputs, axis=-1, keepdims=True)
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 3, name="conv")(x))
+    images = np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=images)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=images)
+    assert (report.agreement, report.float_tensors) == (1.0, {})
+    assert report.ops == {"CONV_2D": 1}
+
+
+def test_a_symmetric_scheme_leaves_fixed_ranges_as_they_are_prescribed(tmp_path):
+    inputs = keras.Input((6,), name="x")
+    outputs = keras.layers.Softmax()(keras.layers.Dense(5)(inputs))
+    scheme = tfc.Scheme(activations=tfc.ActivationScheme(symmetric=True))
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(inputs, outputs), scheme, calibration_data=x)
+    assert tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=x).agreement > 0.99

@@ -235,12 +235,9 @@ class _Check:
     def _holds_its_codes(self, tensor: PlannedTensor) -> bool:
         """Whether a tensor that is rounded again to its own codes is the one before."""
         wanted = (float(np.float32(tensor.scale)), tensor.zero_point)
-        return any(
-            parameters(self.graph.tensors[i]) == wanted
-            for op in self.graph.operators
-            for i in used_indices(op.outputs)
-            if self._has_codes(i)
-        )
+        given = [i for op in self.graph.operators for i in used_indices(op.outputs)]
+        given += used_indices(self.graph.inputs)
+        return any(parameters(self.graph.tensors[i]) == wanted for i in given if self._has_codes(i))
 
     def _constant(self, tensor: schema.TensorT) -> np.ndarray:
         values = constant(self.model, tensor)
