@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.graph import producer
+from tfcompress.model.linking import Links
 from tfcompress.quantization.fake_quant.affine import code_range
+from tfcompress.quantization.fake_quant.requantize import requantized
 from tfcompress.quantization.fake_quant.shared_trace import (
     SharedVariable,
     can_share_updates,
@@ -35,7 +37,7 @@ from tfcompress.quantization.gradients.backward import (
     with_quantized_gradient,
 )
 from tfcompress.quantization.observers import MinMax, MovingAverage
-from tfcompress.quantization.placement.upstream import link_rounding
+from tfcompress.quantization.placement.upstream import link_rounding, upstream_quantizer
 from tfcompress.quantization.schemes import (
     ActivationScheme,
     scheme_config,
@@ -93,6 +95,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self._observe: Callable[[tf.Tensor], None] | None = None
         self._also: Callable[[], tf.Tensor] | None = None
         self.rounds_input = False
+        # Call index → the quantizer whose codes that call rounds again.
+        self._given = Links()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         specs = dict(self.quantizer.variables(self.scheme))
@@ -212,6 +216,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
     def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
         self.rounds_input = self.rounds_input or producer(inputs) is None
+        if call_index:
+            self._given.set(call_index, upstream_quantizer(inputs))
         link_rounding(inputs, self)
 
     def round_by(self, codes: Callable[[tf.Tensor], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
@@ -222,7 +228,11 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         return tf.where(scale > 0, codes(safe) * safe, otherwise)
 
     def call(
-        self, inputs: tf.Tensor, training: bool | None = None, computed: bool = False
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        computed: bool = False,
+        call_index: int = 0,
     ) -> tf.Tensor:
         """Rounds a tensor.
 
@@ -230,12 +240,17 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
             inputs: The tensor, float32.
             training: Whether it is a call in training.
             computed: Whether an int8 operator computes the tensor, in the plan of the model. If
-                not, it is an input or comes from a call in float. It is an argument of the call,
-                so that every copy of a model has it.
+                not, it is an input, comes from a call in float, or holds codes of another range.
+                It is an argument of the call, so that every copy of a model has it.
+            call_index: Which call it is of those that round codes of another range, from 1 on; 0
+                for what rounds real values.
         """
         if self._observe is not None:
             self._observe(self._observed(inputs))
             return inputs
+        given = None if training else self._given.get(call_index)
+        if given is not None:
+            inputs = requantized(inputs, given, self)
         outputs = self._quantized(inputs, bool(training))
         if training and self.gradients is not None:
             return with_quantized_gradient(outputs, self.gradients)
@@ -285,7 +300,11 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         return []
 
     def compute_output_spec(
-        self, inputs: keras.KerasTensor, training: bool | None = None, computed: bool = False
+        self,
+        inputs: keras.KerasTensor,
+        training: bool | None = None,
+        computed: bool = False,
+        call_index: int = 0,
     ) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype="float32")
 

@@ -5,6 +5,7 @@ What it leaves behind is the graph that `quantize` builds.
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import keras
@@ -73,8 +74,15 @@ class Planner(Decisions):
                 if target is not None and self.codes(value) is not target:
                     requantized.append((node, value, target))
         again = [(n.output, self.codes(n.inputs[0])) for n in resamples]
+        calls: collections.Counter[FakeQuantize] = collections.Counter()
         for node, value, target in requantized:
-            graph.insert_after(value, target, only=[node])
+            result = graph.insert_after(value, target, only=[node])
+            maker = self.source(value).node
+            if maker is not None and self.is_quantized(maker):
+                # It rounds codes, whose quantizer it finds by the number of its call.
+                calls[target] += 1
+                assert result.node is not None
+                result.node.kwargs = {"call_index": calls[target]}
         for value, quantizer in again:
             if quantizer is not None:
                 _computed(graph.insert_after(value, quantizer))
