@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -28,15 +29,17 @@ class Untraceable(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
-    """An argument of a call that is a variable of the layer, possibly reshaped.
+    """An argument of a call that is a variable of the layer, possibly transposed or reshaped.
 
     Attributes:
         variable: The variable.
         shape: The shape that the call reads it in.
+        axes: The order of the variable's axes in it; `None` for their own order.
     """
 
     variable: keras.Variable
     shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
 
 
 def follow(
@@ -234,7 +237,7 @@ def _config(operation: Any) -> str:
 
 
 def _weight(a: Any, b: Any, run: _Run) -> Weight | None:
-    """The variable that an argument is: itself, or its values in another shape."""
+    """The variable that an argument is: itself, or its values in another order or shape."""
     if isinstance(a, keras.Variable):
         is_own = a is b and any(a is v for v in run.variables)
         return Weight(a, tuple(a.shape)) if is_own else None
@@ -242,11 +245,26 @@ def _weight(a: Any, b: Any, run: _Run) -> Weight | None:
         return None
     for variable, value in run.other_weights:
         is_size = value.dtype.is_floating and value.shape.num_elements() == tf.size(b)
-        if not is_size or not np.array_equal(np.ravel(value), np.ravel(b)):
+        if not is_size:
             continue
-        if np.array_equal(np.ravel(variable.value), np.ravel(a)):
-            return Weight(variable, tuple(a.shape))
+        for axes in _orders(tuple(variable.shape), tuple(a.shape)):
+            pairs = ((value, b), (variable.value, a))
+            if all(np.array_equal(_ordered(x, axes), np.ravel(y)) for x, y in pairs):
+                return Weight(variable, tuple(a.shape), axes)
     return None
+
+
+def _orders(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[int, ...] | None]:
+    """Orders of axes by which values of a shape may have got another, their own first."""
+    yield None
+    if 1 < len(shape) <= 4:
+        for axes in itertools.permutations(range(len(shape))):
+            if tuple(shape[axis] for axis in axes) == wanted:
+                yield axes
+
+
+def _ordered(values: Any, axes: tuple[int, ...] | None) -> np.ndarray:
+    return np.ravel(values) if axes is None else np.ravel(np.transpose(values, axes))
 
 
 def _equal(a: Any, b: Any) -> bool:

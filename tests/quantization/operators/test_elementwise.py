@@ -1,6 +1,7 @@
 """Functions of each value: a table from codes to codes, in training and in the file."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -58,6 +59,17 @@ FUNCTIONS = {
 }
 
 
+_ERF = np.vectorize(math.erf)
+FORMULAS = {
+    "elu_layer": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "exponential_layer": np.exp,
+    "exp_op": np.exp,
+    "log_op": np.log,
+    "gelu_layer": lambda x: x * (1 + _ERF(x / math.sqrt(2))) / 2,
+    "gelu_op": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+
+
 @pytest.fixture(scope="module")
 def data():
     # Every code of the input occurs, mostly by values between two codes.
@@ -92,6 +104,17 @@ def test_every_code_is_the_function_of_its_value(data, tmp_path):
         finite = np.isfinite(expected)
         error = np.abs(found[name] - np.clip(expected, low, high))[finite] / step
         assert error.max() <= 0.5 + 1e-3, name
+    # The codes themselves, by formulas in float64, of what operators of LiteRT compute.
+    exact_values = (codes - zero) * np.float64(np.float32(scale))
+    for name, formula in FORMULAS.items():
+        info = runner.outputs[name]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = formula(exact_values) / np.float64(info.scale) + info.zero_point
+        given = np.rint(found[name] / info.scale) + info.zero_point
+        # Which way a half goes is the runtime's affair.
+        sure = np.isfinite(steps) & (np.abs(steps - np.floor(steps) - 0.5) > 1e-3)
+        assert sure.mean() > 0.35
+        np.testing.assert_array_equal(given[sure], np.clip(np.rint(steps[sure]), -128, 127), name)
 
 
 def test_where_a_function_is_not_finite_it_is_that_of_the_nearest_code(data):

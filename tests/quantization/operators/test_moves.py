@@ -114,7 +114,6 @@ def test_what_has_no_int8_form_says_why():
     calls = {
         "aspect ratio": layers.Resizing(3, 4, crop_to_aspect_ratio=True)(x),
         "constant of another shape": ops.where(np.ones((3, 1, 6, 6, 2), bool), x, 0.0),
-        "mask or indices": ops.where(x > 0, x, x * 2.0),
     }
     reasons = " ".join(tfc.plan(keras.Model(inputs, list(calls.values()))).float_layers.values())
     assert not [word for word in calls if word not in reasons], reasons

@@ -7,6 +7,7 @@ import keras
 import pytest
 from keras import layers
 
+from tfcompress.quantization.operators.elementwise import TABLE
 from tfcompress.quantization.operators.registry import (
     UNKNOWN,
     Role,
@@ -38,8 +39,8 @@ class Mine(layers.Dense):
         (layers.ReLU(), Role.RELU),
         (layers.ReLU(6.0), Role.RELU),
         (layers.ReLU(negative_slope=0.1), Role.ELEMENTWISE),
-        (layers.ReLU(threshold=1.0), None),
-        (layers.ReLU(6.0, negative_slope=0.1), None),
+        (layers.ReLU(threshold=1.0), Role.ELEMENTWISE),
+        (layers.ReLU(6.0, negative_slope=0.1), Role.ELEMENTWISE),
         (layers.LeakyReLU(), Role.ELEMENTWISE),
         (layers.ELU(), Role.ELEMENTWISE),
         (layers.Softmax(), Role.FIXED),
@@ -114,5 +115,5 @@ def test_what_is_not_registered_is_unknown():
 def test_an_activation_layer_is_what_its_function_is():
     for layer in (layers.ReLU(), layers.Activation("relu"), layers.Lambda(keras.activations.relu)):
         assert operator_of(layer) is operator_of(layers.ReLU())
-    assert operator_of(layers.ReLU(threshold=1.0)) is UNKNOWN
+    assert operator_of(layers.ReLU(threshold=1.0)) is TABLE
     assert operator_of(layers.Lambda(keras.activations.relu, arguments={"max_value": 1})) is UNKNOWN

@@ -14,14 +14,12 @@ _OTHERS = {
     "ATAN2": ([_IMAGE], ()),
     "CONV_3D": ([(2, 2, 2, 2, 2)], (1,)),
     "CONV_3D_TRANSPOSE": ([(2, 2, 2, 2, 2), _VOLUME], (0, 1)),
-    "CUMSUM": ([np.array(1, np.int32)], (1,)),
     "POW": ([_IMAGE], ()),
 }
 _OPTIONS = {
     "CONV_3D": ("Conv3D", _STRIDES),
     "CONV_3D_TRANSPOSE": ("Conv3D", _STRIDES),
     "COS": ("Cos", {}),
-    "CUMSUM": ("Cumsum", {}),
     "POW": ("Pow", {}),
     "SIGN": ("Sign", {}),
     "SQUARE": ("Square", {}),

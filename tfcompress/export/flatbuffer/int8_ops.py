@@ -71,6 +71,15 @@ MOVE_OPS = (
 TABLE_OPS = (_OP.GATHER,)
 #: Operators that compare codes: whole numbers for positions, and codes of the scale of the input.
 SELECT_OPS = (_OP.ARG_MAX, _OP.ARG_MIN, _OP.TOPK_V2)
+#: Operators that compare numbers → the same with both sides exchanged.
+COMPARE_OPS = {
+    _OP.EQUAL: _OP.EQUAL,
+    _OP.GREATER: _OP.LESS,
+    _OP.GREATER_EQUAL: _OP.LESS_EQUAL,
+    _OP.LESS: _OP.GREATER,
+    _OP.LESS_EQUAL: _OP.GREATER_EQUAL,
+    _OP.NOT_EQUAL: _OP.NOT_EQUAL,
+}
 #: A stand-alone ReLU → the fused activation that takes its place.
 RELU_OPS = {
     _OP.RELU: schema.ActivationFunctionType.RELU,
@@ -102,9 +111,12 @@ _TRANSPOSED_WITH_RELU = 4
 #: the oldest that was tried is known.
 INT8_RUNTIME = "2.5.0"
 PACKED_RUNTIMES = {schema.TensorType.INT4: "2.11.0", schema.TensorType.INT2: "2.21.0"}
-#: Operators by which a table of codes is looked up or computed, and the runtime that has them.
+#: Operators by which a table of codes is looked up or computed, and a runtime that has them.
+#: BITCAST and the int8 EXP and LOG came after 2.11, where TensorFlow's list of versions ends.
 LOOKUP_OPS = frozenset((_OP.BITCAST, _OP.EXP, _OP.LOG))
 TABLE_RUNTIME = "2.14.0"
+#: The first version of CAST that knows int8, and the runtime that has it.
+CAST_VERSION, CAST_RUNTIME = 2, "2.7.0"
 #: Which kernels of few bits are stored packed, and the version of the op that says so: XNNPACK runs
 #: INT4 and INT2 in FULLY_CONNECTED, and no such convolutions. For INT2 it is the newest version
 #: that LiteRT has, so that older ones refuse the file.

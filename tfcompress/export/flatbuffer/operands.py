@@ -119,6 +119,29 @@ def add_codes(
     return _add(model, graph, like, _TYPE.INT8, found, 0)
 
 
+def compared_codes(name: str, values: np.ndarray, grid: tuple[float, int]) -> np.ndarray:
+    """What codes are compared with in place of numbers.
+
+    Args:
+        name: The operator, such as `"GREATER"`, whose first operand are the codes.
+        values: The numbers that their values are compared with, float32.
+        grid: Scale and zero point of the codes.
+
+    Returns:
+        int32, of the shape of the numbers: the comparison of the codes with them gives what that
+        of their float32 values with the numbers gives. EQUAL and NOT_EQUAL are with the nearest
+        code.
+    """
+    scale, zero_point = np.float32(grid[0]), grid[1]
+    if name in ("EQUAL", "NOT_EQUAL"):
+        return (np.rint(values / scale).astype(np.int64) + zero_point).astype("<i4")
+    known = (np.arange(-128, 128) - zero_point).astype(np.float32) * scale
+    # How many codes are below a number, those of the number itself among them or not.
+    if name in ("GREATER", "LESS_EQUAL"):
+        return (np.searchsorted(known, values, "right") - 129).astype("<i4")
+    return (np.searchsorted(known, values, "left") - 128).astype("<i4")
+
+
 def _kernel_codes(
     tensor: PlannedTensor, code: int, values: np.ndarray, axis: int, input_scale: float
 ) -> Codes:

@@ -25,6 +25,7 @@ from tfcompress.export.flatbuffer.editing import (
 )
 from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
+    COMPARE_OPS,
     FUNCTION_OPS,
     MOVE_OPS,
     SELECT_OPS,
@@ -131,6 +132,9 @@ class _Check:
             # Looked at with the table that it leads to.
             yield from self._leads_to_a_table(op, layer)
             return
+        if code == _OPERATOR.CAST:
+            yield from self._compared(op, layer)
+            return
         if code in _QUANTIZES:
             yield from self._quantize(code, layer, is_float=not all(coded))
             return
@@ -225,6 +229,14 @@ class _Check:
         sources = {self._looked_up(o) for o in gathers if len(o.inputs) > 1}
         if int(op.inputs[0]) not in sources:
             yield f"BITCAST of {layer!r} reads codes that no table is for"
+
+    def _compared(self, op: schema.OperatorT, layer: str) -> Iterator[str]:
+        """A CAST of codes, which only comparisons read."""
+        result = int(op.outputs[0])
+        readers = [o for o in self.graph.operators if result in set(used_indices(o.inputs))]
+        is_known = all(op_code(self.model, o) in COMPARE_OPS for o in readers)
+        if not is_known or self.graph.tensors[result].type != _TYPE.INT32:
+            yield f"CAST of {layer!r} reads codes that nothing compares"
 
     def _grid(self, index: int, tensor: PlannedTensor) -> Iterator[str]:
         have = parameters(self.graph.tensors[index])

@@ -31,6 +31,9 @@ from tfcompress.export.flatbuffer.editing import (
 )
 from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
+    CAST_RUNTIME,
+    CAST_VERSION,
+    COMPARE_OPS,
     FUNCTION_OPS,
     INT8_RUNTIME,
     LOOKUP_OPS,
@@ -43,7 +46,12 @@ from tfcompress.export.flatbuffer.int8_ops import (
     int8_version,
 )
 from tfcompress.export.flatbuffer.lookup import write_table
-from tfcompress.export.flatbuffer.operands import add_codes, add_operand, write_kernel
+from tfcompress.export.flatbuffer.operands import (
+    add_codes,
+    add_operand,
+    compared_codes,
+    write_kernel,
+)
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
 
@@ -114,6 +122,8 @@ class _Rewriting:
         self.floats: dict[int, int] = {}
         # int8 tensor → its DEQUANTIZE.
         self.dequantized: dict[int, int] = {}
+        # int8 tensor → its codes as int32.
+        self.widened: dict[int, int] = {}
         # int8 tensor → its codes as the indices of tables.
         self.indexed: dict[int, int] = {}
         self.seen: set[int] = set()
@@ -161,6 +171,8 @@ class _Rewriting:
                 self._float(op)
         elif code in (*MOVE_OPS, *SELECT_OPS) and self._moves_codes(op):
             self._move(op, code)
+        elif code in COMPARE_OPS and self._compares_codes(op):
+            self._compare(op, code)
         else:
             self._float(op)
 
@@ -305,6 +317,42 @@ class _Rewriting:
             return self.codes.get(index, index)
         return add_codes(self.model, self.graph, index, grid)
 
+    def _compares_codes(self, op: schema.OperatorT) -> bool:
+        """Whether an operator compares codes with constants."""
+        given = [i in self.codes for i in used_indices(op.inputs)]
+        others = [i for i in used_indices(op.inputs) if i not in self.codes]
+        return given.count(True) == 1 and len(others) == 1 and self._is_constant(others[0])
+
+    def _compare(self, op: schema.OperatorT, code: int) -> None:
+        """The codes as int32, beside the codes from which on the comparison holds."""
+        found = next(self.codes[int(i)] for i in op.inputs if int(i) in self.codes)
+        if found not in self.widened:
+            like = self.graph.tensors[found]
+            name = f"{like.name.decode('utf-8', 'replace')}/int32"
+            self.widened[found] = add_tensor(self.model, self.graph, like, _TYPE.INT32, name=name)
+            cast = schema.OperatorT()
+            cast.opcodeIndex = opcode_index(self.model, _OPERATOR.CAST, CAST_VERSION)
+            cast.inputs, cast.outputs = [found], [self.widened[found]]
+            cast.builtinOptionsType = schema.BuiltinOptions.CastOptions
+            cast.builtinOptions = schema.CastOptionsT()
+            cast.builtinOptions.inDataType = _TYPE.INT8
+            cast.builtinOptions.outDataType = _TYPE.INT32
+            self.ops.append(cast)
+        grid, is_first = grid_of(self.graph.tensors[found]), int(op.inputs[0]) in self.codes
+        name = op_name(code if is_first else COMPARE_OPS[code])
+        inputs = []
+        for index in map(int, op.inputs):
+            if index in self.codes:
+                inputs.append(self.widened[found])
+                continue
+            like = self.graph.tensors[index]
+            given = constant(self.model, like)
+            assert given is not None
+            values = compared_codes(name, given, grid)
+            inputs.append(add_tensor(self.model, self.graph, like, _TYPE.INT32, data=values))
+        op.inputs = inputs
+        self.ops.append(op)
+
     def _float(self, op: schema.OperatorT) -> None:
         op.inputs = [int(i) if i < 0 else self._as_float(int(i)) for i in op.inputs]
         self.ops.append(op)
@@ -365,6 +413,9 @@ def _require_runtime(model: schema.ModelT) -> None:
     types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
     needed = [INT8_RUNTIME, *(r for dtype, r in PACKED_RUNTIMES.items() if dtype in types)]
     codes = {max(e.builtinCode, e.deprecatedBuiltinCode) for e in model.operatorCodes}
+    casts = [e for e in model.operatorCodes if e.builtinCode == _OPERATOR.CAST]
+    if any(e.version >= CAST_VERSION for e in casts):
+        needed.append(CAST_RUNTIME)
     if codes & LOOKUP_OPS:
         needed.append(TABLE_RUNTIME)
     for entry in model.metadata or ():

@@ -322,8 +322,11 @@ def _code_sources(graph: Graph, is_int8: Callable[[Node], bool]) -> dict[Value, 
         source: Node | None = None
         if isinstance(node.operation, FakeQuantize):
             source = node
-        elif node.inputs and keeps_codes(node.operation) and is_int8(node):
-            found = [sources.get(value) for value in node.inputs]
+        elif any(v.is_float for v in node.inputs) and (
+            keeps_codes(node.operation) and is_int8(node)
+        ):
+            # Masks and indices hold no codes.
+            found = [sources.get(value) for value in node.inputs if value.is_float]
             # A join that is left in float may join codes of several ranges.
             is_join = role(node.operation) is Role.JOIN
             quantizers = {id(s.operation) if s is not None else None for s in found}

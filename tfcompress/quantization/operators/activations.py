@@ -1,7 +1,11 @@
-"""Activation functions that are no tables: ReLU, sigmoid, tanh, softmax, silu, leaky ReLU."""
+"""Activation functions that are no tables: ReLU, sigmoid, tanh, softmax, silu, leaky ReLU.
+
+With some of their options these are tables, too.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,7 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import plus, times
+from tfcompress.quantization.operators.elementwise import TABLE, as_table
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import (
     OperatorSpec,
@@ -40,17 +45,41 @@ def _softmax_function(layer: layers.Softmax) -> Callable | None:
     return None if several else activations.softmax
 
 
+def _softmax_over_axes(b: Builder, node: Node) -> Value | None:
+    """Over several axes: they become one, the last."""
+    x, rank = node.inputs[0], len(node.inputs[0].shape)
+    axes = [axis % rank for axis in node.operation.axis]
+    if len(node.inputs) > 1 or 0 in axes or None in x.shape[1:]:
+        return None
+    order = [*(i for i in range(1, rank) if i not in axes), *axes]
+    sizes = [int(x.shape[i]) for i in order]
+    kept = sizes[: len(sizes) - len(axes)]
+    variant = "x".join(map(str, sizes))
+
+    def part(make: Callable[[str], Any], suffix: str, value: Value) -> Value:
+        return b.call(make, suffix, value, variant=variant)
+
+    x = part(lambda n: layers.Permute(order, name=n), "axes_last", x)
+    x = part(lambda n: layers.Reshape((*kept, math.prod(sizes[len(kept) :])), name=n), "rows", x)
+    x = part(lambda n: layers.Softmax(name=n), "softmax", x)
+    x = part(lambda n: layers.Reshape(sizes, name=n), "axes", x)
+    back = [order.index(i) + 1 for i in range(1, rank)]
+    return part(lambda n: layers.Permute(back, name=n), "", x)
+
+
 def _lambda_function(layer: layers.Lambda) -> Callable | None:
     return None if layer.arguments else layer.function
 
 
 register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activation))
-register(layers.ReLU, spec=OperatorSpec(function=_relu_function))
+_RELU = OperatorSpec(function=_relu_function, otherwise=TABLE)
+register(layers.ReLU, spec=_RELU)
 # `keras.activations.relu` of a symbolic tensor.
-register_operation("ReLU", OperatorSpec(function=_relu_function))
+register_operation("ReLU", _RELU)
 register(layers.Lambda, spec=OperatorSpec(function=_lambda_function))
 register(layers.LeakyReLU, spec=OperatorSpec(function=lambda layer: activations.leaky_relu))
-register(layers.Softmax, spec=OperatorSpec(function=_softmax_function))
+_SEVERAL_AXES = OperatorSpec(decompose=_softmax_over_axes)
+register(layers.Softmax, spec=OperatorSpec(function=_softmax_function, otherwise=_SEVERAL_AXES))
 
 # --- one op in LiteRT ---------------------------------------------------------------------------
 
@@ -87,6 +116,7 @@ for _name in ("relu", "relu6"):
 for _name, _range in {
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),
+    "log_softmax": (-255 / 16, 0.0),
     "tanh": (-1.0, 127 / 128),
 }.items():
     register(
@@ -186,7 +216,7 @@ def _leaky_relu(b: Builder, node: Node) -> Value | None:
     # The slope of the bare function is Keras' default.
     x, slope = node.inputs[0], float(getattr(node.operation, "negative_slope", 0.2))
     if not 0 < slope < 1:
-        return None
+        return as_table(b, node)
     negative = b.call(lambda n: NegativePart(1 - slope, name=n), "negative", x)
     return b.call(lambda n: layers.Add(name=n), "", x, negative)
 

@@ -18,6 +18,7 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.constant_operands import as_constant_layer
 from tfcompress.quantization.operators.constants import times
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
@@ -155,9 +156,9 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
     """f(tensor, tensor) as Keras' merge layer, where that broadcasts in the same way."""
 
     def rule(b: Builder, node: Node) -> Value | None:
-        """Its layer, where both have one rank; a Rescaling for a constant per channel."""
+        """Its layer, where both have one rank; one that is not trained for a constant array."""
         if len(node.inputs) == 1:
-            return as_rescaling(b, node)
+            return as_rescaling(b, node) or as_constant_layer(b, node)
         if len(node.inputs) != 2 or len({len(value.shape) for value in node.inputs}) != 1:
             return None
         return b.call(lambda name: cls(name=name), "", *node.inputs)
@@ -166,7 +167,7 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
 
 
 def _call_reason(node: Node) -> str | None:
-    return "one of its operands is a constant array" if has_array_operand(node) else None
+    return "its constant array widens the tensor" if has_array_operand(node) else None
 
 
 def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: Callable) -> None:

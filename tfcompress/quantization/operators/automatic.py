@@ -116,11 +116,11 @@ def _follow(node: Node) -> tuple[Graph, Taken]:
         _check_no_mask_is_read(graph)
     _recognize_hard_silu(graph)
     constants_per_channel(graph, operation.dtype_policy)
-    taken = take_weights(graph, operation.dtype_policy)
+    taken, reordered = take_weights(graph, operation.dtype_policy)
     if [v.shape for v in graph.flat_outputs] != [v.shape for v in node.outputs]:
         raise Untraceable("the shape of its output is not that of the operations in its call")
     _check_copies(graph, operation, [*taken, *bases.values()])
-    _check_all_used(graph, operation, taken, bases)
+    _check_all_used(graph, operation, taken, bases, reordered)
     _check_equal(node, graph)
     for source, base in bases.items():
         if is_compressed(source):
@@ -249,13 +249,19 @@ def _check_copies(graph: Graph, operation: Any, made: list[keras.Layer]) -> None
             raise Untraceable(f"{part.name!r} in its call cannot be copied ({error})") from error
 
 
-def _check_all_used(graph: Graph, operation: Any, taken: Taken, bases: _Bases) -> None:
+def _check_all_used(
+    graph: Graph, operation: Any, taken: Taken, bases: _Bases, reordered: list[keras.Variable]
+) -> None:
     """Every trained weight passes to a part."""
     used = {id(v) for part in graph.operations() for v in getattr(part, "variables", ())}
     used |= {id(v) for each in taken.values() for v in each.values()}
     used |= {id(v) for source in bases for v in source.variables}
+    used |= {id(v) for v in reordered}
     lost = [v.name for v in operation.trainable_variables if id(v) not in used]
     if is_compressed(operation):
+        chains = operation.transformed.chains
+        for name in (v.name for v in reordered if chains.get(v.name)):
+            raise Untraceable(f"its weight {name!r}, read in another shape, is masked or clustered")
         # Masks and codebooks are passed on with the variable that they transform.
         lost = [name for name in lost if name not in operation.transformed.chains]
     if lost:

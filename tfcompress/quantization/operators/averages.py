@@ -299,7 +299,6 @@ for _cls, _quantized in (
         ),
     )
 for _cls, _quantized in (
-    (layers.GlobalAveragePooling1D, QuantizedGlobalAveragePooling1D),
     (layers.GlobalAveragePooling2D, QuantizedGlobalAveragePooling2D),
     (layers.GlobalAveragePooling3D, QuantizedGlobalAveragePooling3D),
 ):

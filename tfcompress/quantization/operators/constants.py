@@ -14,6 +14,7 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.model.rewrite import fresh
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.constant_operands import as_constant_layer
 from tfcompress.quantization.operators.elementwise import ElementwiseFunction, as_table
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
@@ -147,8 +148,7 @@ def _divide(b: Builder, node: Node) -> Value | None:
     if number:
         return b.call(times(1.0 / number), "", node.inputs[0])
     if len(node.inputs) == 1:
-        rescaled = as_rescaling(b, node)
-        return as_table(b, node) if rescaled is None else rescaled
+        return as_rescaling(b, node) or as_constant_layer(b, node) or as_table(b, node)
     if len({len(value.shape) for value in node.inputs}) != 1:
         return None
     call = producer(keras.ops.reciprocal(node.inputs[1].spec))

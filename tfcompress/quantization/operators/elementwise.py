@@ -246,7 +246,18 @@ _TOTAL = frozenset(
     (
         *("absolute", "arcsinh", "arctan", "ceil", "celu", "clip", "cos", "deg2rad", "elu", "erf"),
         *("floor", "gelu", "hardshrink", "hardtanh", "logsigmoid", "mish", "rad2deg", "round"),
-        *("selu", "sign", "sin", "softshrink", "softplus", "softsign", "sparseplus", "squareplus"),
+        *(
+            "leakyrelu",
+            "relu",
+            "selu",
+            "sign",
+            "sin",
+            "softshrink",
+            "softplus",
+            "softsign",
+            "sparseplus",
+            "squareplus",
+        ),
         *("sparsesigmoid", "tanhshrink", "threshold", "trunc"),
     )
 )

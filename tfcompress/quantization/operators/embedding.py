@@ -1,4 +1,4 @@
-"""Embedding: rows of a table of codes, looked up by index."""
+"""Embedding and one-hot vectors: rows of a table of codes, looked up by index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from tfcompress.model.compressed import compress
 from tfcompress.model.transforms import FAKE_QUANT, WeightCall, WeightTransform
@@ -50,6 +50,29 @@ def _call_reason(node: Any) -> str | None:
     return f"its indices are {dtype}; give the model an input of dtype int32"
 
 
+def _lower_one_hot(call: LoweredCall, indices: tf.Tensor) -> tf.Tensor:
+    """One GATHER of the rows of an identity matrix; rows of zeros for other indices."""
+    count, axis = call.operation.num_classes, call.operation.axis
+    rows = np.concatenate([np.zeros((1, count)), np.eye(count), np.zeros((1, count))])
+    places = tf.clip_by_value(tf.cast(indices, tf.int32), -1, count) + 1
+    y = tf.gather(tf.constant(rows, tf.float32), places)
+    rank = len(y.shape)
+    if axis % rank == rank - 1:
+        return y
+    order = list(range(rank - 1))
+    order.insert(axis % rank, rank - 1)
+    return tf.transpose(y, order)
+
+
+register(
+    ops.one_hot,
+    spec=OperatorSpec(
+        role=Role.ELEMENTWISE,
+        takes_integers=True,
+        lower=_lower_one_hot,
+        float_reason=lambda operation: "it gives a sparse tensor" if operation.sparse else None,
+    ),
+)
 register(
     layers.Embedding,
     spec=OperatorSpec(

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.comparisons import choose
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import SAMPLES
 
@@ -103,8 +104,10 @@ def _pad_reason(node: Node) -> str | None:
 
 
 def _where(b: Builder, node: Node) -> Value | None:
-    """A constant where the condition, which is constant too, says so."""
+    """A choice by comparisons of codes; a constant where the condition is constant, too."""
     mask, *branches = _where_arguments(node)
+    if isinstance(mask, Value) and not mask.is_float and len(branches) == 2:
+        return choose(b, mask, branches, node.output.shape)
     if len(node.inputs) != 1 or isinstance(mask, Value) or mask is None or len(branches) != 2:
         return None
     x = node.inputs[0]
@@ -128,11 +131,18 @@ def _where_arguments(node: Node) -> list:
 
 
 def _where_reason(node: Node) -> str | None:
-    _, *branches = _where_arguments(node)
+    mask, *branches = _where_arguments(node)
+    if isinstance(mask, Value):
+        return "its condition is no mask, or one of its branches widens the other"
     tensors = len(branches) == 2 and all(isinstance(branch, Value) for branch in branches)
     return None if tensors else "it takes a constant of another shape"
 
 
 register(ops.pad, spec=OperatorSpec(role=Role.MOVE, decompose=_pad, call_reason=_pad_reason))
-register(ops.where, spec=OperatorSpec(role=Role.JOIN, decompose=_where, call_reason=_where_reason))
+register(
+    ops.where,
+    spec=OperatorSpec(
+        role=Role.JOIN, takes_integers=True, decompose=_where, call_reason=_where_reason
+    ),
+)
 register(PadWith, FillWhere, spec=OperatorSpec(role=Role.RESAMPLE))

@@ -1,4 +1,4 @@
-"""The functions of each value that become a table of codes."""
+"""Functions of each value that become a table of codes, and functions composed of others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import activations, layers, ops
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import TABLE
-from tfcompress.quantization.operators.registry import OperatorSpec, register
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.tracing import traced
 
 register(
@@ -48,5 +48,47 @@ def _square(b: Builder, node: Node) -> Value:
     return b.call(lambda name: layers.Multiply(name=name), "", node.inputs[0], node.inputs[0])
 
 
+def _logaddexp(b: Builder, node: Node) -> list[Value] | None:
+    """x + softplus(y − x)."""
+
+    def composed(operation: Any, x: Any, y: Any) -> Any:
+        return ops.add(x, ops.softplus(ops.subtract(y, x)))
+
+    return traced(composed)(b, node) if len(node.inputs) == 2 else None
+
+
+#: Most factors of a product over an axis: each is one rounding.
+_MAX_FACTORS = 16
+
+
+def _prod(b: Builder, node: Node) -> list[Value] | None:
+    """x₁ · x₂ · … along one axis."""
+    operation, x = node.operation, node.inputs[0]
+    axis = operation.axis
+    axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+    if not isinstance(axis, int) or axis % len(x.shape) == 0 or operation.dtype is not None:
+        return None
+    if (x.shape[axis] or _MAX_FACTORS + 1) > _MAX_FACTORS:
+        return None
+
+    def composed(operation: Any, x: Any) -> Any:
+        factors = ops.unstack(x, axis=axis)
+        while len(factors) > 1:
+            pairs = zip(factors[::2], factors[1::2], strict=False)
+            last = factors[-1:] if len(factors) % 2 else []
+            factors = [ops.multiply(a, c) for a, c in pairs] + last
+        return ops.expand_dims(factors[0], axis) if operation.keepdims else factors[0]
+
+    return traced(composed)(b, node)
+
+
+def _prod_reason(node: Node) -> str:
+    return f"a product goes over one axis of up to {_MAX_FACTORS} values"
+
+
+register(ops.logaddexp, spec=OperatorSpec(decompose=_logaddexp))
+register(
+    ops.prod, spec=OperatorSpec(role=Role.ARITHMETIC, decompose=_prod, call_reason=_prod_reason)
+)
 register(ops.square, spec=OperatorSpec(decompose=_square))
 register(ops.glu, spec=OperatorSpec(decompose=_glu))

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.comparisons import MaskValues
 from tfcompress.quantization.operators.registry import OperatorSpec, register
 
 
@@ -40,9 +41,11 @@ class ToFloat(layers.Layer):
 
 
 def _as_layer(b: Builder, node: Node) -> Value | None:
-    """Integers to float, before what computes with them."""
+    """Integers to float, before what computes with them; a mask as codes of 0 and 1."""
     if len(node.inputs) != 1 or node.inputs[0].is_float or not node.output.is_float:
         return None
+    if node.inputs[0].spec.dtype == "bool":
+        return b.call(lambda name: MaskValues(name=name), "", node.inputs[0])
     return b.call(lambda name: ToFloat(name=name), "", node.inputs[0])
 
 

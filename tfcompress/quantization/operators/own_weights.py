@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, tree
 
 from tfcompress.model.graph import Graph, Node, Value
@@ -31,6 +32,7 @@ class _Layer:
         weights: Role ("kernel", "bias", "scale", "offset") → the variable.
         input: What it is called on.
         channels: Size of the last axis of its output.
+        source: The variable whose values the kernel has in another order or shape.
     """
 
     cls: type[keras.Layer]
@@ -38,14 +40,19 @@ class _Layer:
     weights: dict[str, keras.Variable]
     input: Value
     channels: int | None = None
+    source: keras.Variable | None = None
 
 
-def take_weights(graph: Graph, dtype_policy: Any) -> Taken:
+def take_weights(graph: Graph, dtype_policy: Any) -> tuple[Taken, list[keras.Variable]]:
     """Replaces, in place, the calls that read weights by layers that have them.
 
     Args:
         graph: As `symbolic.follow` gives it.
         dtype_policy: Of the layers that are made.
+
+    Returns:
+        The layers with the variables that they take over, and the variables that a kernel holds
+        in another order or shape: in place of each stands a variable of its values.
 
     Raises:
         Untraceable: A weight is used in a way that is no kernel, bias, scale or offset.
@@ -68,7 +75,33 @@ def take_weights(graph: Graph, dtype_policy: Any) -> Taken:
             graph.replace(node, [found.input])
             continue
         planned[node] = found
-    return dict(_make(graph, planned, dtype_policy))
+    sources = [plan.source for plan in planned.values() if plan.source is not None]
+    return dict(_make(graph, planned, dtype_policy)), sources
+
+
+def layer_of_weight(node: Node, weight: Weight, kind: str) -> Callable[[str], keras.Layer] | None:
+    """Makes, from a name, the layer of a call with one weight, which it holds; `None` for none.
+
+    Args:
+        node: The call.
+        weight: The argument of it that is the weight.
+        kind: Name of the operation's class.
+    """
+    rule = _RULES.get(kind)
+    plan = None if rule is None else rule(node, weight)
+    if plan is None:
+        return None
+
+    def make(name: str) -> keras.Layer:
+        layer = plan.cls(**{**_arguments(plan), "name": name})
+        layer.trainable = weight.variable.trainable
+        layer.build(plan.input.shape)
+        own = {v.name: v for v in layer.variables}
+        for role, variable in plan.weights.items():
+            own[role].assign(variable)
+        return layer
+
+    return make
 
 
 def constants_per_channel(graph: Graph, dtype_policy: Any) -> None:
@@ -107,7 +140,8 @@ def _layer_of(node: Node, weights: list[Weight]) -> _Layer | None:
 def _plain(weight: Weight, rank: int | tuple[int, ...]) -> bool:
     """Whether a weight is read as it is, and of that rank."""
     ranks = (rank,) if isinstance(rank, int) else rank
-    return weight.shape == tuple(weight.variable.shape) and len(weight.shape) in ranks
+    is_same = weight.axes is None and weight.shape == tuple(weight.variable.shape)
+    return is_same and len(weight.shape) in ranks
 
 
 def _kernel(
@@ -115,12 +149,37 @@ def _kernel(
 ) -> _Layer | None:
     if node.args[1] is not weight:
         return None
-    channels = node.output.shape[-1]
-    return _Layer(cls, arguments, {"kernel": weight.variable}, node.inputs[0], channels)
+    channels, kernel = node.output.shape[-1], _in_shape(weight)
+    source = None if kernel is weight.variable else weight.variable
+    return _Layer(cls, arguments, {"kernel": kernel}, node.inputs[0], channels, source)
+
+
+def _in_shape(weight: Weight) -> keras.Variable:
+    """The variable, or one of its values in the order and shape in which they are read."""
+    variable = weight.variable
+    if weight.axes is None and weight.shape == tuple(variable.shape):
+        return variable
+    own = (variable.constraint, variable.regularizer)
+    if own[0] is not None or not isinstance(own[1], (*_ELEMENTWISE, type(None))):
+        raise Untraceable(
+            f"its weight {variable.name!r}, which is read in another shape, has a constraint or "
+            "regularizer of its own"
+        )
+    values = np.asarray(variable.value)
+    values = values if weight.axes is None else np.transpose(values, weight.axes)
+    result = keras.Variable(
+        values.reshape(weight.shape), trainable=variable.trainable, name=variable.name
+    )
+    result.regularizer = variable.regularizer
+    return result
+
+
+# Regularizers that penalize each value by itself.
+_ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 def _dense(node: Node, weight: Weight) -> _Layer | None:
-    if not _plain(weight, 2) or len(node.inputs[0].shape) < 2:
+    if len(weight.shape) != 2 or len(node.inputs[0].shape) < 2:
         return None
     return _kernel(layers.Dense, {"units": weight.shape[1]}, node, weight)
 
@@ -143,7 +202,7 @@ def _conv_arguments(node: Node) -> dict[str, Any] | None:
 
 def _conv(node: Node, weight: Weight) -> _Layer | None:
     arguments = _conv_arguments(node)
-    if arguments is None or not _plain(weight, (3, 4)):
+    if arguments is None or len(weight.shape) not in (3, 4):
         return None
     *size, channels, filters = weight.shape
     given = node.inputs[0].shape[-1]
@@ -156,7 +215,7 @@ def _conv(node: Node, weight: Weight) -> _Layer | None:
 
 def _depthwise(node: Node, weight: Weight) -> _Layer | None:
     arguments = _conv_arguments(node)
-    if arguments is None or not _plain(weight, (3, 4)):
+    if arguments is None or len(weight.shape) not in (3, 4):
         return None
     *size, _, multiplier = weight.shape
     cls = layers.DepthwiseConv1D if len(size) == 1 else layers.DepthwiseConv2D
@@ -166,7 +225,7 @@ def _depthwise(node: Node, weight: Weight) -> _Layer | None:
 
 def _conv_transpose(node: Node, weight: Weight) -> _Layer | None:
     arguments = _conv_arguments(node)
-    if arguments is None or not _plain(weight, 4):
+    if arguments is None or len(weight.shape) != 4:
         return None
     *size, filters, _ = weight.shape
     own = {"filters": filters, "kernel_size": tuple(size)}

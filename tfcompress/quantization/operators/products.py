@@ -18,6 +18,7 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.constant_operands import as_constant_layer
 from tfcompress.quantization.operators.forms import LoweredCall, transposed
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
@@ -264,13 +265,13 @@ def _matmul_equation(node: Node) -> str | None:
 
 
 def _matmul(b: Builder, node: Node) -> Value | None:
-    """One product of tensors of equal batches."""
-    return _product(b, node, _matmul_equation(node))
+    """One product of tensors of equal batches; a dense layer for a constant matrix."""
+    return _product(b, node, _matmul_equation(node)) or as_constant_layer(b, node)
 
 
 def _einsum(b: Builder, node: Node) -> Value | None:
     """One product between transposes, where the equation is that of a batched matrix product."""
-    return _product(b, node, node.operation.subscripts)
+    return _product(b, node, node.operation.subscripts) or as_constant_layer(b, node)
 
 
 def _dot(b: Builder, node: Node) -> Value | None:
@@ -298,7 +299,7 @@ def _dot(b: Builder, node: Node) -> Value | None:
 
 def _operand_reason(node: Node) -> str | None:
     if _tensors(node) is None:
-        return "one of its operands is a constant array"
+        return "its constant array is no kernel of a dense layer"
     return "it is not one product of equal batches"
 
 

@@ -16,6 +16,7 @@ from keras import layers, tree
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder, untaken_transforms
 from tfcompress.quantization.operators.cells import CELLS
+from tfcompress.quantization.operators.masking import chosen, mask_steps
 from tfcompress.quantization.operators.registry import OperatorSpec, register
 from tfcompress.quantization.operators.steps import StackedSteps, Steps
 
@@ -23,6 +24,8 @@ from tfcompress.quantization.operators.steps import StackedSteps, Steps
 #: train step, by about a CPU second each, and a step costs 3.4 times that of Keras' LSTM at 16
 #: steps and 5.1 times at 32 (`benchmarks/unrolling.py`).
 MAX_STEPS = 64
+#: Parts that give the states of a step.
+_STATES = ("hidden", "carry")
 
 
 def _refusal(layer: keras.Layer, cell: keras.Layer) -> str | None:
@@ -47,8 +50,6 @@ def _layer(b: Builder, node: Node) -> list[Value] | None:
     arguments.update(node.kwargs)
     x, steps = node.inputs[0], node.inputs[0].shape[1]
     reason = _refusal(layer, cell)
-    if arguments.get("mask") is not None:
-        reason = reason or "a mask of its steps is not known before the sequence is"
     if steps is None:
         reason = reason or "the number of its steps is not known"
     elif steps > MAX_STEPS:
@@ -65,10 +66,28 @@ def _layer(b: Builder, node: Node) -> list[Value] | None:
     part = b.part(lambda n: Steps(name=n), "steps")
     z = steps_of.inputs(x)
     inputs = b.insert(part, (z,), {}, part.compute_output_spec(z.spec))
+    mask: Any = arguments.get("mask")
+    masks = [None] * len(inputs) if mask is None else mask_steps(b, mask)
+    if layer.go_backwards:
+        inputs, masks = inputs[::-1], masks[::-1]
     outputs: list[Value] = []
-    for step in reversed(inputs) if layer.go_backwards else inputs:
-        states = [*steps_of.step(step, states)]
-        outputs.append(states[0])  # type: ignore[arg-type]
+    for step, kept in zip(inputs, masks, strict=True):
+        new = steps_of.step(step, states)
+        if kept is None:
+            states = [*new]
+        else:
+            before = outputs[-1] if outputs else None
+            states = [
+                chosen(b, name, now, old, kept)
+                for name, now, old in zip(_STATES, new, states, strict=False)
+            ]
+        output: Any = states[0]
+        if kept is not None and layer.zero_output_for_mask:
+            output = chosen(b, "output", new[0], None, kept)
+        elif kept is not None and given:
+            # Outputs start with 0, states do not.
+            output = chosen(b, "output", new[0], before, kept)
+        outputs.append(output)
     _share(b, steps_of, given)
     result = [outputs[-1]]
     if layer.return_sequences:
@@ -93,8 +112,7 @@ def _single_step(b: Builder, node: Node) -> list[Value] | None:
 def _share(b: Builder, steps: Any, given: Sequence[Value]) -> None:
     """One range for each part of the steps, and for a state that comes from an input."""
     steps.one_range(*steps.rounded)
-    names = ("hidden", "carry")
-    for value, name in zip(given, names, strict=False):
+    for value, name in zip(given, _STATES, strict=False):
         part = b.made(name)
         if part is not None and value.node is None:
             b.result.one_range[part].append(value)

@@ -82,6 +82,7 @@ class OperatorSpec:
         function: For a layer that applies an activation function: returns that function of the
             layer, whose entry then describes the call. `None` where the layer's options make it
             another function.
+        otherwise: The entry of such a layer where `function` gives `None`.
         fixed_range: Output range that LiteRT prescribes.
         fused_activations: For a layer with an `activation` argument: names of the functions that
             run inside the operator. Any other becomes an operation of its own behind it.
@@ -109,6 +110,7 @@ class OperatorSpec:
     role: Role | Callable[[Any], Role | None] | None = None
     activation: str | None = None
     function: Callable[[Any], Callable | None] | None = None
+    otherwise: OperatorSpec | None = None
     fixed_range: tuple[float, float] | None = None
     fused_activations: tuple[str, ...] | None = None
     folds_into_kernel: bool = False
@@ -178,7 +180,8 @@ def operator_of(operation: Any) -> OperatorSpec:
         spec = _BY_OPERATION.get(type(operation).__name__, UNKNOWN)
     if spec.function is None:
         return spec
-    return function_spec(spec.function(operation))
+    function = spec.function(operation)
+    return spec.otherwise or UNKNOWN if function is None else function_spec(function)
 
 
 def function_spec(function: Callable | None) -> OperatorSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from keras import layers
@@ -22,10 +23,12 @@ def _time_distributed(layer: layers.TimeDistributed, inputs: Any, **kwargs: Any)
     return SamplesAsSteps(inputs.shape[1], name="steps")(y)
 
 
-def _bidirectional(layer: layers.Bidirectional, sequences: Any, **kwargs: Any) -> Any:
+def _bidirectional(
+    layer: layers.Bidirectional, sequences: Any, mask: Any = None, **kwargs: Any
+) -> Any:
     """Both layers, the results of the second turned around, and what merges them."""
-    forward = layer.forward_layer(sequences)
-    backward = layer.backward_layer(sequences)
+    forward = layer.forward_layer(sequences, mask=mask)
+    backward = layer.backward_layer(sequences, mask=mask)
     if layer.return_sequences:
         backward = backward[:, ::-1]
     if layer.merge_mode is None:
@@ -41,9 +44,11 @@ def _bidirectional(layer: layers.Bidirectional, sequences: Any, **kwargs: Any) -
 
 def _time_distributed_layer(b: Builder, node: Node) -> list[Value] | None:
     """The layer, on the steps as if they were a batch."""
-    mask = node.kwargs.get("mask")
-    if mask is not None or None in node.inputs[0].shape[1:]:
-        why = "a mask of its steps" if mask is not None else "a size that is not known"
+    # A layer that takes no mask computes masked steps like others.
+    is_masked = node.kwargs.get("mask") is not None
+    is_masked = is_masked and "mask" in inspect.signature(node.operation.layer.call).parameters
+    if is_masked or None in node.inputs[0].shape[1:]:
+        why = "a mask of its steps" if is_masked else "a size that is not known"
         b.result.refused[node.operation] = f"its input has {why}"
         return None
     return traced(_time_distributed)(b, node)
@@ -52,13 +57,9 @@ def _time_distributed_layer(b: Builder, node: Node) -> list[Value] | None:
 def _bidirectional_layer(b: Builder, node: Node) -> list[Value] | None:
     """Two recurrent layers and what merges their results."""
     layer = node.operation
-    reason = None
-    if node.kwargs.get("mask") is not None:
-        reason = "a mask of its steps is not known before the sequence is"
-    elif layer.return_state or len(node.inputs) > 1:
-        reason = "its states are inputs or outputs"
-    if reason is not None:
-        b.result.refused[layer] = reason
+    masks = [value for value in node.inputs[1:] if not value.is_float]
+    if layer.return_state or len(node.inputs) - len(masks) > 1:
+        b.result.refused[layer] = "its states are inputs or outputs"
         return None
     return traced(_bidirectional)(b, node)
 

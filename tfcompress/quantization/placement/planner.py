@@ -70,7 +70,7 @@ class Planner(Decisions):
         requantized = []
         for node in joins:
             target = self._join_quantizer(node, holders)
-            for value in node.inputs:
+            for value in _float_inputs(node):
                 if target is not None and self.codes(value) is not target:
                     requantized.append((node, value, target))
         again = [(n.output, self.codes(n.inputs[0])) for n in resamples]
@@ -159,7 +159,7 @@ class Planner(Decisions):
         for node in self.graph.nodes:
             if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
                 continue
-            sources = [self.source(v) for v in node.inputs]
+            sources = [self.source(v) for v in _float_inputs(node)]
             free = [s for s in sources if s in parent and self._fixed_range(s.node) is None]
             for other in free[1:]:
                 parent[find(other)] = find(free[0])
@@ -167,7 +167,7 @@ class Planner(Decisions):
 
     def _join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
         """The quantizer of a join: of an input whose range is free, else of its first input."""
-        sources = [self.source(v) for v in node.inputs]
+        sources = [self.source(v) for v in _float_inputs(node)]
         free = [s for s in sources if s in holders and self._fixed_range(s.node) is None]
         return self._codes.get((free or sources)[0])
 
@@ -184,6 +184,11 @@ class Planner(Decisions):
         """
         check_shippable(n for n in self.graph.nodes if self.is_float(n))
         return Plan(self.model.name, plan_entries(self))
+
+
+def _float_inputs(node: Node) -> list[Value]:
+    """What a call reads beside masks and indices, which hold no codes."""
+    return [value for value in node.inputs if value.is_float]
 
 
 def _computed(value: Value) -> None:

@@ -22,7 +22,6 @@ from tfcompress.quantization.placement.plan import AS_CONFIGURED
 FLOAT_IN_LITERT = {
     "Arctan2": "ATAN2",
     "Conv3DTranspose": "CONV_3D_TRANSPOSE",
-    "Cumsum": "CUMSUM",
 }
 
 

@@ -1,0 +1,171 @@
+"""Operations on a tensor and a constant array, as layers whose weights are not trained.
+
+`ops.conv(x, kernel)` is a convolution, `ops.matmul(x, matrix)` a dense layer, `x + positions` a sum
+and `x * window` a product with int8 constants.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from tfcompress.model.graph import Node, Value
+from tfcompress.model.linking import Linked, Links
+from tfcompress.model.symbolic import Weight
+from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.operators import forms
+from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.own_weights import layer_of_weight
+from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.trained_sum import fits
+from tfcompress.quantization.placement.upstream import upstream_quantizer
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MultiplyArray(Linked, keras.layers.Layer):
+    """y = x · constant array, which the runtime holds in int8 codes of one scale.
+
+    In inference the products are rounded as XNNPACK does, to the bit.
+
+    Args:
+        values: The array; it broadcasts to the shape of x.
+    """
+
+    channels_like = keras.layers.Identity
+
+    def __init__(self, values: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.values = np.asarray(values, np.float32).tolist()
+        self.supports_masking = True
+        # Call index → the quantizer of the input, and the one that rounds the output.
+        self._quantizers, self._roundings = Links(), Links()
+
+    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
+        self._quantizers.set(call_index, upstream_quantizer(inputs))
+
+    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
+        self._roundings.set(call_index, quantizer)
+
+    def codes(self) -> tuple[np.ndarray, np.float32]:
+        """Codes of the array, and their scale, as the file holds them."""
+        values = np.asarray(self.values, np.float32)
+        step = np.abs(values).max() / np.float32(127)
+        codes = np.round(values / step)
+        return codes, np.float32((np.abs(codes) * step).astype(np.float32).max() / np.float32(127))
+
+    def rounded(self) -> np.ndarray:
+        """The array on the grid of its codes."""
+        codes, step = self.codes()
+        return (codes * step).astype(np.float32)
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
+    ) -> tf.Tensor:
+        source, rounding = self._quantizers.get(call_index), self._roundings.get(call_index)
+        if source is None or rounding is None:
+            # A float model, or a float part of one.
+            return inputs * tf.constant(self.values, inputs.dtype)
+        codes, step = self.codes()
+        outputs = inputs * tf.constant(self.rounded(), inputs.dtype)
+        if training or self.compute_dtype != "float32":
+            return outputs
+        scale = source.active_scale()
+        safe = tf.where(scale > 0, scale, 1.0)
+        exact = rounding.round_sum(tf.round(inputs / safe) * codes.astype(np.float32), safe * step)
+        # Its gradient is that of the real values, for layers that are frozen in training.
+        return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def stripped(self) -> list[Callable]:
+        values = np.asarray(self.values, np.float32)
+        return [lambda x: ops.multiply(x, values)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "values": self.values}
+
+
+def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A product with int8 constants."""
+    return forms.multiply_constant(x, call.operation.rounded()) if call.reads_codes else None
+
+
+register(
+    MultiplyArray,
+    spec=OperatorSpec(
+        role=Role.ARITHMETIC,
+        quantized=lambda layer: MultiplyArray.from_config(layer.get_config()),
+        lower=_lower,
+    ),
+)
+
+
+def as_constant_layer(b: Builder, node: Node) -> Value | None:
+    """A layer that is not trained."""
+    call = _call_on_array(node)
+    if call is None:
+        return None
+    x, values, is_first = call
+    kind = type(node.operation).__name__
+    factor = {"Multiply": values, "Divide": None, "TrueDivide": None}.get(kind, 0)
+    if factor is None and is_first and np.all(values):
+        factor = 1 / values
+    if isinstance(factor, np.ndarray):
+        is_inside = x.shape == node.output.shape and fits(factor.shape, x.shape)
+        if not is_inside or not np.any(factor):
+            return None
+        return b.call(lambda n: MultiplyArray(factor, name=n), "", x)
+    if kind == "Subtract" and is_first:
+        kind, values = "Add", -values
+    make = _made(node, kind, x, values, is_first)
+    return None if make is None else b.call(make, "", x)
+
+
+def _call_on_array(node: Node) -> tuple[Value, np.ndarray, bool] | None:
+    """The tensor and the array of a call on both, and whether the tensor is the first."""
+    if len(node.inputs) != 1 or len(node.args) != 2 or not node.inputs[0].is_float or node.kwargs:
+        return None
+    arrays = [a for a in node.args if is_array(a)]
+    if len(arrays) != 1:
+        return None
+    values = np.asarray(arrays[0], np.float32)
+    return (node.inputs[0], values, isinstance(node.args[0], Value)) if values.size else None
+
+
+def is_array(argument: Any) -> bool:
+    """Whether an argument of a call is a constant array."""
+    is_given = tf.is_tensor(argument) or isinstance(argument, (np.ndarray, list, tuple))
+    return is_given and np.ndim(argument) > 0
+
+
+def _made(
+    node: Node, kind: str, x: Value, values: np.ndarray, is_first: bool
+) -> Callable[[str], keras.Layer] | None:
+    """Makes the layer that a user's own layer with such a weight would become."""
+    weight = Weight(keras.Variable(values, trainable=False, name="constant"), values.shape)
+    args = (x, weight) if is_first else (weight, x)
+    call: Any = types.SimpleNamespace(
+        operation=node.operation, args=args, kwargs={}, inputs=[x], output=node.output
+    )
+    return layer_of_weight(call, weight, kind)
+
+
+def _reason(node: Node) -> str:
+    if len(node.inputs) > 1:
+        return "its kernel is computed in the model"
+    return "its options are those of no layer that LiteRT runs in int8"
+
+
+for _function in (ops.conv, ops.depthwise_conv, ops.conv_transpose):
+    register(
+        _function,
+        spec=OperatorSpec(role=Role.KERNEL, decompose=as_constant_layer, call_reason=_reason),
+    )
