@@ -22,6 +22,7 @@ def check_parity(tmp_path, images):
         randomize(model)
         # Two batches. What the other images have beyond the ranges saturates, in the file as well.
         quantized = tfc.quantize(model, config, calibration_data=data[:64])
+        assert not quantized.plan.float_layers
         quantized.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         report = tfc.export_tflite(loaded, tmp_path / "model.tflite", verify_data=data, **kwargs)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-import tfcompress as tfc
 from tests.parity.test_layers import sequence, stem
 
 _MASK = np.arange(64).reshape(8, 8, 1) % 3 > 0
@@ -128,14 +127,13 @@ CASES = {
     "top_k": lambda x: ops.top_k(layers.Flatten()(signed(x)), 5)[0],
     "top_k_positions": lambda x: ops.top_k(layers.Flatten()(signed(x)), 5)[1],
 }
-_GROUPS = [list(CASES)[i : i + 30] for i in range(0, len(CASES), 30)]
+_GROUPS = [list(CASES)[i : i + 40] for i in range(0, len(CASES), 40)]
 
 
 @pytest.mark.parametrize("names", _GROUPS, ids=lambda names: f"{names[0]}..{names[-1]}")
 def test_codes_of_the_file_are_the_outputs_of_the_model(names, check_parity):
     inputs = keras.Input((8, 8, 1), name="image")
     model = keras.Model(inputs, {name: CASES[name](inputs) for name in names})
-    assert not tfc.plan(model).float_layers
     parities, report = check_parity(model)
     assert not report.float_tensors
     wrong = {n: p for n, p in parities.items() if p.equal < 0.99 or p.largest > 1}

@@ -25,10 +25,10 @@ def test_every_case_is_what_the_sweep_says(kind, tmp_path):
             assert tfc.plan(model).refused_floats, name
     chosen = {name: case for name, case in listed.items() if case.outcome == cases.INT8}
     model, names = model_of(chosen)
-    assert not tfc.plan(model).float_layers
     randomize(model)
     data = {name: cases.samples(name, 96) for name in names}
     quantized = tfc.quantize(model, calibration_data=data)
+    assert not quantized.plan.float_layers
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     report = tfc.export_tflite(loaded, tmp_path / "model.tflite", verify_data=data)
