@@ -19,7 +19,7 @@ class Shuffled(layers.Layer):
     """A custom layer of operations that have an int8 form, and some that have none."""
 
     def call(self, inputs):
-        return inputs[..., ::-1] * keras.ops.arctan2(inputs, 2.0) + 0.25
+        return inputs[..., ::-1] * keras.ops.arctan2(inputs, inputs[:, ::-1]) + 0.25
 
 
 class Doubled(layers.Conv2D):

@@ -73,13 +73,13 @@ class Residual(layers.Layer):
 
 
 class Summed(layers.Layer):
-    """Only the angle has no int8 form."""
+    """Only the logarithm of a sum has no int8 form."""
 
     def build(self, shape):
         self.w = self.add_weight(name="w", shape=(shape[-1], 4))
 
     def call(self, x):
-        return ops.relu(ops.matmul(ops.arctan2(x, 2.0), self.w))
+        return ops.relu(ops.matmul(ops.logsumexp(x, axis=1, keepdims=True), self.w))
 
 
 def gate(x):
@@ -120,19 +120,21 @@ def model():
 
 def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
     plan = tfc.plan(model)
-    assert plan.float_layers == {"summed": "summed_arctan2: LiteRT has no int8 form of Arctan2"}
+    assert plan.float_layers == {
+        "summed": "summed_logsumexp: tfcompress has no int8 form of Logsumexp yet"
+    }
     parts = {entry.name: entry.parts for entry in plan}
     assert parts["defaults"] == ("defaults",)
     assert parts["projection"] == ("projection_w", "projection")
     assert parts["scaled"] == ("scaled",)
     assert "positions_table" in parts["positions"]
-    assert parts["summed"] == ("summed_arctan2", "summed_w", "summed")
+    assert parts["summed"] == ("summed_logsumexp", "summed_w", "summed")
     assert "residual_scaled_scale" in parts["residual"]
     # Tracing leaves nothing behind in the user's layer.
     residual = model.get_layer("residual")
     assert not residual.conv._inbound_nodes
     assert not residual.scaled._inbound_nodes
-    with pytest.warns(UserWarning, match="summed_arctan2"):
+    with pytest.warns(UserWarning, match="summed_logsumexp"):
         quantized = tfc.quantize(model, calibration_data=images)
     dense = quantized.get_layer("projection_w")
     np.testing.assert_array_equal(dense.kernel, model.get_layer("projection").w)
@@ -153,7 +155,7 @@ def test_they_run_in_int8_as_they_were_trained(model, images, tmp_path):
     assert {p.output: p.equal for p in report.parity["serving_default"]} == dict.fromkeys(
         targets, 1.0
     )
-    assert set(report.float_tensors.values()) <= {"first", "summed_arctan2"}
+    assert set(report.float_tensors.values()) <= {"first", "summed_logsumexp"}
 
 
 def test_layers_that_keras_applications_define_run_in_int8(images, tmp_path):
