@@ -149,6 +149,8 @@ class _Check:
             yield f"{op_name(code)} of {layer!r} runs in int8, planned float"
         elif code in WEIGHT_OPS:
             yield from self._kernel(op, code, tensor)
+        elif tensor.kernel is not None:
+            yield f"{op_name(code)} of {layer!r} is not an operator with the planned kernel"
         elif code not in (*ARITHMETIC_OPS, *FUNCTION_OPS):
             yield f"{op_name(code)} of {layer!r} has no known int8 form"
 

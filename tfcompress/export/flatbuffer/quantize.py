@@ -46,6 +46,7 @@ from tfcompress.export.flatbuffer.int8_ops import (
     int8_version,
 )
 from tfcompress.export.flatbuffer.lookup import write_table
+from tfcompress.export.flatbuffer.one_input import as_fully_connected
 from tfcompress.export.flatbuffer.operands import (
     add_codes,
     add_operand,
@@ -235,10 +236,13 @@ class _Rewriting:
 
     def _compute(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> None:
         """An operator whose result the plan gives codes."""
-        if code not in (*WEIGHT_OPS, *ARITHMETIC_OPS, *FUNCTION_OPS, *TABLE_OPS):
+        if tensor.kernel is not None and as_fully_connected(self.model, self.graph, op, code):
+            code = _OPERATOR.FULLY_CONNECTED
+        is_known = code in (*WEIGHT_OPS, *ARITHMETIC_OPS, *FUNCTION_OPS, *TABLE_OPS)
+        if not is_known or (tensor.kernel is not None and code not in WEIGHT_OPS):
             raise PlanError(
                 f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
-                f"{op_name(code)}, of which no int8 form is known here."
+                f"{op_name(code)}, of which no int8 form for it is known here."
             )
         given = op.inputs
         try:

@@ -53,17 +53,49 @@ register(
 )
 
 
+def _lower_conv1d(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """Of one filter (or one channel, depthwise) with a bias, as a convolution of images.
+
+    Behind the squeeze of Keras' form the converter does not fuse a bias of one value.
+    """
+    layer = call.operation
+    kernel, bias = call.constants
+    if bias is None or bias.size != 1 or layer.data_format != "channels_last":
+        return None
+    (stride,), (dilation,) = layer.strides, layer.dilation_rate
+    padding = layer.padding.upper()
+    if padding == "CAUSAL":
+        x = tf.pad(x, [[0, 0], [(kernel.shape[0] - 1) * dilation, 0], [0, 0]])
+        padding = "VALID"
+    y = tf.nn.conv2d(
+        tf.expand_dims(x, 1),
+        tf.constant(kernel[None]),
+        (1, stride),
+        padding,
+        dilations=(1, dilation),
+    )
+    return tf.squeeze(layer.activation(tf.nn.bias_add(y, tf.constant(bias))), 1)
+
+
+register(
+    *(layers.Conv1D, layers.DepthwiseConv1D),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv1d),
+)
+
+
 def _lower_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     """Where the stride is larger than the kernel, with a kernel that ends in zeros.
 
-    XNNPACK takes no stride beyond the kernel, and LiteRT's own kernel rounds otherwise.
+    XNNPACK takes no stride beyond the kernel, and LiteRT's own kernel rounds otherwise. Likewise a
+    Conv1DTranspose of one filter with a bias: see `_lower_conv1d`.
     """
     layer = call.operation
     strides, sizes = tuple(layer.strides), tuple(layer.kernel_size)
-    is_beyond = any(s > n for s, n in zip(strides, sizes, strict=True))
-    if not is_beyond or layer.data_format != "channels_last":
-        return None
     kernel, bias = call.constants
+    is_beyond = any(s > n for s, n in zip(strides, sizes, strict=True))
+    is_single = len(sizes) == 1 and layer.filters == 1 and bias is not None
+    if not (is_beyond or is_single) or layer.data_format != "channels_last":
+        return None
     wanted = tuple(layer.compute_output_shape(x.shape))[1:-1]
     is_sequence = len(sizes) == 1
     if is_sequence:

@@ -11,9 +11,7 @@ from tfcompress.quantization.operators.registry import OperatorSpec, Role, regis
 
 register(
     layers.Dense,
-    layers.Conv1D,
     layers.Conv2D,
-    layers.DepthwiseConv1D,
     layers.DepthwiseConv2D,
     spec=OperatorSpec(role=Role.KERNEL, fused_activations=("linear", "relu", "relu6")),
 )

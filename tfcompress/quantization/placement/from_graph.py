@@ -95,6 +95,8 @@ def _fuses(node: Node, reader: Node, running: set[Node]) -> bool:
     found = role(node.operation)
     if reader not in running or found is None or keeps_codes(node.operation):
         return False
+    if role(reader.operation) is Role.RELU:
+        return found.fuses_relu
     if found is Role.KERNEL and isinstance(reader.operation, FoldedAffine):
         return reader.operation.is_folded(reader.kwargs.get("call_index", 0))
-    return found.fuses_relu and role(reader.operation) is Role.RELU
+    return False
