@@ -19,8 +19,8 @@ training. `equal` is the smallest share of the file's output codes, over outputs
 are those of the trained Keras model; `off` the largest difference in steps. Where there is more
 than one seed, the measures are mean ± deviation, of the last epoch. While the int8 model trains,
 ranges are those of the calibration and batch norm keeps its statistics.
-That choice was made for all nets after a look at two of them on these test splits; there is no third
-split.
+That choice was made for all nets after a look at two of them on these test splits; there is no
+third split.
 
 ```bash
 python -m benchmarks.nets --data_dir=FOLDER --seeds=0

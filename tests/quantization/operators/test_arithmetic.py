@@ -114,3 +114,18 @@ def test_gradients_pass_in_inference_as_through_the_real_sum():
         total = tf.reduce_sum(model(tensors, training=False))
     for gradient in tape.gradient(total, tensors):
         np.testing.assert_array_equal(gradient, np.ones((8, 4)))
+
+
+def test_numbers_beside_a_tensor_of_the_same_range_round_as_in_the_file(tmp_path, converter):
+    """A choice shares one range, so that a third of the products lie exactly between two codes."""
+    data = np.random.default_rng(0).normal(size=(64, 8, 4)).astype(np.float32)
+    inputs = keras.Input((8, 4), name="x")
+    chosen = keras.ops.where(inputs > 0.3, inputs, 0.5 * inputs)
+    other = keras.ops.where(inputs > 0.3, inputs, inputs - 0.25)
+    model = keras.Model(inputs, {"product": chosen, "difference": other})
+    quantized = tfc.quantize(model, calibration_data=data)
+    path = tmp_path / "m.tflite"
+    assert tfc.export_tflite(quantized, path, verify_data=data).agreement == 1.0
+    found, wanted = tfc.Runner(path).predict(data), quantized(data)
+    for name in found:
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)

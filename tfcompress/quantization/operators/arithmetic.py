@@ -19,7 +19,7 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constant_operands import as_constant_layer
-from tfcompress.quantization.operators.constants import times
+from tfcompress.quantization.operators.constants import plus, times
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.runtime_arithmetic import runtime_sum
@@ -158,12 +158,28 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
     def rule(b: Builder, node: Node) -> Value | None:
         """Its layer, where both have one rank; one that is not trained for a constant array."""
         if len(node.inputs) == 1:
-            return as_rescaling(b, node) or as_constant_layer(b, node)
+            number = _with_number(b, node, cls)
+            return number or as_rescaling(b, node) or as_constant_layer(b, node)
         if len(node.inputs) != 2 or len({len(value.shape) for value in node.inputs}) != 1:
             return None
         return b.call(lambda name: cls(name=name), "", *node.inputs)
 
     return rule
+
+
+def _with_number(b: Builder, node: Node, cls: type[keras.Layer]) -> Value | None:
+    """x + number, x − number and x · number, which round as the runtime does."""
+    numbers = [a for a in node.args if isinstance(a, (int, float))]
+    if len(node.args) != 2 or len(numbers) != 1 or not node.inputs[0].is_float or not numbers[0]:
+        return None
+    number = float(numbers[0])
+    if cls is layers.Multiply:
+        return b.call(times(number), "", node.inputs[0], variant=str(number))
+    if cls is layers.Subtract:
+        if not isinstance(node.args[0], Value):
+            return None
+        number = -number
+    return b.call(plus(number), "", node.inputs[0], variant=str(number))
 
 
 def _call_reason(node: Node) -> str | None:
