@@ -191,7 +191,9 @@ def run(group: Sequence[Planned], folder: pathlib.Path) -> list[dict[str, Any]]:
     data = group[0].trial.given.data(_SAMPLES)
     quantized = tfc.quantize(model, calibration_data=data)
     path, is_float = folder / "model.tflite", bool(group[0].floats)
-    report = tfc.export_tflite(quantized, path, verify_samples=0, allow_float=is_float)
+    report = tfc.export_tflite(
+        quantized, path, verify_samples=0, allow_float=is_float, golden_data=data[:2]
+    )
     expected, found = quantized.predict(data, verbose=0), run_file(path, data)
     rows = []
     for planned in group:

@@ -177,7 +177,7 @@ def _synthetic(info: TensorInfo, num_samples: int, rng: np.random.Generator) -> 
         raise ValueError(
             f"Expected golden_data: the input {info.name!r} holds plain {info.dtype} numbers, and "
             "the file does not tell which are valid. Received: golden_data=None. Pass a few real "
-            "samples, or num_golden=0 for none"
+            "samples, as golden_data or verify_data"
         )
     samples = random_codes(info, num_samples, rng)
     if info.is_quantized:
