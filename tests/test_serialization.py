@@ -20,16 +20,22 @@ from tfcompress.quantization.operators import (
     attention,
     averages,
     clipping,
+    comparisons,
+    constant_operands,
     constants,
+    cumulative,
     elementwise,
     embedding,
     fills,
+    masking,
     moments,
     normalization,
     pooling,
     prelu,
     products,
+    requantized,
     resizing,
+    spectral,
     steps,
     upsampling,
 )
@@ -116,6 +122,37 @@ EXAMPLES = {
     ToFloat: lambda: ToFloat(name="to_float"),
     TrainedAffine: lambda: TrainedAffine((3,), (1, 1, 3), "l2", offset_constraint="non_neg"),
     prelu.NegativeSlope: lambda: prelu.NegativeSlope(shared_axes=[1], name="slope"),
+    averages.QuantizedAveragePooling1D: lambda: averages.QuantizedAveragePooling1D(
+        3, 2, "same", name="mean"
+    ),
+    averages.QuantizedAveragePooling2D: lambda: averages.QuantizedAveragePooling2D(
+        (3, 2), (2, 1), "same", name="mean"
+    ),
+    averages.QuantizedGlobalAveragePooling1D: lambda: averages.QuantizedGlobalAveragePooling1D(
+        keepdims=True, name="mean"
+    ),
+    averages.QuantizedGlobalAveragePooling2D: lambda: averages.QuantizedGlobalAveragePooling2D(
+        keepdims=True, name="mean"
+    ),
+    averages.QuantizedGlobalAveragePooling3D: lambda: averages.QuantizedGlobalAveragePooling3D(
+        keepdims=True, name="mean"
+    ),
+    comparisons.Choose: lambda: comparisons.Choose(name="choose"),
+    comparisons.Equals: lambda: comparisons.Equals(0.5, True, name="equals"),
+    comparisons.FillIf: lambda: comparisons.FillIf(0.5, True, name="fill"),
+    comparisons.MaskValues: lambda: comparisons.MaskValues(2.0, -1.0, name="values"),
+    constant_operands.MultiplyArray: lambda: constant_operands.MultiplyArray(
+        [0.5, 2.0], name="times"
+    ),
+    cumulative.CumulativeSum: lambda: cumulative.CumulativeSum(2, name="total"),
+    masking.CountFactor: lambda: masking.CountFactor(name="factor"),
+    masking.MaskSteps: lambda: masking.MaskSteps(name="steps"),
+    masking.StepWeights: lambda: masking.StepWeights(name="weights"),
+    normalization.SumOverAxes: lambda: normalization.SumOverAxes(
+        [1], False, original=_NORM, name="sum"
+    ),
+    requantized.StandaloneReLU: lambda: requantized.StandaloneReLU(6.0, name="relu"),
+    spectral.UnitSpectralNorm: lambda: spectral.UnitSpectralNorm(keras.constraints.NonNeg()),
     averages.ZeroPaddedAverage: lambda: averages.ZeroPaddedAverage((3, 2), (2, 1), name="mean"),
     averages.BorderCorrection: lambda: averages.BorderCorrection(
         (8, 6), (3, 3), (2, 1), name="border"

@@ -53,7 +53,7 @@ def test_resolve():
     assert resolve(None) is None
     assert resolve("w4a8") is PRESETS["w4a8"]
     assert resolve(PRESETS["int8"]) is PRESETS["int8"]
-    with pytest.raises(ValueError, match=r"one of \['int8'.*Received: 'int9'"):
+    with pytest.raises(ValueError, match=r"one of \['binary', .*'int8', .*Received: 'int9'"):
         resolve("int9")
     with pytest.raises(TypeError, match="Received: 8"):
         resolve(8)

@@ -117,9 +117,21 @@ def generate(
         "keras_class": cls,
         "__doc__": f"`{cls.__name__}` that reads its kernels through weight transforms.",
     }
+    if cls.compute_output_spec is not keras.Layer.compute_output_spec:
+        members["compute_output_spec"] = _without_call_index(cls.compute_output_spec)
     generated = type(f"Compressed{cls.__name__}", (Compressed, base or cls), members)
     COMPRESSED[cls] = keras.saving.register_keras_serializable(package)(generated)
     return generated
+
+
+def _without_call_index(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that is given the arguments of `call`, which `call_index` is one of."""
+
+    @functools.wraps(method)
+    def without(self: Any, *args: Any, call_index: int = 0, **kwargs: Any) -> Any:
+        return method(self, *args, **kwargs)
+
+    return without
 
 
 def _scales(layer: keras.Layer) -> bool:

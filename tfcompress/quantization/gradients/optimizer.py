@@ -43,6 +43,7 @@ class QuantizedGradients(keras.optimizers.Optimizer):
             more, instead of one for all.
         method: `"uniform"`, `"qsgd"` or `"dorefa"`.
         seed: Of the random numbers.
+        name: Of the optimizer.
 
     Raises:
         TypeError: `optimizer` is no Keras optimizer.

@@ -39,6 +39,9 @@ def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -
     pending = collections.deque(graph.nodes)
     while pending:
         node = pending.popleft()
+        # What computes with integers or masks alone, such as positions, rounds nothing.
+        if not any(value.is_float for value in (*node.inputs, *node.outputs)):
+            continue
         if skip(node) or unsupported_options(node.operation) is not None:
             continue
         if isinstance(node.operation, (layers.Rescaling, layers.Normalization)):
