@@ -9,13 +9,14 @@ from tests.pages import ROOT
 
 _CODE = """
 import json, sys, time
-start = time.process_time()
 import tensorflow as tf
 tf.keras
-tensorflow = time.process_time() - start
+start = time.process_time()
+sum(number * number for number in range(4_000_000))
+unit = time.process_time() - start
 start = time.process_time()
 import tfcompress
-share = (time.process_time() - start) / tensorflow
+share = (time.process_time() - start) / unit
 banned = ("tf_keras", "tensorflow_model_optimization")
 foreign = [name for name in sys.modules if name.split(".")[0] in banned]
 print(json.dumps({"share": share, "foreign": foreign}))
@@ -23,16 +24,16 @@ print(json.dumps({"share": share, "foreign": foreign}))
 
 
 def test_the_import_is_light():
-    # In CPU time beside TensorFlow's: neither the machine nor what else it does must decide.
+    # In CPU time of a loop of Python: neither the machine nor what else it does must decide.
     best = float("inf")
     for _ in range(3):
         result = json.loads(fresh.run(_CODE).splitlines()[-1])
         assert result["foreign"] == []
         best = min(best, result["share"])
         # Other work on the machine only ever adds time: one quick run is proof.
-        if best < 0.25:
+        if best < 2:
             break
-    assert best < 0.25
+    assert best < 2
 
 
 #: Every public name. One that is added or removed is added or removed there too.
