@@ -81,3 +81,16 @@ def test_kernels_outside_xnnpack_are_named(data, tmp_path, monkeypatch):
     report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_samples=16)
     assert report.ops_outside == ("FULLY_CONNECTED",)
     assert "FULLY_CONNECTED runs outside XNNPACK" in str(report)
+
+
+def test_layers_in_float_before_layers_in_int8_are_a_note(data, tmp_path, converter):
+    x = keras.Input((4,), name="x")
+    middle = layers.Dense(6, name="middle")(layers.Dense(6, name="first")(x))
+    model = keras.Model(x, layers.Dense(3, name="last")(middle))
+    for name, is_noted in (("middle", True), ("last", False)):
+        config = tfc.QuantizationConfig(by_name={name: None})
+        quantized = tfc.quantize(model, config, calibration_data=data)
+        report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=data)
+        found = [note for note in report.platform_notes if "computes in float" in note]
+        assert bool(found) == is_noted
+        assert all(note.startswith(f"What {name} computes") for note in found)

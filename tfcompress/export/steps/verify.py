@@ -97,12 +97,15 @@ def verify(
         if s.samples is not None and s.is_quantized
     }
     found = delegation(data)
-    platforms = _platform_notes(summary, found, [s.model for s in signatures])
+    platforms = _platform_notes(summary, found, [s.model for s in signatures], origins)
     return Verified(summary, origins, runners, parity, found, notes, platforms, with_float)
 
 
 def _platform_notes(
-    summary: FileSummary, found: Delegation, models: Sequence[keras.Model]
+    summary: FileSummary,
+    found: Delegation,
+    models: Sequence[keras.Model],
+    float_tensors: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Where the codes of this file may be others on another platform, or outside XNNPACK."""
     notes = []
@@ -112,6 +115,14 @@ def _platform_notes(
             f"{', '.join(outside)} runs outside XNNPACK, where LiteRT multiplies with other "
             "integers than those of training: about one code in a thousand is a step off there, "
             "and more behind it."
+        )
+    rounded = _rounded_floats(summary, float_tensors)
+    if rounded:
+        shown = ", ".join(rounded[:8]) + (", …" if len(rounded) > 8 else "")
+        notes.append(
+            f"What {shown} computes in float is rounded to codes again. Float sums depend on the "
+            "order of their terms: about one value in ten thousand may get the next code, and "
+            "int8 layers behind it may enlarge that."
         )
     softmax = [op for op in summary.ops if op.name == "SOFTMAX"]
     if any(summary.tensor(op.outputs[0], op.subgraph).dtype == "int8" for op in softmax):
@@ -124,6 +135,18 @@ def _platform_notes(
     if products:
         notes.append(f"{', '.join(dict.fromkeys(products))}: {TIED_PRODUCT}.")
     return tuple(notes)
+
+
+def _rounded_floats(summary: FileSummary, float_tensors: Mapping[str, str]) -> list[str]:
+    """The layers whose float results a QUANTIZE rounds; the inputs of the file are none."""
+    computed = {(op.subgraph, index) for op in summary.ops for index in op.outputs}
+    given = [
+        summary.tensor(op.inputs[0], op.subgraph)
+        for op in summary.ops
+        if op.name == "QUANTIZE" and (op.subgraph, op.inputs[0]) in computed
+    ]
+    layers = [float_tensors.get(t.name, t.name) for t in given if t.dtype == "float32"]
+    return list(dict.fromkeys(layers))
 
 
 def _float_agreement(signature: Signature, runner: Runner) -> tuple[FloatAgreement, ...] | None:
