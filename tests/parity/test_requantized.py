@@ -37,3 +37,21 @@ def test_codes_half_way_between_two_are_rounded_as_in_the_file(tmp_path):
     plain = tfc.strip(loaded).predict(inputs, verbose=0)
     for name, expected in quantized.predict(inputs, verbose=0).items():
         np.testing.assert_allclose(plain[name], expected, atol=0.01)
+
+
+def test_a_relu_that_is_also_called_behind_a_kernel(tmp_path, converter):
+    """Behind the convolution it is fused; behind the pooling it is an operator of its own."""
+    image, up = keras.Input((4, 4, 2), name="image"), keras.Input((4,), name="up")
+    relu = layers.ReLU(name="relu")
+    outputs = {"fused": relu(layers.Conv2D(3, 3)(image)), "alone": relu(up[:, 1:])}
+    codes = ((CODES - 7) * 0.01).astype(np.float32)
+    inputs = [
+        np.random.default_rng(0).normal(size=(256, 4, 4, 2)).astype(np.float32),
+        np.stack([np.roll(codes, i) for i in range(4)], -1),
+    ]
+    quantized = tfc.quantize(keras.Model([image, up], outputs), calibration_data=inputs)
+    path = tmp_path / "m.tflite"
+    assert tfc.export_tflite(quantized, path, verify_data=inputs).agreement == 1.0
+    found = tfc.Runner(path).predict({"image": inputs[0], "up": inputs[1]})
+    for name, wanted in quantized.predict(inputs, verbose=0).items():
+        np.testing.assert_allclose(found[name], wanted, atol=1e-5)

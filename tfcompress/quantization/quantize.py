@@ -227,14 +227,14 @@ def _replacements(
 
 
 def _read_codes(nodes: list[Node]) -> bool:
-    """Whether calls read what a quantizer rounds, not what they fuse with."""
+    """Whether one of some calls reads what a quantizer rounds, not what it fuses with."""
     for node in nodes:
         maker = node.inputs[0].node
         while maker is not None and keeps_codes(maker.operation):
             maker = maker.inputs[0].node
-        if maker is None or not isinstance(maker.operation, FakeQuantize):
-            return False
-    return True
+        if maker is not None and isinstance(maker.operation, FakeQuantize):
+            return True
+    return False
 
 
 def _kernel_value(layer: keras.Layer) -> np.ndarray:
