@@ -43,6 +43,11 @@ class ActivationOptions:
         _check(self)
 
 
+def granularity(options: WeightOptions) -> str:
+    """What shares a scale, to be printed behind the bits."""
+    return "per channel" if options.per_channel else "per tensor"
+
+
 def describe_details(options: WeightOptions | ActivationOptions) -> str:
     """What of the options differs from LiteRT's own, to be printed behind the bits."""
     usual = isinstance(options, WeightOptions)

@@ -19,7 +19,7 @@ from tfcompress.quantization.fake_quant.affine import (
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.observers import MinMax
-from tfcompress.quantization.options import WeightOptions, describe_details
+from tfcompress.quantization.options import WeightOptions, describe_details, granularity
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -90,8 +90,7 @@ class UniformWeights(WeightQuantizer):
         return uniform_limits(options)
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"int{options.num_bits} {granularity}{describe_details(options)}"
+        return f"int{options.num_bits} {granularity(options)}{describe_details(options)}"
 
 
 def uniform_limits(options: WeightOptions) -> tuple[str, ...]:

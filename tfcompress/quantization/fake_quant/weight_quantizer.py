@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfcompress.quantization.configurable import Configurable
 from tfcompress.quantization.fake_quant.variables import VariableSpec
-from tfcompress.quantization.options import WeightOptions
+from tfcompress.quantization.options import WeightOptions, granularity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,5 +126,4 @@ class WeightQuantizer(Configurable, abc.ABC):
 
     def describe(self, options: WeightOptions) -> str:
         """What a printed plan says of it."""
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"int{self.num_bits(options)} {granularity}, {type(self).__name__}"
+        return f"int{self.num_bits(options)} {granularity(options)}, {type(self).__name__}"

@@ -12,7 +12,7 @@ from tfcompress.quantization.fake_quant.affine import MIN_SCALE, ZERO_TENSOR_SCA
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.gradients import with_gradient_of
 from tfcompress.quantization.grids.requirements import require_bits, require_usual
-from tfcompress.quantization.options import WeightOptions
+from tfcompress.quantization.options import WeightOptions, granularity
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -46,5 +46,4 @@ class BinaryWeights(WeightQuantizer):
         return signs * scale, tf.stop_gradient(scale)
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"binary {granularity}, BinaryWeights"
+        return f"binary {granularity(options)}, BinaryWeights"

@@ -16,7 +16,7 @@ from tfcompress.quantization.grids.requirements import (
     require_never_negative,
     require_usual,
 )
-from tfcompress.quantization.options import ActivationOptions, WeightOptions
+from tfcompress.quantization.options import ActivationOptions, WeightOptions, granularity
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -67,8 +67,7 @@ class DoReFaWeights(WeightQuantizer):
         return 4 if options.num_bits <= 3 else 8
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"{options.num_bits}-bit odd multiples {granularity}, DoReFaWeights"
+        return f"{options.num_bits}-bit odd multiples {granularity(options)}, DoReFaWeights"
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

@@ -17,7 +17,7 @@ from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.gradients import at_least, nearest_through
 from tfcompress.quantization.grids.requirements import require_bits, require_usual
-from tfcompress.quantization.options import WeightOptions
+from tfcompress.quantization.options import WeightOptions, granularity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +68,8 @@ class LevelQuantizer(WeightQuantizer):
         )
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        count = len(self.levels(options))
-        return f"{count} levels in int{self.num_bits(options)} {granularity}, {type(self).__name__}"
+        stored = f"{len(self.levels(options))} levels in int{self.num_bits(options)}"
+        return f"{stored} {granularity(options)}, {type(self).__name__}"
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

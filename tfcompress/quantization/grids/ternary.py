@@ -14,7 +14,7 @@ from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.gradients import at_least, with_gradient_of
 from tfcompress.quantization.grids.requirements import require_bits, require_usual
-from tfcompress.quantization.options import WeightOptions
+from tfcompress.quantization.options import WeightOptions, granularity
 
 _LARGEST = 127
 
@@ -123,5 +123,4 @@ class TrainedTernary(WeightQuantizer):
         return 8
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"ternary in int8 {granularity}, TrainedTernary"
+        return f"ternary in int8 {granularity(options)}, TrainedTernary"

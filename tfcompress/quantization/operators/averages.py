@@ -12,15 +12,12 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.model.graph import Node, Value
-from tfcompress.model.linking import Linked, Links
-from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.code_sums import MeanOfCodes, SumOfCodes
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.on_codes import Call, OnCodes, product_with
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
-from tfcompress.quantization.operators.runtime_arithmetic import factor_scale
-from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -124,7 +121,7 @@ class QuantizedGlobalAveragePooling3D(_MeanOfPositions, layers.GlobalAveragePool
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class BorderCorrection(Linked, keras.layers.Layer):
+class BorderCorrection(OnCodes, keras.layers.Layer):
     """Multiplies what `ZeroPaddedAverage` gives by window size / cells inside the image.
 
     The factors are a constant tensor in the file, so they are rounded to codes of one scale. In
@@ -148,14 +145,6 @@ class BorderCorrection(Linked, keras.layers.Layer):
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
         self.pool_size, self.strides = tuple(pool_size), tuple(strides)
-        # Call index → the quantizer of its input, and the one that rounds its output.
-        self._quantizers, self._roundings = Links(), Links()
-
-    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
-        self._quantizers.set(call_index, upstream_quantizer(inputs))
-
-    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
-        self._roundings.set(call_index, quantizer)
 
     def _codes(self) -> tuple[np.ndarray, np.float32]:
         """Codes of the factors, (1, height, width, 1), and their scale."""
@@ -171,24 +160,15 @@ class BorderCorrection(Linked, keras.layers.Layer):
         codes, step = self._codes()
         return (codes * step).astype(np.float32)
 
-    def call(
-        self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
-    ) -> tf.Tensor:
-        codes, step = self._codes()
-        if len(inputs.shape) == 3:
-            codes = codes[:, 0]
-        outputs = inputs * tf.constant((codes * step).astype(np.float32), inputs.dtype)
-        source, rounding = self._quantizers.get(call_index), self._roundings.get(call_index)
-        if training or source is None or rounding is None or self.compute_dtype != "float32":
-            return outputs
-        scale = source.active_scale()
-        safe = tf.where(scale > 0, scale, 1.0)
-        # As the file holds the factors.
-        factors = (codes * step).astype(np.float32)
-        step = factor_scale(factors)
-        exact = rounding.round_sum(tf.round(inputs / safe) * np.round(factors / step), safe * step)
-        # Its gradient is that of the real values, for layers that are frozen in training.
-        return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * tf.constant(self._factors_of(inputs), inputs.dtype)
+
+    def rounded(self, call: Call) -> tf.Tensor:
+        return product_with(self._factors_of(call.inputs), call)
+
+    def _factors_of(self, inputs: tf.Tensor) -> np.ndarray:
+        factors = self.factors()
+        return factors[:, 0] if len(inputs.shape) == 3 else factors
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

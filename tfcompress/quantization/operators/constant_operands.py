@@ -16,20 +16,18 @@ import tensorflow as tf
 from keras import ops
 
 from tfcompress.model.graph import Node, Value
-from tfcompress.model.linking import Linked, Links
 from tfcompress.model.symbolic import Weight
-from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.on_codes import Call, OnCodes, product_with
 from tfcompress.quantization.operators.own_weights import layer_of_weight
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.trained_sum import fits
-from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class MultiplyArray(Linked, keras.layers.Layer):
+class MultiplyArray(OnCodes, keras.layers.Layer):
     """y = x · constant array, which the runtime holds in int8 codes of one scale.
 
     In inference the products are rounded as XNNPACK does, to the bit.
@@ -44,43 +42,26 @@ class MultiplyArray(Linked, keras.layers.Layer):
         super().__init__(**kwargs)
         self.values = np.asarray(values, np.float32).tolist()
         self.supports_masking = True
-        # Call index → the quantizer of the input, and the one that rounds the output.
-        self._quantizers, self._roundings = Links(), Links()
 
-    def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
-        self._quantizers.set(call_index, upstream_quantizer(inputs))
-
-    def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
-        self._roundings.set(call_index, quantizer)
-
-    def codes(self) -> tuple[np.ndarray, np.float32]:
-        """Codes of the array, and their scale, as the file holds them."""
+    def on_grid(self) -> np.ndarray:
+        """The array on the grid of its codes."""
         values = np.asarray(self.values, np.float32)
         step = np.abs(values).max() / np.float32(127)
-        codes = np.round(values / step)
-        return codes, np.float32((np.abs(codes) * step).astype(np.float32).max() / np.float32(127))
-
-    def rounded(self) -> np.ndarray:
-        """The array on the grid of its codes."""
-        codes, step = self.codes()
-        return (codes * step).astype(np.float32)
+        return (np.round(values / step) * step).astype(np.float32)
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
     ) -> tf.Tensor:
-        source, rounding = self._quantizers.get(call_index), self._roundings.get(call_index)
-        if source is None or rounding is None:
-            # A float model, or a float part of one.
-            return inputs * tf.constant(self.values, inputs.dtype)
-        codes, step = self.codes()
-        outputs = inputs * tf.constant(self.rounded(), inputs.dtype)
-        if training or self.compute_dtype != "float32":
-            return outputs
-        scale = source.active_scale()
-        safe = tf.where(scale > 0, scale, 1.0)
-        exact = rounding.round_sum(tf.round(inputs / safe) * codes.astype(np.float32), safe * step)
-        # Its gradient is that of the real values, for layers that are frozen in training.
-        return outputs + tf.stop_gradient(tf.where(scale > 0, exact, outputs) - outputs)
+        if self.reads_codes(call_index):
+            return super().call(inputs, training, call_index)
+        # A float model, or a float part of one.
+        return inputs * tf.constant(self.values, inputs.dtype)
+
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * tf.constant(self.on_grid(), inputs.dtype)
+
+    def rounded(self, call: Call) -> tf.Tensor:
+        return product_with(self.on_grid(), call)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -95,7 +76,7 @@ class MultiplyArray(Linked, keras.layers.Layer):
 
 def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     """A product with int8 constants."""
-    return forms.multiply_constant(x, call.operation.rounded()) if call.reads_codes else None
+    return forms.multiply_constant(x, call.operation.on_grid()) if call.reads_codes else None
 
 
 register(
