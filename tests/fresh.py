@@ -7,7 +7,6 @@ TensorFlow has not run in it: options that must be set before its first operatio
 import contextlib
 import io
 import multiprocessing
-import runpy
 import sys
 import textwrap
 import traceback
@@ -37,11 +36,6 @@ def run(code, *arguments):
     return finished.stdout
 
 
-def run_script(path, *arguments):
-    """Runs a script as `python path arguments` does, and returns the `Finished` process."""
-    return _run(_execute_script, str(path), arguments)
-
-
 def _run(target, code, arguments):
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(target=target, args=(code, [*map(str, arguments)], sender))
@@ -64,10 +58,6 @@ def _execute(code, arguments, sender):
         ["-c", *arguments],
         sender,
     )
-
-
-def _execute_script(path, arguments, sender):
-    _report(lambda: runpy.run_path(path, run_name="__main__"), [path, *arguments], sender)
 
 
 def _report(execute, argv, sender):

@@ -191,9 +191,6 @@ INTERNAL_USES = {
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "check_golden"),
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "read_bundle"),
     ("benchmarks/fuzz.py", "tfcompress.tools.compare", "compare"),
-    # The scripts of the console commands.
-    ("tools/compare.py", "tfcompress.tools.compare", "run"),
-    ("tools/inspect_tflite.py", "tfcompress.tools.inspect_tflite", "run"),
 }
 
 

@@ -2,17 +2,12 @@
 
 import contextlib
 import io
-import pathlib
 import warnings
 
 import keras
 import pytest
 import tensorflow as tf
 from keras import layers
-
-from tests import fresh
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -41,13 +36,3 @@ def model_files(digits, tmp_path_factory):
         converter.inference_input_type = converter.inference_output_type = tf.int8
         (folder / "int8.tflite").write_bytes(converter.convert())
     return folder
-
-
-@pytest.fixture
-def run_tool():
-    """Runs `tools/<name>.py` as a user does and returns the finished process."""
-
-    def run(name, *arguments):
-        return fresh.run_script(ROOT / "tools" / f"{name}.py", *arguments)
-
-    return run

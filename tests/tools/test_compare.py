@@ -96,35 +96,3 @@ def test_wrong_files(model_files, tmp_path):
         compare(path, tmp_path / "model.h5", "digits")
     with pytest.raises(ValueError, match="Received: 'imagenet'"):
         compare(path, path, "imagenet")
-
-
-def test_the_script(run_tool, model_files):
-    files = [model_files / "float.tflite", model_files / "int8.tflite"]
-    done = run_tool("compare", *files, "--data", "digits", "--samples=40", "--runs=3")
-    assert done.returncode == 0, done.stderr
-    assert "40 samples" in done.stdout
-    assert "top-1 agreement" in done.stdout
-    done = run_tool("compare", *files)
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("ValueError: Expected a data set. Received: no --data")
-    done = run_tool("compare", files[0], "--data", "digits")
-    assert "paths of two models" in done.stderr
-
-
-def test_both_tools_in_one_process():
-    from absl import flags
-
-    from tfcompress.tools import compare as compare_tool
-    from tfcompress.tools import inspect_tflite as inspect_tool
-
-    # Importing defines nothing; defining both does not collide.
-    assert "data" not in flags.FLAGS
-    values = set(flags.FLAGS)
-    try:
-        compare_tool._define_flags()
-        inspect_tool._define_flags()
-        assert {"data", "json"} <= set(flags.FLAGS)
-    finally:
-        for name in set(flags.FLAGS) - values:
-            delattr(flags.FLAGS, name)

@@ -1,10 +1,6 @@
 """Compares two model files on data: accuracy, agreement, size and latency.
 
-Usage:
-    tfcompress-compare A B --data digits|mnist|fashion_mnist|cifar10|PATH.npz [--data_dir FOLDER]
-
-A and B are .keras or .tflite files that take the same input. Latency is measured for .tflite
-files, on this machine's CPU, in turns.
+Latency is measured for `.tflite` files, on this machine's CPU, in turns.
 """
 
 from __future__ import annotations
@@ -12,15 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from absl import flags
 
 from tfcompress.export.files import gzip_size
 from tfcompress.export.runtime.latency import LatencyComparison, Ratio, compare_latency
 from tfcompress.export.runtime.runner import Runner
-from tfcompress.tools.command import run_command
 from tfcompress.tools.datasets import load
 
 _BATCH_SIZE = 256
@@ -256,41 +250,3 @@ def _latency(
     if any(path.suffix == ".keras" for path in paths):
         return None, "Keras is not the phone's runtime; export to .tflite to time it"
     return compare_latency(dict(zip("AB", paths, strict=True)), num_threads, runs), ""
-
-
-def _define_flags() -> None:
-    flags.DEFINE_string(
-        "data", None, "digits, mnist, fashion_mnist, cifar10, or the path of an .npz."
-    )
-    flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
-    flags.DEFINE_float("scale", 1.0, "Factor on the pixels.")
-    flags.DEFINE_integer("samples", None, "Number of test samples; all by default.", 1)
-    flags.DEFINE_string("output", None, "Name of the output to compare.")
-    flags.DEFINE_integer("threads", 1, "Threads of the runtime.", 1)
-    flags.DEFINE_integer("runs", 50, "Rounds of the latency measurement; 0 for none.", 0)
-
-
-def _main(arguments: Sequence[str]) -> None:
-    options = flags.FLAGS
-    if len(arguments) != 2:
-        raise ValueError(f"Expected the paths of two models. Received: {list(arguments)}")
-    if options.data is None:
-        raise ValueError("Expected a data set. Received: no --data. Try --data digits")
-    first, second = arguments
-    comparison = compare(
-        first,
-        second,
-        options.data,
-        data_dir=options.data_dir,
-        scale=options.scale,
-        num_samples=options.samples,
-        output=options.output,
-        num_threads=options.threads,
-        runs=options.runs,
-    )
-    print(comparison)
-
-
-def run() -> None:
-    """Entry point of `tfcompress-compare`."""
-    run_command(_main, _define_flags, __doc__)

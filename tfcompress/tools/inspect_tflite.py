@@ -1,30 +1,24 @@
-"""Lists what is in a .tflite: ops, tensors, dtypes, scales, zeros, bytes per layer.
-
-Usage:
-    tfcompress-inspect [--json] FILE.tflite
-"""
+"""What is in a `.tflite` and what XNNPACK takes of it, for the command line."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Sequence
-
-from absl import flags
+import os
+from typing import Any
 
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.runtime.delegation import Delegation, delegation
-from tfcompress.tools.command import run_command
 
 
-def describe(path: str, as_json: bool = False) -> str:
-    """Returns the description of a `.tflite` as text, or as a JSON object.
+def describe(path: str | os.PathLike, width: int = 240) -> tuple[str, dict[str, Any]]:
+    """Describes a `.tflite` as text, and as plain values.
 
     Args:
         path: Path of the file.
-        as_json: Whether to return JSON, with the fields of `FileSummary.as_dict()` and
-            `delegation`.
+        width: Characters to a line of the text.
+
+    Returns:
+        The text; and the fields of `FileSummary.as_dict()` with `delegation`.
 
     Raises:
         ValueError: If there is no such file, or it is not a `.tflite`.
@@ -34,13 +28,10 @@ def describe(path: str, as_json: bool = False) -> str:
         found, refusal = delegation(path), None
     except RuntimeError as error:
         found, refusal = None, str(error)
-    if as_json:
-        content = summary.as_dict()
-        content["delegation"] = {"error": refusal} if found is None else dataclasses.asdict(found)
-        return json.dumps(content, indent=2)
-    width = shutil.get_terminal_size((120, 24)).columns
+    content = summary.as_dict()
+    content["delegation"] = {"error": refusal} if found is None else dataclasses.asdict(found)
     verdict = f"not loadable: {refusal}" if found is None else _verdict(found)
-    return f"{path}\n{summary.render(width)}XNNPACK: {verdict}"
+    return f"{path}\n{summary.render(width)}XNNPACK: {verdict}", content
 
 
 def _verdict(found: Delegation) -> str:
@@ -48,18 +39,3 @@ def _verdict(found: Delegation) -> str:
         return f"takes every op, in {found.num_partitions} partition(s)"
     outside = ", ".join(found.ops_outside) or "unknown ops"
     return f"{found.num_partitions} partition(s); outside the delegate: {outside}"
-
-
-def _define_flags() -> None:
-    flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
-
-
-def _main(arguments: Sequence[str]) -> None:
-    if len(arguments) != 1:
-        raise ValueError(f"Expected the path of one .tflite file. Received: {list(arguments)}")
-    print(describe(arguments[0], flags.FLAGS.json))
-
-
-def run() -> None:
-    """Entry point of `tfcompress-inspect`."""
-    run_command(_main, _define_flags, __doc__)

@@ -1,0 +1,51 @@
+"""Loading Keras models from files, for the command line."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import keras
+
+#: Endings of files that Keras loads.
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Loads a `.keras` or `.h5` file, uncompiled and in safe mode: no code of it runs.
+
+    Raises:
+        ValueError: If there is no such file, it is of another kind, or Keras cannot load it.
+    """
+    # Registers the layers that a compressed model is made of.
+    import tfcompress  # noqa: F401
+
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ValueError(
+            f"Expected a model file. Received: {str(path)!r}, which does not exist. Check the path"
+        )
+    if path.suffix not in KERAS_SUFFIXES or path.is_dir():
+        raise ValueError(
+            f"Expected a .keras or .h5 file. Received: {str(path)!r}. Save the model with "
+            "model.save('model.keras')"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ValueError(
+            f"Expected a model that Keras can load. Received: {str(path)!r}: "
+            f"{type(error).__name__}: {error}. Save it again with model.save('model.keras')"
+        ) from error
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            f"Expected a built Keras model. Received: {str(path)!r} with {type(model).__name__}. "
+            "Call the model on data once before saving it"
+        )
+    return model
+
+
+def sample_shape(model: keras.Model) -> tuple[int | None, ...] | None:
+    """Shape of a sample of the first input, without the batch; `None` where it is not known."""
+    inputs = getattr(model, "inputs", None)
+    return tuple(inputs[0].shape[1:]) if inputs else None

@@ -1,0 +1,84 @@
+"""`tfcompress compress`: from a Keras model to a verified int8 `.tflite`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from tfcompress_cli.data import add_data_arguments, labels_from, positive, samples_for
+from tfcompress_cli.output import Output
+
+SUMMARY = "make a verified int8 .tflite of a Keras model, without training"
+DESCRIPTION = """\
+Makes a full-int8 .tflite of a .keras or .h5 model by calibration on data, runs it
+beside the model, and writes FILE.tflite, FILE.json (the card for an app), FILE.golden.json (pairs
+for a test on the phone) and FILE.report.json. Training after quantization, which gains accuracy,
+needs Python: see tfcompress.quantize."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, trained")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.tflite", help="by default MODEL with the ending .tflite"
+    )
+    parser.add_argument(
+        "--config", default="int8", metavar="PRESET", help="a scheme by name (default int8)"
+    )
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for the card")
+    parser.add_argument(
+        "--calibration-samples", type=positive, default=512, metavar="N", help="default 512"
+    )
+    parser.add_argument(
+        "--equalize", action="store_true", help="even out channel ranges between layers"
+    )
+    parser.add_argument("--float-io", action="store_true", help="float inputs and outputs")
+    parser.add_argument(
+        "--allow-float", action="store_true", help="leave layers without an int8 form in float"
+    )
+    parser.add_argument(
+        "--compare-float", action="store_true", help="convert the float model too, to compare sizes"
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="SHARE",
+        help="fail below this share of equal outputs",
+    )
+    add_data_arguments(parser, required=True)
+
+
+def run(options: argparse.Namespace) -> Output:
+    """Quantizes, exports and verifies."""
+    import json
+
+    import tfcompress as tfc
+    from tfcompress.tools.models import load_model, sample_shape
+    from tfcompress_cli.output import plain
+
+    path = pathlib.Path(options.output or pathlib.Path(options.model).with_suffix(".tflite"))
+    labels = labels_from(options.labels)
+    model = load_model(options.model)
+    shape = sample_shape(model)
+    calibration = samples_for(options, shape, "train")
+    held_out = samples_for(options, shape, "test")
+    quantized = tfc.quantize(
+        model,
+        options.config,
+        calibration_data=calibration.x[: options.calibration_samples],
+        equalize=options.equalize,
+    )
+    report = tfc.export_tflite(
+        quantized,
+        path,
+        verify_data=held_out.x[:512],
+        float_model=model,
+        min_agreement=options.min_agreement,
+        allow_float=options.allow_float,
+        float_io=options.float_io,
+        compare_float=options.compare_float,
+        labels=labels if labels is not None else held_out.class_names,
+    )
+    content = plain(report.to_dict())
+    path.with_suffix(".report.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    return Output(str(report), content)

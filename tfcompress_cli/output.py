@@ -1,0 +1,47 @@
+"""What a command gives: text for a terminal, and the same as plain values for `--json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The result of a command.
+
+    Attributes:
+        text: What is printed.
+        content: The same as plain values; dataclasses and NumPy values may be among them.
+        exit_code: Of the process.
+    """
+
+    text: str
+    content: Any
+    exit_code: int = 0
+
+    def as_json(self) -> str:
+        """`content` as JSON. Numbers that JSON does not have (NaN, infinity) become `null`."""
+        return json.dumps(plain(self.content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Returns `value` in JSON's own types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)
