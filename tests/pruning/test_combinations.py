@@ -6,7 +6,6 @@ import pytest
 from keras import layers as L
 
 import tfcompress as tfc
-from tests import fresh
 from tfcompress.distillation import Distiller, LogitsDistillation
 from tfcompress.model.compressed import is_compressed
 from tfcompress.pruning import (
@@ -103,64 +102,6 @@ def test_in_a_distiller_the_student_is_pruned_and_never_the_teacher(blobs, crite
         assert kernel.constraint is None
     scales = [p for p in regularization.pieces if p.target.variable.name == "gamma"]
     assert [p.target.variable is student.layers[2].gamma for p in scales] == [True]
-
-
-def test_masks_and_grids_hold_on_every_replica():
-    # In a process of its own: logical devices must be set up before TensorFlow starts.
-    script = """
-    import numpy as np, tensorflow as tf, keras
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    from tfcompress.pruning import (
-        SET, ConstantSparsity, DynamicNetworkSurgery, PolynomialDecay, RigL)
-    from tfcompress.pruning.callbacks import Pruning
-    from tfcompress.pruning.regularization.callback import Regularization
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(64, 8)).astype("f"), rng.normal(size=(64, 3)).astype("f")
-    values = lambda v: [r.numpy() for r in v.value.values]
-    decay = PolynomialDecay(0.0, 0.75, 1, 6, frequency=1)
-
-    class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            for kernel, mask in zip(pruning.pruner.kernels, pruning.pruner.masks):
-                for value, keep in zip(values(kernel.variable), values(mask)):
-                    assert not value[~keep].any()
-
-    for schedule, options in [
-        (ConstantSparsity(0.75), {}), (decay, {"criterion": "movement"}),
-        (decay, {"criterion": "taylor", "data": (x, y)}),
-        (DynamicNetworkSurgery(decay, frequency=1), {}), (SET(0.75, 8, frequency=2), {}),
-        (RigL(0.75, 8, frequency=2), {"data": (x, y)}),
-    ]:
-        keras.utils.set_random_seed(0)
-        with strategy.scope():
-            model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"),
-                                      keras.layers.Dense(3)])
-            model.compile(keras.optimizers.Adam(0.01), "mse")
-        pruning = Pruning(schedule, verbose=0, **options)
-        callbacks = [pruning, Watch(), Regularization(l1=0.1, proximal=True)]
-        model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
-        assert abs(pruning.pruner.overall_sparsity() - 0.75) < 0.02, schedule
-        for variable in model.weights + pruning.pruner.masks:
-            first, second = values(variable)
-            assert (first == second).all(), (schedule, variable.path)
-
-    # Quantized: one grid for all, though each replica sees other values.
-    import tfcompress as tfc
-    with strategy.scope():
-        model = tfc.quantize(model)
-        model.compile(keras.optimizers.Adam(0.01), "mse")
-    model.fit(x + np.arange(64)[:, None], y, batch_size=16, epochs=1, verbose=0)
-    grids = [v for v in model.variables if v.name in ("scale", "zero_point", "statistics")]
-    assert len(grids) == 3 * 3, [v.path for v in grids]
-    for variable in grids:
-        first, second = values(variable)
-        assert (first == second).all(), variable.path
-        assert variable.name != "zero_point" or first == round(float(first)), first
-    print("held")
-    """
-    assert fresh.run(script).strip().endswith("held")
 
 
 def test_what_a_distiller_or_codebooks_leave_out_is_reported():

@@ -82,7 +82,7 @@ class DistillationSchedule(keras.callbacks.Callback):
         self._moved = [one for one in moved if one[-1] is not None]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = int(self.model.optimizer.iterations.numpy())
         for name, variable, schedule in self._moved:
             value = float(schedule(step))
             is_temperature = name == "temperature"

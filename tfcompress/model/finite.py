@@ -65,6 +65,12 @@ class LossWatch:
             if hit
             else "All weights are finite."
         )
+        strategy = getattr(model, "distribute_strategy", None)
+        if strategy is not None and strategy.num_replicas_in_sync > 1:
+            weights += (
+                " Of a batch of fewer samples than replicas some replica gets none, and a loss of "
+                "0 / 0: batch the data with drop_remainder=True."
+            )
         warnings.warn(
             f"Step {step} (batch {batch} of the epoch): the loss is {loss}. {self.keeps} stay as "
             f"they were. {weights}",

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model.graph import is_functional, output_structure
+from tfcompress.model.replicas import check_replicas
 
 
 class PrebuiltTrainingVariables:
@@ -26,6 +27,7 @@ class PrebuiltTrainingVariables:
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is not None and not force:
             return self.train_function
+        check_replicas(self)  # type: ignore[arg-type]
         super().make_train_function(force)  # type: ignore[misc]
         traced: Any = self.train_function
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfcompress.model.finite import LossWatch
 from tfcompress.model.kernels import compressible_kernels, iterate_layers
+from tfcompress.model.replicas import check_replicas
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import get_weight_criterion
 from tfcompress.pruning.masks import constraints
@@ -126,6 +127,7 @@ class Pruning(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        check_replicas(model)
         self.pruner = None
         self._checked = False
         # A model that builds itself in its first step has no kernels yet; `built` may be set.

@@ -8,6 +8,7 @@ import keras
 
 from tfcompress.model.finite import LossWatch
 from tfcompress.model.kernels import iterate_layers
+from tfcompress.model.replicas import check_replicas
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
 
@@ -50,6 +51,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        check_replicas(model)
         found = list(iterate_layers(model))
         self._quantizers = [layer for layer in found if isinstance(layer, FakeQuantize)]
         self._batch_norms = [q for q in found if isinstance(q, QuantizedBatchNormalization)]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress.model.finite import LossWatch, warn_not_finite
+from tfcompress.model.replicas import check_replicas
 from tfcompress.sharing.clustering import clustered_kernels, latent_value
 from tfcompress.sharing.codebook import Cluster
 
@@ -112,6 +113,7 @@ class Clustering(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        check_replicas(model)
         _clustered(model)
 
     def is_due(self, step: int, last: int | None = None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.replicas import check_replicas
 from tfcompress.pruning.regularization import attached as regularization
 
 
@@ -73,6 +74,7 @@ class Regularization(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        check_replicas(model)
         if not model.built:
             raise ValueError(
                 "Regularization needs a built model, because what is traced in the first step "

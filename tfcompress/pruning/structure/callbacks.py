@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress.model.finite import LossWatch
+from tfcompress.model.replicas import check_replicas
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.schedules import get_schedule
@@ -90,6 +91,7 @@ class ChannelPruning(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        check_replicas(model)
         self.pruner = ChannelPruner(model, self.schedule, **self.options)
         # The step was traced without the constraints if the model was fitted before.
         model.train_function = None

@@ -185,7 +185,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
     def range(self) -> tuple[float, float]:
         """The real values of the smallest and the largest code."""
         qmin, qmax = code_range(self.scheme.num_bits, self.scheme.narrow_range)
-        scale, zero_point = (float(parameter) for parameter in self.parameters())
+        # A variable of several replicas is no number, but converts to a tensor.
+        scale, zero_point = (float(tf.convert_to_tensor(value)) for value in self.parameters())
         return (qmin - zero_point) * scale, (qmax - zero_point) * scale
 
     def active_scale(self) -> tf.Tensor:

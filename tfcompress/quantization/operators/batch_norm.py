@@ -35,7 +35,11 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         # Read in float32 under any policy: what is folded into a kernel is not rounded first.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
+        kwargs["autocast"] = False
+        if str(kwargs.get("name", "")).startswith("moving_"):
+            # Each replica sees other samples; Keras' own layer lets its statistics drift apart.
+            kwargs["aggregation"] = "mean"
+        return super().add_weight(*args, **kwargs)
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
@@ -83,7 +87,8 @@ class QuantizedBatchNormalization(FoldedAffine, keras.layers.BatchNormalization)
             return tf.cast(outputs, self.compute_dtype)
         old_mean, old_variance = self.moving_mean.value, self.moving_variance.value
         normalize = _normalize_in_shared_trace if x.shape.rank == 4 else _normalize
-        frozen = self.frozen.value >= 0.5
+        # A replica may get no sample of a last batch: its statistics would be 0 / 0.
+        frozen = (self.frozen.value >= 0.5) | tf.equal(tf.size(x), 0)
         outputs, mean, variance = normalize(
             x, gamma, beta, old_mean, old_variance, frozen, epsilon=self.epsilon
         )
