@@ -101,6 +101,8 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if TYPE_CHECKING:
+    from tfcompress.analysis.sensitivity import sensitivity
+    from tfcompress.analysis.table import Sensitivity
     from tfcompress.export import (
         ConversionError,
         ExportReport,
@@ -125,6 +127,8 @@ if TYPE_CHECKING:
 
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
+    "tfcompress.analysis.sensitivity": ("sensitivity",),
+    "tfcompress.analysis.table": ("Sensitivity",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
     "tfcompress.export.flatbuffer.inspect": ("inspect_tflite",),
     "tfcompress.export.lint": ("LintReport", "lint"),
@@ -204,6 +208,7 @@ __all__ = [
     "Runner",
     "Scheme",
     "ScoringOptions",
+    "Sensitivity",
     "SharedModels",
     "ShrinkReport",
     "SimilarityPreserving",
@@ -244,6 +249,7 @@ __all__ = [
     "register_operator",
     "register_rule",
     "replace_activations",
+    "sensitivity",
     "share_weights",
     "shared_converter",
     "shrink",

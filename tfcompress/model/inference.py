@@ -54,10 +54,10 @@ def run_together(
     Returns:
         The flat outputs of each batch.
     """
-    known: list[dict[Value, Any]] = [_feed(graph, batch) for batch in batches]
-    last_reader = _last_readers(graph)
+    known: list[dict[Value, Any]] = [feed(graph, batch) for batch in batches]
+    last_reader = last_readers(graph)
     for i, node in enumerate(graph.nodes):
-        results = call(node, [_arguments(node, values) for values in known])
+        results = call(node, [arguments(node, values) for values in known])
         for values, result in zip(known, results, strict=True):
             values.update(zip(node.outputs, tree.flatten(result), strict=True))
         for value in {*node.inputs, *node.outputs}:
@@ -69,7 +69,7 @@ def run_together(
 
 def most_values(graph: Graph) -> int:
     """The most numbers of a sample that `run` holds at a time; axes of unknown size count as 1."""
-    last_reader = _last_readers(graph)
+    last_reader = last_readers(graph)
     held = {value: size(value) for value in graph.flat_inputs}
     most = sum(held.values())
     for i, node in enumerate(graph.nodes):
@@ -91,7 +91,7 @@ def split(batch: Any, size: int) -> Iterator[Any]:
         yield tree.map_structure(lambda array, s=start: array[s : s + size], batch)
 
 
-def _feed(graph: Graph, batch: Any) -> dict[Value, Any]:
+def feed(graph: Graph, batch: Any) -> dict[Value, Any]:
     return {
         value: _as_input(array, value)
         for value, array in zip(graph.flat_inputs, tree.flatten(batch), strict=True)
@@ -108,14 +108,14 @@ def _as_input(array: Any, value: Value) -> tf.Tensor:
     return tensor
 
 
-def _arguments(node: Node, values: dict[Value, Any]) -> tuple[tuple, dict]:
+def arguments(node: Node, values: dict[Value, Any]) -> tuple[tuple, dict]:
     def fill(leaf: Any) -> Any:
         return values[leaf] if isinstance(leaf, Value) else leaf
 
     return tree.map_structure(fill, node.args), tree.map_structure(fill, node.kwargs)
 
 
-def _last_readers(graph: Graph) -> dict[Value, int]:
+def last_readers(graph: Graph) -> dict[Value, int]:
     """Value → position of the last call that reads it; past the end for an output."""
     last = {value: -1 for node in graph.nodes for value in node.outputs}
     for i, node in enumerate(graph.nodes):

@@ -1,0 +1,1 @@
+"""What each layer costs, and the smallest model that loses no more than is allowed."""

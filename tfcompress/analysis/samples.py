@@ -1,0 +1,122 @@
+"""Reading of samples and labels: arrays, `tf.data.Dataset`, `PyDataset` or other batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.distillation.checksum import checksum_of_arrays
+from tfcompress.model.batches import line_up
+from tfcompress.model.graph import input_structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs of a model and their labels.
+
+    Attributes:
+        inputs: Arrays in the structure of the model's inputs, `(n, …)` each.
+        labels: Labels in the structure that the data has them in; `None` without labels.
+    """
+
+    inputs: Any
+    labels: Any = None
+
+    def __len__(self) -> int:
+        return len(tree.flatten(self.inputs)[0])
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of inputs and labels."""
+        arrays = tree.flatten((self.inputs, self.labels))
+        return checksum_of_arrays(
+            {f"{i:03d}": np.asarray(a) for i, a in enumerate(arrays) if a is not None}
+        )
+
+
+def read_samples(data: Any, model: keras.Model, count: int | None = None) -> Samples:
+    """The first samples of data.
+
+    Args:
+        data: `(x, y)` or `x` as arrays (several inputs as a list or dict), or batches: a
+            `tf.data.Dataset`, a `PyDataset` or an iterable of batches `(x, y, …)` or `x`.
+        model: The functional model that takes the inputs.
+        count: How many samples; all of them by default.
+
+    Raises:
+        TypeError: Neither arrays nor batches.
+        ValueError: No samples, arrays of several lengths, or inputs that do not fit the model.
+    """
+    inputs = input_structure(model)
+    parts, seen = [], 0
+    for x, y in _pairs(data, inputs):
+        arrays = [np.asarray(a) for a in line_up(x, inputs)]
+        size = len(arrays[0])
+        left = size if count is None else min(size, count - seen)
+        _check(arrays, y, inputs)
+        cut = tree.map_structure(lambda a, n=left: np.asarray(a)[:n], y) if y is not None else None
+        parts.append(([a[:left] for a in arrays], cut))
+        seen += left
+        if count is not None and seen >= count:
+            break
+    if not seen:
+        raise ValueError("Expected data with at least one sample. Received: none.")
+    columns = [np.concatenate(c) for c in zip(*(arrays for arrays, _ in parts), strict=True)]
+    labels = None
+    if parts[0][1] is not None:
+        labels = tree.map_structure(lambda *a: np.concatenate(a), *(y for _, y in parts))
+    return Samples(tree.pack_sequence_as(inputs, columns), labels)
+
+
+def _pairs(data: Any, inputs: Any) -> Iterator[tuple[Any, Any]]:
+    """`(x, y)` of each batch; arrays are one batch."""
+    if isinstance(data, keras.utils.PyDataset):
+        yield from (_split(data[i]) for i in range(len(data)))
+        return
+    if isinstance(data, tuple) and data and all(_is_arrays(part) for part in data):
+        yield _split(data)
+        return
+    several = len(tree.flatten(inputs)) > 1
+    if hasattr(data, "shape") or isinstance(data, dict) or (several and _is_arrays(data)):
+        yield data, None
+        return
+    if not hasattr(data, "__iter__"):
+        raise TypeError(
+            "Expected data as arrays (x, y), a tf.data.Dataset, a PyDataset or an iterable of "
+            f"batches. Received: {type(data).__name__}."
+        )
+    yield from map(_split, data)
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple):
+        return batch, None
+    return batch[0], batch[1] if len(batch) > 1 else None
+
+
+def _is_arrays(part: Any) -> bool:
+    leaves = tree.flatten(part)
+    return len(leaves) > 0 and all(leaf is None or hasattr(leaf, "shape") for leaf in leaves)
+
+
+def _check(arrays: list[np.ndarray], y: Any, inputs: Any) -> None:
+    lengths = {len(a) for a in (*arrays, *(tree.flatten(y) if y is not None else ()))}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"Expected inputs and labels of one length. Received: lengths {sorted(lengths)}."
+        )
+    for array, value in zip(arrays, tree.flatten(inputs), strict=True):
+        wanted = tuple(value.shape)[1:]
+        fits = len(array.shape) == len(wanted) + 1 and all(
+            n is None or n == m for n, m in zip(wanted, array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"Expected samples of shape {(None, *wanted)} for the input {value.name!r}. "
+                f"Received: {array.shape}."
+            )
