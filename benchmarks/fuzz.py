@@ -31,7 +31,6 @@ from absl import app, flags
 
 import tfcompress as tfc
 from tfcompress.export.bundle.files import check_golden, read_bundle
-from tfcompress.tools.compare import compare
 
 FLIPS = 10_000
 
@@ -75,8 +74,6 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
     x = keras.layers.Conv2D(2, 3, activation="relu", name="conv")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x)))
     data = np.random.default_rng(0).uniform(0, 1, (16, 6, 6, 1)).astype(np.float32)
-    np.savez(folder / "data.npz", x_train=data, y_train=np.arange(16) % 3, x_test=data[:4],
-             y_test=np.arange(4) % 3)  # fmt: skip
     tflite = folder / "model.tflite"
     whole = folder / "whole.tflite"
     tfc.export_tflite(tfc.quantize(model, calibration_data=data), tflite)
@@ -91,8 +88,8 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
         return tfc.TFLiteTeacher(tflite).predict(data[:2])
 
     def both() -> object:
-        found = compare(tflite, whole, folder / "data.npz", runs=0)
-        return found.max_difference, found.first.accuracy
+        found = tfc.compare({"a": tflite, "b": whole}, (data[:4], np.arange(4) % 3), runs=0)
+        return found["b"].agreement.largest, found["a"].scores.accuracy
 
     def unpack() -> object:
         return tfc.unpack(folder / "model.packed").get_weights()

@@ -101,6 +101,7 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if TYPE_CHECKING:
+    from tfcompress.analysis.compare import CompareReport, compare
     from tfcompress.analysis.sensitivity import sensitivity
     from tfcompress.analysis.table import Sensitivity
     from tfcompress.export import (
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
 
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
+    "tfcompress.analysis.compare": ("CompareReport", "compare"),
     "tfcompress.analysis.sensitivity": ("sensitivity",),
     "tfcompress.analysis.table": ("Sensitivity",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
@@ -161,6 +163,7 @@ __all__ = [
     "ChannelPruner",
     "Channels",
     "ClusteringReport",
+    "CompareReport",
     "Comparison",
     "ConstantSparsity",
     "ConversionError",
@@ -229,6 +232,7 @@ __all__ = [
     "callbacks",
     "cluster",
     "clustering_report",
+    "compare",
     "compare_latency",
     "compare_models",
     "count_macs",

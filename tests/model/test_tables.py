@@ -1,6 +1,6 @@
 """Plain-text tables."""
 
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 
 
 def test_cells_headings_and_title():
@@ -32,3 +32,20 @@ def test_truth_nothing_brackets_and_no_title():
 def test_long_cells_stay_within_the_width():
     text = render_table("t", ("a", "b"), [("word " * 40, "x" * 50)], width=60)
     assert max(map(len, text.splitlines())) <= 60
+
+
+class _Report(Printable):
+    def __str__(self):
+        table = render_table("Sizes & more", ("name", "bytes"), [("<a>", 1200), ("b", 3)])
+        return f"one < two\n\n{table}three\n"
+
+
+def test_a_notebook_shows_the_same_as_tables():
+    page = _Report()._repr_html_()
+    assert "<p>one &lt; two</p>" in page
+    assert "<caption>Sizes &amp; more</caption>" in page
+    assert "<td>&lt;a&gt;</td><td class=n>1,200</td>" in page
+    assert "<p>three</p>" in page
+    # Printing is as before.
+    assert "─" in str(_Report())
+    assert "<" not in str(_Report()).replace("one < two", "").replace("<a>", "")

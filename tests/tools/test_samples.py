@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfcompress.tools.models import load_model, sample_shape
+from tfcompress.model.loading import load_model, sample_shape
 from tfcompress.tools.samples import load_samples
 
 

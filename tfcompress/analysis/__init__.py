@@ -1,1 +1,1 @@
-"""What each layer costs, and the smallest model that loses no more than is allowed."""
+"""What each layer costs, what compression lost, and the smallest model that loses no more."""

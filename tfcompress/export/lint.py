@@ -27,7 +27,7 @@ from tfcompress.model.graph import Graph, is_functional
 from tfcompress.model.keras_private import all_layers
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.subclassed import functional_for
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.quantization.calibration.ranges import calibrate
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -60,7 +60,7 @@ class LintEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class LintReport:
+class LintReport(Printable):
     """What `lint` found, printable. Iterating gives its entries.
 
     Attributes:

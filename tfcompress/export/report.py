@@ -7,7 +7,7 @@ from typing import Any
 
 from tfcompress.export.runtime.float_agreement import FloatAgreement
 from tfcompress.export.runtime.parity import Parity, lowest_agreement
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 
 #: Source of samples that are drawn from the ranges of the input quantizers.
 SYNTHETIC = "synthetic inputs"
@@ -58,7 +58,7 @@ class LayerReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Printable):
     """What `export_tflite` found. `print` shows it as tables; `to_dict` gives its figures.
 
     Attributes:

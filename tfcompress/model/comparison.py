@@ -14,12 +14,12 @@ from tfcompress.model.compressed import is_compressed
 from tfcompress.model.inventory import Inventory, LayerRow, inventory
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.model.transforms import TransformedWeights
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(Printable):
     """A model before and after. Print it.
 
     Attributes:

@@ -14,7 +14,7 @@ from tfcompress.model.compressed import is_compressed
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.macs import count_macs
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.model.transforms import TransformedWeights
 
 
@@ -53,7 +53,7 @@ class LayerRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Inventory:
+class Inventory(Printable):
     """All layers with weights, in the order of the model."""
 
     rows: tuple[LayerRow, ...]

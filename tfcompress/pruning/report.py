@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 
 
 @dataclasses.dataclass(frozen=True)
-class PruningReport:
+class PruningReport(Printable):
     """The outcome of a pruning run.
 
     Attributes:

@@ -18,7 +18,7 @@ from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.lookup import check_keys, find_key
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import fresh, rebuild, rename_duplicates
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.sharing.similarity import Candidate, distance_of, find_candidates, group_similar
 
 _VALUES = ("mean", "first")
@@ -42,7 +42,7 @@ class SharedGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedModels:
+class SharedModels(Printable):
     """Models that share layers. Print it for a table of what is shared.
 
     Attributes:

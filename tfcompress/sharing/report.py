@@ -19,7 +19,7 @@ from tfcompress.model.kernels import (
     layer_kernels,
 )
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.model.transforms import WeightCall, WeightTransform
 from tfcompress.sharing.clustering import clustered_kernels
 
@@ -34,7 +34,7 @@ _NORMS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusteringReport:
+class ClusteringReport(Printable):
     """What is clustered and what is not. Print it.
 
     Attributes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
-import platform
 
 from tfcompress_cli.data import positive
 from tfcompress_cli.models import named_paths
@@ -30,17 +28,8 @@ def run(options: argparse.Namespace) -> Output:
     import dataclasses
 
     import tfcompress as tfc
+    from tfcompress.analysis.compare import cpu_name
 
     found = tfc.compare_latency(named_paths(options.files), options.threads, options.runs)
-    content = {**dataclasses.asdict(found), "cpu": _cpu()}
+    content = {**dataclasses.asdict(found), "cpu": cpu_name()}
     return Output(f"{found}\nCPU: {content['cpu']}", content)
-
-
-def _cpu() -> str:
-    """Name of the processor."""
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

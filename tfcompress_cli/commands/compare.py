@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
+from collections.abc import Callable
 
-from tfcompress_cli.data import add_data_arguments, not_negative, positive
+from tfcompress_cli.data import (
+    add_data_arguments,
+    labels_from,
+    not_negative,
+    positive,
+    samples_for,
+)
+from tfcompress_cli.models import named_paths
 from tfcompress_cli.output import Output
 
 SUMMARY = "set models side by side: accuracy, agreement, bytes, latency"
 DESCRIPTION = """\
-Sets models side by side on data: accuracy, agreement with the first, bytes, latency.
+Sets models side by side on data: metrics, agreement with the first, bytes, latency.
 Models are .keras, .h5 or .tflite files that take the same input. A name may stand before a path,
 as in float=a.keras."""
 
@@ -22,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="NAME", help="the output to compare, of models with several"
     )
+    parser.add_argument("--reference", metavar="NAME", help="the first by default")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with tables and plots")
     parser.add_argument("--threads", type=positive, default=1, help="of the runtime (default 1)")
     parser.add_argument(
         "--runs", type=not_negative, default=50, help="rounds of timing; 0 for none (default 50)"
@@ -31,18 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Output:
     """Compares the models."""
-    from tfcompress.tools.compare import compare
+    import tfcompress as tfc
+    from tfcompress.model.loading import KERAS_SUFFIXES, load_model, sample_shape
 
-    if len(options.models) != 2:
-        raise ValueError(f"Expected the paths of two models. Received: {len(options.models)}")
-    found = compare(
-        *options.models,
-        options.data,
-        data_dir=options.data_dir,
-        scale=options.scale,
-        num_samples=options.samples,
+    models: dict = dict(named_paths(options.models))
+    for name, path in models.items():
+        if path.suffix in KERAS_SUFFIXES:
+            models[name] = load_model(path)
+        elif path.suffix != ".tflite":
+            raise ValueError(f"Expected .keras, .h5 or .tflite files. Received: {str(path)!r}")
+    samples = samples_for(options, _shape(models, sample_shape), "test")
+    report = tfc.compare(
+        models,
+        samples.x if samples.y is None else (samples.x, samples.y),
+        reference=options.reference,
         output=options.output,
+        class_names=labels_from(options.labels) or samples.class_names,
         num_threads=options.threads,
         runs=options.runs,
     )
-    return Output(str(found), found)
+    if options.html:
+        report.save_html(options.html)
+    return Output(str(report), report.to_dict())
+
+
+def _shape(models: dict, sample_shape: Callable) -> tuple | None:
+    """Shape of a sample of the first input."""
+    import tfcompress as tfc
+
+    first = next(iter(models.values()))
+    if isinstance(first, pathlib.Path):
+        return next(iter(tfc.Runner(first).inputs.values())).sample_shape
+    return sample_shape(first)

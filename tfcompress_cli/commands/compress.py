@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
-    from tfcompress.tools.models import load_model, sample_shape
+    from tfcompress.model.loading import load_model, sample_shape
     from tfcompress_cli.output import plain
 
     path = pathlib.Path(options.output or pathlib.Path(options.model).with_suffix(".tflite"))

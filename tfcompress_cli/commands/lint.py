@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> Output:
     from tfcompress.export.files import read_tflite
     from tfcompress.export.lint import lint_file
     from tfcompress.files.loading import check_loads
-    from tfcompress.tools.models import load_model
+    from tfcompress.model.loading import load_model
 
     path = pathlib.Path(options.model)
     measure = not options.no_timing

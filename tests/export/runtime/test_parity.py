@@ -12,7 +12,7 @@ import tfcompress as tfc
 from tfcompress.export.lowering import lower as lower_module
 from tfcompress.export.runtime import parity as parity_module
 from tfcompress.export.runtime.codes import TensorInfo
-from tfcompress.export.runtime.parity import _compare, _run_model
+from tfcompress.export.runtime.parity import _compare, run_model
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 INFO = TensorInfo("y", 0, (1, 3), np.dtype(np.int8), 0.5, 10)
@@ -57,7 +57,7 @@ def test_outputs_do_not_depend_on_how_the_model_is_run(eager_values, calls, monk
     monkeypatch.setattr(parity_module, "_EAGER_VALUES", eager_values)
     found, call = [], model.call
     monkeypatch.setattr(model, "call", lambda *a, **k: found.append(1) or call(*a, **k))
-    for wanted, got in zip(expected, _run_model(model, arrays), strict=True):
+    for wanted, got in zip(expected, run_model(model, arrays), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
     assert calls is None or len(found) == calls
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfcompress.export.files import PathOrBytes
 from tfcompress.export.runtime.runner import Runner
+from tfcompress.model.tables import Printable
 
 _BLOCKS_PER_TURN = 3
 
@@ -32,7 +33,7 @@ class Ratio:
 
 
 @dataclasses.dataclass(frozen=True)
-class LatencyComparison:
+class LatencyComparison(Printable):
     """What `compare_latency` measured.
 
     Attributes:

@@ -65,7 +65,7 @@ def measure_parity(
         inputs: One array per input of the model, in its order.
         output_names: The file's names of the model's flat outputs.
     """
-    expected = _run_model(model, inputs)
+    expected = run_model(model, inputs)
     names = [t.name for t in model.inputs]
     codes = runner.run_codes(dict(zip(names, inputs, strict=True)))
     return [
@@ -74,7 +74,7 @@ def measure_parity(
     ]
 
 
-def _run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+def run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """The model's flat outputs, in inference.
 
     A quantized model takes seconds to trace and optimize, several times what its run takes. So a

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.pruning.structure.rules import (  # noqa: F401
     elementwise,
     kernels,
@@ -108,7 +108,7 @@ class Group:
         return table
 
 
-class Dependencies:
+class Dependencies(Printable):
     """Which channels of a model can be removed, and what must go with them.
 
     Args:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 
 
 @dataclasses.dataclass(frozen=True)
-class ShrinkReport:
+class ShrinkReport(Printable):
     """The outcome of a `shrink`.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
@@ -50,7 +50,7 @@ class PlanEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Printable):
     """A plan, printable. Iterating gives its entries.
 
     Attributes:

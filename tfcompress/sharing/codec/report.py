@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from tfcompress.model.tables import render_table
+from tfcompress.model.tables import Printable, render_table
 
 #: In the order of the tables.
 PARTS = (
@@ -56,7 +56,7 @@ class PackedArray:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackReport:
+class PackReport(Printable):
     """What `pack` wrote. Print it.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Loading Keras models from files, for the command line."""
+"""Loading Keras models from files that may be anything."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     Raises:
         ValueError: If there is no such file, it is of another kind, or Keras cannot load it.
     """
-    # Registers the layers that a compressed model is made of.
-    import tfcompress  # noqa: F401
-
     path = pathlib.Path(path)
     if not path.exists():
         raise ValueError(
