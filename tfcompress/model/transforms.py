@@ -137,7 +137,10 @@ class WeightTransform(keras.Layer):
             value: The value so far, float32, of the variable's shape.
             call: The call of the layer.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a transform that implements apply(value, call). Received: "
+            f"{type(self).__name__}, which does not."
+        )
 
     def custom_objects(self) -> dict[str, type]:
         """Classes by name that its configuration needs, which may not be registered with Keras."""

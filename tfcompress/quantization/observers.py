@@ -54,7 +54,10 @@ class Observer(Configurable):
                 `(low, high, 1)` after calibration.
             batch: The tensor in training, float32 of any shape; it may be empty.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected an observer that implements update(state, batch). Received: "
+            f"{type(self).__name__}, which does not."
+        )
 
 
 def batch_extremes(batch: tf.Tensor) -> tf.Tensor:
