@@ -102,6 +102,7 @@ from tfcompress.version import __version__
 
 if TYPE_CHECKING:
     from tfcompress.analysis.compare import CompareReport, compare
+    from tfcompress.analysis.control import AccuracyControl, accuracy_control
     from tfcompress.analysis.sensitivity import sensitivity
     from tfcompress.analysis.table import Sensitivity
     from tfcompress.export import (
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
     "tfcompress.analysis.compare": ("CompareReport", "compare"),
+    "tfcompress.analysis.control": ("AccuracyControl", "accuracy_control"),
     "tfcompress.analysis.sensitivity": ("sensitivity",),
     "tfcompress.analysis.table": ("Sensitivity",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
@@ -155,6 +157,7 @@ __all__ = [
     "PACT",
     "SET",
     "APoT",
+    "AccuracyControl",
     "ActivationQuantizer",
     "ActivationScheme",
     "AttentionTransfer",
@@ -228,6 +231,7 @@ __all__ = [
     "WeightTransform",
     "WidthOptions",
     "__version__",
+    "accuracy_control",
     "as_functional",
     "callbacks",
     "cluster",

@@ -55,7 +55,8 @@ def read_samples(data: Any, model: keras.Model, count: int | None = None) -> Sam
     inputs = input_structure(model)
     parts, seen = [], 0
     for x, y in _pairs(data, inputs):
-        arrays = [np.asarray(a) for a in line_up(x, inputs)]
+        specs = tree.flatten(inputs)
+        arrays = [_as_input(a, s.dtype) for a, s in zip(line_up(x, inputs), specs, strict=True)]
         size = len(arrays[0])
         left = size if count is None else min(size, count - seen)
         _check(arrays, y, inputs)
@@ -71,6 +72,13 @@ def read_samples(data: Any, model: keras.Model, count: int | None = None) -> Sam
     if parts[0][1] is not None:
         labels = tree.map_structure(lambda *a: np.concatenate(a), *(y for _, y in parts))
     return Samples(tree.pack_sequence_as(inputs, columns), labels)
+
+
+def _as_input(array: Any, dtype: str) -> np.ndarray:
+    """An array in the type that the model takes: a file takes whole numbers for codes."""
+    array = np.asarray(array)
+    kinds = keras.backend.is_float_dtype(dtype), array.dtype.kind
+    return array.astype(dtype) if kinds[0] and kinds[1] in "fiub" else array
 
 
 def _pairs(data: Any, inputs: Any) -> Iterator[tuple[Any, Any]]:
