@@ -86,6 +86,22 @@ def test_what_cannot_hold_is_refused(spoilt):
         tfc.accuracy_control(model, validation[0], calibration_data=x)
 
 
+def test_with_every_kernel_in_float_nothing_is_lost():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(2, name="only")])
+    x = rng.normal(size=(400, 16)).astype("float32")
+    # Both outputs are nearly equal, so that any rounding decides anew.
+    kernel = rng.normal(size=(16, 1)) + 1e-4 * rng.normal(size=(16, 2))
+    model.set_weights([kernel, np.zeros(2)])
+    labels = model.predict(x, verbose=0).argmax(-1)
+    found = tfc.accuracy_control(
+        model, (x[200:], labels[200:]), calibration_data=x[:200], max_drop=0.0, verbose=0
+    )
+    assert dict(found.restored) == {"only": "float"}
+    assert found.drop.mean == 0
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 12])
 def test_the_fewest_that_hold_are_found(count):
     for first in range(count):

@@ -19,6 +19,7 @@ from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import output_names
 from tfcompress.export.tflite import export_tflite
 from tfcompress.model.graph import Graph
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,15 @@ def export_and_run(
         with warnings.catch_warnings():
             # What an export says of agreement is in the report.
             warnings.simplefilter("ignore", UserWarning)
-            report = export_tflite(model, target, verify_samples=32)
+            report = export_tflite(
+                model, target, verify_samples=32, allow_float=not _is_quantized(model)
+            )
         return MeasuredFile(report, run_file(target, model, samples))
+
+
+def _is_quantized(model: keras.Model) -> bool:
+    """Whether anything is: with every layer left in float there is nothing to refuse."""
+    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
 
 
 def run_file(path: str | os.PathLike, model: keras.Model, samples: Samples) -> Any:
