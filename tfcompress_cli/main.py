@@ -9,6 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
+import pathlib
+import runpy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.version:
-        from importlib.metadata import version
-
-        print(version("tfcompress"))
+        print(_version())
         return 0
     if options.command is None:
         parser.error(f"expected a command: {', '.join(COMMANDS)}")
@@ -79,6 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _report_failure(error, options.verbose)
     return output.exit_code
+
+
+def _version() -> str:
+    """Of tfcompress, without importing it."""
+    spec = importlib.util.find_spec("tfcompress")
+    if spec is None or spec.origin is None:
+        return "unknown"
+    return runpy.run_path(str(pathlib.Path(spec.origin).with_name("version.py")))["__version__"]
 
 
 def _report_failure(error: Exception, verbose: bool) -> int:

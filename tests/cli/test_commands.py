@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import tfcompress
 from tests.pages import ROOT
 from tfcompress_cli.commands import COMMANDS
 from tfcompress_cli.main import main
@@ -50,6 +51,8 @@ def test_wrong_calls(call):
         assert (code, out) == (2, "")
         assert error.startswith("usage: tfcompress")
         assert "--help" in error.splitlines()[-1]
+    code, out, _ = call("--version")
+    assert (code, out.strip()) == (0, tfcompress.__version__)
     code, out, _ = call("compare", "--help")
     assert code == 0
     assert "x_test (or x) and y_test (or y)" in out

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from tfcompress.export.bundle.preprocessing import check_preprocessing
+
 
 @dataclasses.dataclass(frozen=True)
 class FileOptions:
@@ -62,6 +64,24 @@ class VerifyOptions:
                 f"Expected verify_samples of 0 or more. Received: verify_samples={self.samples!r}. "
                 "0 leaves the comparison out; None runs all of verify_data."
             )
+        share = self.min_agreement
+        if share is not None and not (
+            isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1
+        ):
+            raise ValueError(
+                f"Expected min_agreement in 0..1. Received: min_agreement={share!r}. 0.99 asks for "
+                "99 % of equal output steps."
+            )
+
+
+def check_label_names(labels: Any) -> None:
+    """Raises `ValueError` unless `labels` is a list of texts."""
+    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+    if not is_list or not all(isinstance(label, str) for label in labels):
+        raise ValueError(
+            f"Expected labels as a list of class names. Received: {labels!r}. Labels of samples "
+            "are given as verify_data=(x, y)."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +97,8 @@ class BundleOptions:
     golden_data: Any = None
     labels: Sequence[str] | None = None
     preprocessing: Sequence = ()
+
+    def __post_init__(self) -> None:
+        check_preprocessing(self.preprocessing)
+        if self.labels is not None:
+            check_label_names(self.labels)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from tfcompress.export.runtime.float_agreement import FloatAgreement
+from tfcompress.export.runtime.metrics import Scores
 from tfcompress.export.runtime.parity import Parity, lowest_agreement
 from tfcompress.model.tables import Printable, render_table
 
@@ -16,6 +17,10 @@ SYNTHETIC = "synthetic inputs"
 UNKNOWN_FLOAT = (
     "Agreement of {} with the float model is not known: the quantized model was loaded from a file "
     "or has no calibration data. Pass float_model=, the model that quantize was called on."
+)
+#: Said where the float model was not scored.
+NO_FLOAT_SCORES = (
+    "What compression cost is not known: pass float_model=, the model that quantize was called on."
 )
 #: Said of outputs that are far from those of the float model.
 LOW_FLOAT = (
@@ -96,6 +101,9 @@ class ExportReport(Printable):
         float_agreement: Signature → agreement with the float model that it was quantized from, per
             output; `None` where that is not known, and no entry where nothing was compared or the
             model is a float model itself.
+        scores: Signature → `"float model"`, `"Keras model"` and `"file"` → metrics against the
+            labels of `verify_data=(x, y)`; empty without labels. The float model is there where it
+            was given.
     """
 
     path: str
@@ -124,6 +132,7 @@ class ExportReport(Printable):
     float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
         default_factory=dict
     )
+    scores: dict[str, dict[str, Scores]] = dataclasses.field(default_factory=dict)
 
     @property
     def agreement(self) -> float | None:
@@ -135,7 +144,7 @@ class ExportReport(Printable):
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        parts = [f"{self.path}\n\n", self._sizes(), self._constants()]
+        parts = [f"{self.path}\n\n", self._scores(), self._sizes(), self._constants()]
         parts += [self._runtime(), self._parity(), self._float_agreement()]
         columns = (
             *("layer", "bits", "in the file", "scales", "smallest", "largest"),
@@ -144,6 +153,29 @@ class ExportReport(Printable):
         rows = [dataclasses.astuple(layer) for layer in self.layers]
         parts.append(render_table("Kernels", columns, rows))
         return "".join(parts)
+
+    def _scores(self) -> str:
+        """What it cost: metrics of the float model, the Keras model and the file."""
+        rows = []
+        for key, found in self.scores.items():
+            first = next(iter(found.values()))
+            for model, s in found.items():
+                cells: tuple[Any, ...]
+                if s.accuracy is not None and first.accuracy is not None:
+                    change = f"{(s.accuracy - first.accuracy) * 100:+.2f} points"
+                    cells = (f"{s.accuracy:.2%}", change, f"{s.f1:.4f}", s.calibration_error)
+                else:
+                    cells = ("", "", s.mean_absolute_error, s.root_mean_squared_error)
+                rows.append((key, model, *cells, s.samples))
+        if not rows:
+            return ""
+        is_regression = rows[0][2] == ""
+        heads = ("mean abs. error", "RMSE") if is_regression else ("F1", "calibration error")
+        columns = ("signature", "model", "accuracy", "change", *heads, "samples")
+        text = render_table("Against the labels of verify_data", columns, rows)
+        if any("float model" not in found for found in self.scores.values()):
+            text += f"{NO_FLOAT_SCORES}\n\n"
+        return text
 
     def _sizes(self) -> str:
         rows: list[tuple] = [("this file", self.num_bytes, self.gzip_bytes)]

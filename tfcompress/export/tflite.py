@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfcompress.export.bundle.files import write_files
+from tfcompress.export.bundle.metadata import check_number_of_labels
 from tfcompress.export.conversion.converter import current_converter
 from tfcompress.export.options import BundleOptions, FileOptions, VerifyOptions
 from tfcompress.export.report import ExportReport
@@ -54,7 +55,9 @@ def export_tflite(
         verify_data: Samples to compare file and model on: one array, a list or dict of arrays for
             several inputs, or batches. By default the calibration data; where there is none,
             synthetic inputs drawn from the ranges of the input quantizers (token numbers from the
-            `Embedding` that reads them). The report says which.
+            `Embedding` that reads them). The report says which. `(x, y)`, or batches of both, has
+            labels: class numbers, one-hot rows or targets. The report then says what compression
+            cost: metrics of the float model (where it is known), of `model` and of the file.
         verify_samples: Most samples to compare on; by default all of `verify_data`, else 256, and
             64 for large models. 0 compares nothing.
         float_model: The model that `quantize` was called on (a dict by signature where `model` is
@@ -77,7 +80,9 @@ def export_tflite(
             doubles the time of a conversion.
         golden_data: Samples for the golden pairs; synthetic by default.
         labels: Class names, for the app.
-        preprocessing: Steps from raw data to the model's input, for the app.
+        preprocessing: Steps from raw data to the model's input, for the app: a list of dicts with
+            an `op`, such as `{"op": "resize", "height": 96, "width": 96}` and `{"op": "rescale",
+            "scale": 1 / 255}` (all are in `tfcompress.export.bundle.preprocessing`).
 
     Returns:
         The report. Print it.
@@ -97,6 +102,7 @@ def export_tflite(
     path = checked_path(path)
     file_options = FileOptions(allow_float, float_io, sparse_encoding, compare_float)
     verify_options = VerifyOptions(min_agreement, verify_samples)
+    bundle = BundleOptions(golden_data, labels, preprocessing)
     signatures = prepare(
         model,
         calibration_data,
@@ -106,6 +112,8 @@ def export_tflite(
         allow_float=allow_float,
         verify=verify_options,
     )
+    if labels is not None:
+        check_number_of_labels(labels, {s.key: s.model for s in signatures})
     with current_converter() as converter:
         converted = convert(signatures, converter, file_options)
         written = write_exact(signatures, converted, file_options)
@@ -114,7 +122,6 @@ def export_tflite(
         verified = verify(signatures, written.data, converter, file_options)
     check_agreement(verified.parity, verify_options)
     report = make_report(path, signatures, converted, written, verified)
-    bundle = BundleOptions(golden_data, labels, preprocessing)
     beside = describe(path, signatures, verified, report, bundle)
     write_files(path, beside, written.data)
     return report

@@ -28,7 +28,7 @@ def place(data, folder, name="model.tflite"):
 
 def test_metadata(int8_file, tmp_path):
     path = place(int8_file, tmp_path)
-    steps = [{"op": "resize", "size": [8, 8]}, {"op": "rescale", "scale": 1 / 255}]
+    steps = [{"op": "resize", "height": 8, "width": 8}, {"op": "rescale", "scale": 1 / 255}]
     report = {"accuracy": np.float32(0.5), "sizes": np.arange(2), "ratio": math.nan, "ok": True}
     written = write_bundle(path, preprocessing=steps, labels=["a", "b", "ü"], report=report)
     assert written == tmp_path / "model.json"

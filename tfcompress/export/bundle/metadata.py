@@ -23,14 +23,18 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import keras
+
 from tfcompress.export.bundle.plain_json import plain, sealed
+from tfcompress.export.bundle.preprocessing import check_preprocessing
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
+from tfcompress.version import __version__
 
 FORMAT = 2
 
-_PACKAGES = ("tfcompress", "tensorflow", "keras", "ai-edge-litert")
+_PACKAGES = ("tensorflow", "keras", "ai-edge-litert")
 
 
 def metadata_content(
@@ -58,6 +62,7 @@ def metadata_content(
         ValueError: If the number of labels fits no output.
         TypeError: If JSON cannot hold `preprocessing`, `labels` or `report`.
     """
+    check_preprocessing(preprocessing)
     if labels is not None:
         _check_labels(labels, runners)
     content = {
@@ -86,6 +91,16 @@ def metadata_content(
     return sealed(content)
 
 
+def check_number_of_labels(labels: Sequence[str], models: Mapping[str, keras.Model]) -> None:
+    """Raises `ValueError` unless an output of a model has as many values as there are labels."""
+    sizes = {
+        f"{key}/{tensor.name}": math.prod(n or 1 for n in tensor.shape[1:])
+        for key, model in models.items()
+        for tensor in model.outputs
+    }
+    _check_count(labels, sizes)
+
+
 def check_metadata(content: Mapping, path: pathlib.Path) -> None:
     """Raises `ValueError` unless a description has the entries that readers of it rely on."""
     file, signatures, name = (content.get(key) for key in ("file", "signatures", "golden"))
@@ -109,7 +124,7 @@ def check_metadata(content: Mapping, path: pathlib.Path) -> None:
 
 def versions() -> dict[str, str | None]:
     """Returns the installed versions of what makes an export; `None` for what is missing."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = {"tfcompress": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -134,6 +149,10 @@ def _check_labels(labels: Sequence[str], runners: Mapping[str | None, Runner]) -
         for key, runner in runners.items()
         for name, info in runner.outputs.items()
     }
+    _check_count(labels, sizes)
+
+
+def _check_count(labels: Sequence[str], sizes: Mapping[str, int]) -> None:
     if isinstance(labels, str) or len(labels) not in sizes.values():
         raise ValueError(
             f"Expected as many labels as an output has values ({sizes}). "

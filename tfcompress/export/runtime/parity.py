@@ -51,23 +51,20 @@ def lowest_agreement(parity: Mapping[str, Sequence[Parity]]) -> float | None:
     return min(shares) if shares else None
 
 
-def measure_parity(
-    model: keras.Model,
+def compare_outputs(
+    expected: Sequence[np.ndarray],
+    codes: Mapping[str, np.ndarray],
     runner: Runner,
-    inputs: list[np.ndarray],
-    output_names: list[str],
+    output_names: Sequence[str],
 ) -> list[Parity]:
-    """Runs both on the same samples.
+    """Compares what a model and a file give for the same samples.
 
     Args:
-        model: The model, in inference, float32.
+        expected: The model's flat outputs.
+        codes: Output name → the file's codes.
         runner: The file's signature.
-        inputs: One array per input of the model, in its order.
         output_names: The file's names of the model's flat outputs.
     """
-    expected = run_model(model, inputs)
-    names = [t.name for t in model.inputs]
-    codes = runner.run_codes(dict(zip(names, inputs, strict=True)))
     return [
         _compare(name, values, codes[name], runner.outputs[name])
         for name, values in zip(output_names, expected, strict=True)

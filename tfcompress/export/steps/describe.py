@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from tfcompress.export.bundle.files import describe_files
 from tfcompress.export.files import gzip_size
 from tfcompress.export.options import BundleOptions
 from tfcompress.export.report import ExportReport
+from tfcompress.export.runtime.metrics import Scores
 from tfcompress.export.steps.convert import Converted
 from tfcompress.export.steps.prepare import Signature
 from tfcompress.export.steps.verify import Verified
@@ -54,6 +56,7 @@ def make_report(
         range_notes=verified.range_notes,
         platform_notes=verified.platform_notes,
         float_agreement=verified.float_agreement,
+        scores=verified.scores,
     )
 
 
@@ -71,6 +74,11 @@ def describe(
         TypeError: What JSON cannot hold.
     """
     figures = {k: v for k, v in report.to_dict().items() if k not in ("path", "layers")}
+    # By class they are long; the card has the means.
+    figures["scores"] = {
+        key: {model: _headlines(scores) for model, scores in found.items()}
+        for key, found in report.scores.items()
+    }
     return describe_files(
         path,
         verified.summary,
@@ -80,6 +88,12 @@ def describe(
         report=figures,
         golden_data=_golden_data(options.golden_data, signatures),
     )
+
+
+def _headlines(scores: Scores) -> dict[str, float]:
+    """The metrics that are one number each."""
+    values = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
+    return {name: v for name, v in values.items() if isinstance(v, int | float)}
 
 
 def _golden_data(given: Any, signatures: Sequence[Signature]) -> Any:

@@ -27,6 +27,7 @@ from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.files.writing import check_writable, make_temporary_folder
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
+from tfcompress.model.labelled import split_labels
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.shapes import with_input_shapes
 from tfcompress.model.subclassed import functional_for
@@ -48,10 +49,12 @@ class Samples:
     Attributes:
         arrays: One array per input of the model, in its order.
         source: Where they come from.
+        labels: Of `verify_data`, where it has them.
     """
 
     arrays: list[np.ndarray]
     source: str
+    labels: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Signature:
         samples: Inputs to verify it on; `None` for none.
         float_reference: What the float model gives that it was quantized from; `None` where that
             is not known, or is not to be compared.
+        float_model: The float model itself, where it was given and samples have labels.
     """
 
     key: str
@@ -72,6 +76,7 @@ class Signature:
     output_names: list[str]
     samples: Samples | None
     float_reference: FloatReference | None = None
+    float_model: keras.Model | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -115,8 +120,17 @@ def prepare(
         ready = _ready(given, calibration.get(key), allow_float)
         check_numbers(ready)
         samples = _samples(ready, given, to_verify.get(key), calibration.get(key), verify)
-        reference = _float_reference(ready, float_models.get(key), samples, verify)
-        signatures.append(Signature(key, ready, output_names(ready), samples, reference))
+        float_model = float_models.get(key)
+        reference = _float_reference(ready, float_model, samples, verify)
+        if float_model is None and _is_quantized(ready) and ready is not given:
+            # A float model that is quantized here is the one to compare with.
+            float_model = None if _has_quantizers(given) else given
+        is_scored = samples is not None and samples.labels is not None
+        signature = Signature(key, ready, output_names(ready), samples, reference)
+        if is_scored:
+            _check_scored(signature)
+            signature = dataclasses.replace(signature, float_model=float_model)
+        signatures.append(signature)
     return tuple(signatures)
 
 
@@ -230,6 +244,19 @@ def _is_quantized(model: keras.Model) -> bool:
     return any(isinstance(o, FakeQuantize) for o in Graph.from_model(model).operations())
 
 
+def _has_quantizers(model: keras.Model) -> bool:
+    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
+
+
+def _check_scored(signature: Signature) -> None:
+    """Refuses labels for several outputs, before the conversion."""
+    if len(signature.output_names) != 1:
+        raise ValueError(
+            "Expected a model with one output for verify_data=(x, y). Received: the outputs "
+            f"{signature.output_names}. Give x alone, and tfc.compare with output= for metrics."
+        )
+
+
 def _float_reference(
     ready: keras.Model,
     float_model: keras.Model | None,
@@ -281,8 +308,10 @@ def _samples(
     if options.samples == 0:
         return None
     if verify_data is not None:
-        batches = calibration_batches(ready, verify_data)
-        return Samples(first_samples(batches, options.samples), "verify_data")
+        x, labels = split_labels(verify_data, len(ready.inputs))
+        arrays = first_samples(calibration_batches(ready, x), options.samples)
+        labels = None if labels is None else labels[: len(arrays[0])]
+        return Samples(arrays, "verify_data", labels)
     most = options.most_samples(values_per_sample(ready))
     if calibration_data is not None:
         # Arrays are cut into batches of 32.

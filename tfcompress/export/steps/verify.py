@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
 from tfcompress.export.checks import check_floats, float_origins
 from tfcompress.export.conversion.converter import Converter
@@ -14,12 +15,16 @@ from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.options import FileOptions, VerifyOptions
 from tfcompress.export.report import SYNTHETIC
+from tfcompress.export.runtime.codes import dequantize
 from tfcompress.export.runtime.delegation import Delegation, delegation
 from tfcompress.export.runtime.float_agreement import FloatAgreement, compare_with_float
-from tfcompress.export.runtime.parity import Parity, lowest_agreement, measure_parity
+from tfcompress.export.runtime.metrics import Scores, score
+from tfcompress.export.runtime.parity import Parity, compare_outputs, lowest_agreement, run_model
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import Signature
 from tfcompress.files.loading import mark_sound
+from tfcompress.model.rewrite import as_float32
+from tfcompress.model.subclassed import functional_for
 from tfcompress.quantization.calibration.diagnosis import (
     FEW_CODES,
     outside_problems,
@@ -47,6 +52,8 @@ class Verified:
         platform_notes: Where other platforms may give other codes.
         float_agreement: Signature key → agreement with the float model, per output; `None` where
             that is not known. Not compared: left out.
+        scores: Signature key → `"float model"`, `"Keras model"` and `"file"` → metrics against
+            the labels of `verify_data`.
     """
 
     summary: FileSummary
@@ -59,6 +66,7 @@ class Verified:
     float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
         default_factory=dict
     )
+    scores: dict[str, dict[str, Scores]] = dataclasses.field(default_factory=dict)
 
 
 def verify(
@@ -85,11 +93,17 @@ def verify(
     mark_sound(data)
     runners: dict[str | None, Runner]
     runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}
-    parity = {
-        s.key: tuple(measure_parity(s.model, runners[s.key], s.samples.arrays, s.output_names))
-        for s in signatures
-        if s.samples is not None
-    }
+    parity: dict[str, tuple[Parity, ...]] = {}
+    scores: dict[str, dict[str, Scores]] = {}
+    for s in signatures:
+        if s.samples is not None:
+            runner = runners[s.key]
+            expected = run_model(s.model, s.samples.arrays)
+            names_of_inputs = [t.name for t in s.model.inputs]
+            codes = runner.run_codes(dict(zip(names_of_inputs, s.samples.arrays, strict=True)))
+            parity[s.key] = tuple(compare_outputs(expected, codes, runner, s.output_names))
+            if s.samples.labels is not None:
+                scores[s.key] = _scores(s, expected[0], codes, runner)
     notes = _range_notes(signatures, parity, runners)
     with_float = {
         s.key: _float_agreement(s, runners[s.key])
@@ -98,7 +112,28 @@ def verify(
     }
     found = delegation(data)
     platforms = _platform_notes(summary, found, [s.model for s in signatures], origins)
-    return Verified(summary, origins, runners, parity, found, notes, platforms, with_float)
+    return Verified(summary, origins, runners, parity, found, notes, platforms, with_float, scores)
+
+
+def _scores(
+    signature: Signature,
+    expected: np.ndarray,
+    codes: Mapping[str, np.ndarray],
+    runner: Runner,
+) -> dict[str, Scores]:
+    """Metrics of the float model, of the Keras model and of the file, against the labels."""
+    if signature.samples is None or signature.samples.labels is None:
+        return {}
+    labels, (name,) = signature.samples.labels, signature.output_names
+    info, values = runner.outputs[name], codes[name]
+    if info.is_quantized:
+        values = dequantize(values, info.scale, info.zero_point)
+    found = {"Keras model": score(labels, expected), "file": score(labels, values)}
+    if signature.float_model is None:
+        return found
+    model = as_float32(functional_for(signature.float_model))
+    before = run_model(model, signature.samples.arrays)[0]
+    return {"float model": score(labels, before), **found}
 
 
 def _platform_notes(

@@ -1,0 +1,88 @@
+"""What an export says of accuracy, and what it refuses before the conversion."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import tfcompress as tfc
+
+
+@pytest.fixture
+def classifier():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+    return model, x, model.predict(x, verbose=0).argmax(-1)
+
+
+def test_accuracy_before_and_after(classifier, tmp_path):
+    model, x, y = classifier
+    y[:20] = (y[:20] + 1) % 3
+    quantized = tfc.quantize(model, calibration_data=x)
+    path = tmp_path / "model.tflite"
+    report = tfc.export_tflite(quantized, path, verify_data=(x, y), float_model=model)
+    (found,) = report.scores.values()
+    assert list(found) == ["float model", "Keras model", "file"]
+    assert found["float model"].accuracy == 0.75
+    outputs = tfc.Runner(path).predict(x)
+    (values,) = outputs.values()
+    assert found["file"].accuracy == np.mean(values.argmax(-1) == y)
+    assert found["Keras model"].accuracy == found["file"].accuracy
+    change = f"{(found['file'].accuracy - 0.75) * 100:+.2f} points"
+    assert "Against the labels" in str(report)
+    assert change in str(report)
+    card = json.loads((tmp_path / "model.json").read_text("utf-8"))
+    assert card["report"]["scores"]["serving_default"]["float model"]["accuracy"] == 0.75
+    # Without the float model the cost is not known, and that is said.
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(30)
+    again = tfc.export_tflite(quantized, path, verify_data=batches)
+    assert list(again.scores["serving_default"]) == ["Keras model", "file"]
+    assert "What compression cost is not known" in str(again)
+    # A float model that the export itself quantizes is the one to compare with.
+    own = tfc.export_tflite(model, path, calibration_data=x, verify_data=(x, y))
+    assert own.scores["serving_default"]["float model"].accuracy == 0.75
+
+
+def test_targets(classifier, tmp_path):
+    model, x, _ = classifier
+    quantized = tfc.quantize(model, calibration_data=x)
+    targets = model.predict(x, verbose=0) + np.float32(0.5)
+    report = tfc.export_tflite(
+        quantized, tmp_path / "m.tflite", verify_data=(x, targets), float_model=model
+    )
+    found = report.scores["serving_default"]
+    assert found["float model"].mean_absolute_error == pytest.approx(0.5)
+    assert "mean abs. error" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_agreement": 99}, r"min_agreement in 0\.\.1"),
+        ({"labels": ["a", "b"]}, r"as many labels as an output has values.*Received: 2"),
+        ({"labels": np.arange(3)}, "list of class names"),
+        ({"labels": "abc"}, "list of class names"),
+        ({"preprocessing": "rescale"}, "list of steps"),
+        ({"preprocessing": [{"op": "scale"}]}, "'op' of .*'rescale'"),
+        ({"preprocessing": [{"op": "resize", "height": 4}]}, r"Add \['width'\]"),
+        ({"preprocessing": [{"op": "color", "order": "RGB", "x": 1}]}, r"Leave out \['x'\]"),
+        ({"preprocessing": [{"op": "rescale", "scale": "1/255"}]}, "'scale' of the step"),
+        ({"verify_data": (np.zeros((4, 6), np.float32), np.zeros(3))}, "each of the 4 samples"),
+    ],
+)
+def test_mistakes_are_found_before_the_conversion(
+    classifier, tmp_path, monkeypatch, options, message
+):
+    from tfcompress.export import tflite
+
+    def convert(*arguments):
+        raise AssertionError("The conversion began.")
+
+    monkeypatch.setattr(tflite, "convert", convert)
+    model, x, _ = classifier
+    quantized = tfc.quantize(model, calibration_data=x)
+    with pytest.raises(ValueError, match=message):
+        tfc.export_tflite(quantized, tmp_path / "m.tflite", **options)
