@@ -1,0 +1,81 @@
+"""Low bits: accuracy, files, gradients and the cost of a step, a row at a time.
+
+    python -m benchmarks.low_bits --part=accuracy --data_dir=~/data --resnet8=resnet8.keras
+    python -m benchmarks.low_bits --part=accuracy --only="W2A8 LSQ,W2A8 DoReFa" --seeds=0,1,2
+
+| part       | what its rows show                                                          |
+|------------|-----------------------------------------------------------------------------|
+| `accuracy` | ResNet-8 on CIFAR-10, trained on from one float model, by method and bits   |
+
+Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
+benchmark skips what is there. A row of `accuracy` takes two epochs: about four minutes of a core.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+
+import keras
+from absl import app, flags
+
+from benchmarks.low_bits_parts import accuracy
+from benchmarks.low_bits_parts.row import COLUMNS, Settings
+from recipes.results import Results
+
+RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
+PARTS = {"accuracy": accuracy.PART}
+
+_PART = flags.DEFINE_enum("part", "accuracy", list(PARTS), "Which table.")
+_ONLY = flags.DEFINE_list("only", [], "Names of rows; all of the part by default.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
+_EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of training; by default the part's own.")
+_DATA = flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
+_RESNET8 = flags.DEFINE_string("resnet8", None, "A trained ResNet-8 for CIFAR-10.")
+_OUTPUT = flags.DEFINE_string("output", str(RESULTS), "Folder of the rows.")
+
+
+def commit() -> str:
+    """The commit that runs, with a `+` where files differ from it."""
+    run = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
+    head = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], **run).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **run).stdout.strip()
+    names = [line[3:] for line in changed.splitlines()]
+    own = ("recipes/results/", "docs/")
+    return head + ("+" if any(not name.startswith(own) for name in names) else "")
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
+    part = PARTS[_PART.value]
+    unknown = set(_ONLY.value) - set(part.rows)
+    if unknown:
+        raise app.UsageError(f"Expected names among {', '.join(part.rows)}. Received: {unknown}")
+    results = Results(pathlib.Path(_OUTPUT.value) / "low_bits.csv", ("part", "row", "seed"))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(_DATA.value, _RESNET8.value, pathlib.Path(folder), _EPOCHS.value)
+        for seed in _SEEDS.value:
+            for name in _ONLY.value or part.rows:
+                key = {"part": _PART.value, "row": name, "seed": seed}
+                if results.has(**key):
+                    continue
+                origin, start = commit(), time.process_time()
+                found = dict(part.measure(name, int(seed), settings))
+                found.setdefault("cpu_seconds", f"{time.process_time() - start:.0f}")
+                figures = {column: found.pop(column, "") for column in COLUMNS}
+                if found:
+                    raise ValueError(f"Expected figures among {COLUMNS}. Received: {found}.")
+                epochs = "" if _EPOCHS.value is None else f" --epochs={_EPOCHS.value}"
+                command = f"python -m benchmarks.low_bits --part={_PART.value}{epochs}"
+                command += f' --only="{name}" --seeds={seed}'
+                results.add(**key, **figures, commit=origin, command=command)
+                print(key, figures, flush=True)
+                keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,157 @@
+"""ResNet-8 on CIFAR-10: float, then every method at 8, 4, 3 and 2 bits, from one float model.
+
+The first convolution, the last layer, the input and the logits have 8 bits, except in the rows
+"in all layers". Every row trains alike: Adam with a cosine, ranges frozen for the last quarter,
+statistics of batch norms for the second half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfcompress as tfc
+from benchmarks.low_bits_parts.row import Part, Settings
+from recipes.batches import augmented
+from recipes.models import with_fused_batch_norm
+from tfcompress.tools import datasets
+
+EPOCHS, BATCH, CALIBRATION = 2, 128, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way to quantize and train.
+
+    Attributes:
+        weights: Scheme of the kernels; `None` keeps the model in float.
+        activations: Scheme of the tensors.
+        relu: Scheme of what a ReLU produces, where it differs.
+        learning_rate: Start of the cosine.
+        all_layers: The first and the last layer get the bits of the rest.
+        callbacks: Makes the callbacks of a training of so many steps.
+    """
+
+    weights: tfc.WeightScheme | None = dataclasses.field(default_factory=tfc.WeightScheme)
+    activations: tfc.ActivationScheme = dataclasses.field(default_factory=tfc.ActivationScheme)
+    relu: tfc.ActivationScheme | None = None
+    learning_rate: float = 1e-3
+    all_layers: bool = False
+    callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda steps: []
+
+
+def _lsq(bits: int) -> tfc.WeightScheme:
+    return tfc.WeightScheme(bits, narrow_range=bits > 2, quantizer=tfc.LSQ())
+
+
+_A4 = tfc.ActivationScheme(4)
+_A4_LSQ = tfc.ActivationScheme(4, quantizer=tfc.LSQPlus())
+_PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
+
+#: Name → row; those that the goals are about come first.
+ROWS = {
+    "float": Row(None),
+    "W4A8 min-max": Row(tfc.WeightScheme(4)),
+    "W4A8 LSQ": Row(_lsq(4)),
+    "W2A8 LSQ": Row(_lsq(2)),
+    "W2A8 DoReFa": Row(tfc.WeightScheme(2, quantizer=tfc.DoReFaWeights())),
+    "W4A4 LSQ": Row(_lsq(4), _A4_LSQ),
+    "W4A4 PACT and DoReFa": Row(tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights()), _A4, _PACT),
+    "W4A8 APoT": Row(tfc.WeightScheme(4, quantizer=tfc.APoT())),
+    "W2A8 ternary": Row(tfc.WeightScheme(2, quantizer=tfc.TernaryWeights())),
+    "W8A8 min-max": Row(),
+    "W4A4 min-max": Row(tfc.WeightScheme(4), _A4),
+    "W3A8 LSQ": Row(_lsq(3)),
+    "W3A8 min-max": Row(tfc.WeightScheme(3)),
+    "W2A8 min-max": Row(tfc.WeightScheme(2, narrow_range=False)),
+    "W2A8 LSQ in all layers": Row(_lsq(2), all_layers=True),
+    "W4A8 LSQ in all layers": Row(_lsq(4), all_layers=True),
+    "W4A4 LSQ in all layers": Row(_lsq(4), _A4_LSQ, all_layers=True),
+    "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
+    "W3A8 APoT": Row(tfc.WeightScheme(3, quantizer=tfc.APoT())),
+    "W3A8 DoReFa": Row(tfc.WeightScheme(3, quantizer=tfc.DoReFaWeights())),
+    "W4A8 DoReFa": Row(tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights())),
+}
+
+
+def configuration(row: Row, model: keras.Model) -> tfc.QuantizationConfig:
+    """The configuration of a row for a model that begins with a convolution and ends in logits."""
+    kernels = [
+        la for la in model.layers if isinstance(la, keras.layers.Conv2D | keras.layers.Dense)
+    ]
+    first, last = kernels[0].name, kernels[-1].name
+    by_type = {"Rescaling": tfc.Scheme()}
+    if row.relu is not None:
+        by_type["ReLU"] = tfc.Scheme(row.weights, row.relu)
+    eight = tfc.WeightScheme()
+    ends = row.weights if row.all_layers else eight
+    by_name = {
+        first: tfc.Scheme(ends, row.activations),
+        # Nothing reads the logits in codes; four bits of them would be a loss of their own.
+        last: tfc.Scheme(ends),
+    }
+    return tfc.QuantizationConfig(tfc.Scheme(row.weights, row.activations), by_type, by_name)
+
+
+def fit(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    row: Row,
+    seed: int,
+    epochs: int,
+    callbacks,
+) -> None:
+    steps = epochs * (len(labels) // BATCH)
+    rate = keras.optimizers.schedules.CosineDecay(row.learning_rate, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    model.fit(augmented(images, labels, seed), epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> str:
+    return f"{100 * np.mean(logits.argmax(-1) == labels):.2f}"
+
+
+def measure(name: str, seed: int, settings: Settings) -> Mapping[str, Any]:
+    row, epochs = ROWS[name], settings.epochs or EPOCHS
+    (images, labels), (test_images, test_labels) = datasets.load("cifar10", settings.data_dir)
+    model = keras.saving.load_model(settings.resnet8, compile=False)
+    keras.utils.set_random_seed(1000 + seed)
+    steps, callbacks = epochs * (len(labels) // BATCH), row.callbacks(0)
+    if row.weights is None:
+        trained = with_fused_batch_norm(model)
+    else:
+        chosen = np.random.default_rng(seed).choice(len(labels), CALIBRATION, replace=False)
+        trained = tfc.quantize(model, configuration(row, model), calibration_data=images[chosen])
+        callbacks = [
+            tfc.callbacks.QuantizationSchedule(0, steps * 3 // 4, steps // 2),
+            *row.callbacks(steps),
+        ]
+    fit(trained, images, labels, row, seed, epochs, callbacks)
+    found = {
+        "epochs": epochs,
+        "learning_rate": row.learning_rate,
+        "keras_accuracy": accuracy(
+            trained.predict(test_images, batch_size=500, verbose=0), test_labels
+        ),
+    }
+    if row.weights is None or row.activations.num_bits < 8:
+        return found
+    path = settings.folder / "accuracy.tflite"
+    report = tfc.export_tflite(trained, path, verify_data=test_images[:500])
+    outputs = next(iter(tfc.Runner(path).predict(test_images).values()))
+    parity = report.parity["serving_default"][0]
+    return {
+        **found,
+        "file_accuracy": accuracy(outputs, test_labels),
+        "equal": f"{100 * parity.equal:.2f}",
+        "bytes": report.num_bytes,
+    }
+
+
+PART = Part(tuple(ROWS), measure)
