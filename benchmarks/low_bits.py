@@ -8,7 +8,7 @@
 | `accuracy` | ResNet-8 on CIFAR-10, trained on from one float model, by method and bits   |
 
 Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
-benchmark skips what is there. A row of `accuracy` takes two epochs: about four minutes of a core.
+benchmark skips what is there. An epoch of `accuracy` takes about two minutes of a core.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.low_bits_parts import accuracy
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
 from recipes.results import Results
 
+_KEY = ("part", "row", "seed", "epochs")
 RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
 PARTS = {"accuracy": accuracy.PART}
 
@@ -55,22 +56,22 @@ def main(argv: Sequence[str]) -> None:
     unknown = set(_ONLY.value) - set(part.rows)
     if unknown:
         raise app.UsageError(f"Expected names among {', '.join(part.rows)}. Received: {unknown}")
-    results = Results(pathlib.Path(_OUTPUT.value) / "low_bits.csv", ("part", "row", "seed"))
+    results = Results(pathlib.Path(_OUTPUT.value) / "low_bits.csv", _KEY)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(_DATA.value, _RESNET8.value, pathlib.Path(folder), _EPOCHS.value)
+        settings = Settings(_DATA.value, _RESNET8.value, pathlib.Path(folder))
         for seed in _SEEDS.value:
             for name in _ONLY.value or part.rows:
-                key = {"part": _PART.value, "row": name, "seed": seed}
+                epochs = part.epochs if _EPOCHS.value is None else _EPOCHS.value
+                key = {"part": _PART.value, "row": name, "seed": seed, "epochs": epochs}
                 if results.has(**key):
                     continue
                 origin, start = commit(), time.process_time()
-                found = dict(part.measure(name, int(seed), settings))
+                found = dict(part.measure(name, int(seed), epochs, settings))
                 found.setdefault("cpu_seconds", f"{time.process_time() - start:.0f}")
                 figures = {column: found.pop(column, "") for column in COLUMNS}
                 if found:
                     raise ValueError(f"Expected figures among {COLUMNS}. Received: {found}.")
-                epochs = "" if _EPOCHS.value is None else f" --epochs={_EPOCHS.value}"
-                command = f"python -m benchmarks.low_bits --part={_PART.value}{epochs}"
+                command = f"python -m benchmarks.low_bits --part={_PART.value} --epochs={epochs}"
                 command += f' --only="{name}" --seeds={seed}'
                 results.add(**key, **figures, commit=origin, command=command)
                 print(key, figures, flush=True)

@@ -69,7 +69,7 @@ _NORM = serialize_keras_object(keras.layers.LayerNormalization(epsilon=0.25, nam
 # Every class of the packages tested here → an instance with no argument at its default.
 EXAMPLES = {
     KeepMask: lambda: KeepMask(name="mask"),
-    FakeQuantizeWeights: lambda: FakeQuantizeWeights(_WEIGHTS, name="weights"),
+    FakeQuantizeWeights: lambda: FakeQuantizeWeights(_WEIGHTS, True, name="weights"),
     RoundBias: lambda: RoundBias(name="bias"),
     FakeQuantize: lambda: FakeQuantize(
         _ACTIVATIONS,
@@ -98,13 +98,14 @@ EXAMPLES = {
     ),
     tfc.APoT: lambda: tfc.APoT(normalize=False),
     tfc.BinaryWeights: tfc.BinaryWeights,
+    tfc.CodebookWeights: tfc.CodebookWeights,
     tfc.DoReFaActivations: lambda: tfc.DoReFaActivations(2.0),
     tfc.DoReFaWeights: lambda: tfc.DoReFaWeights(keeps_scale=False),
     tfc.LSQ: tfc.LSQ,
     tfc.LSQPlus: tfc.LSQPlus,
     tfc.LevelWeights: lambda: tfc.LevelWeights((-3, 0, 5)),
     tfc.PACT: lambda: tfc.PACT(1e-3),
-    tfc.PowerOfTwoWeights: lambda: tfc.PowerOfTwoWeights(logarithmic=True),
+    tfc.PowerOfTwoWeights: lambda: tfc.PowerOfTwoWeights(logarithmic=True, fixed_scale=True),
     tfc.TernaryWeights: lambda: tfc.TernaryWeights(0.5),
     tfc.TrainedTernary: lambda: tfc.TrainedTernary(0.1),
     tfc.MinMax: tfc.MinMax,

@@ -7,6 +7,8 @@ from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.threshold_pruning import ThresholdPruning
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.quantization.oscillation.dampening import OscillationDampening
+from tfcompress.quantization.oscillation.freezing import IncrementalFreezing, IterativeFreezing
 from tfcompress.sharing.callbacks import Clustering
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ __all__ = [
     "ChannelPruning",
     "Clustering",
     "DistillationSchedule",
+    "IncrementalFreezing",
+    "IterativeFreezing",
+    "OscillationDampening",
     "Pruning",
     "QuantizationSchedule",
     "Regularization",

@@ -20,7 +20,7 @@ from recipes.batches import augmented
 from recipes.models import with_fused_batch_norm
 from tfcompress.tools import datasets
 
-EPOCHS, BATCH, CALIBRATION = 2, 128, 512
+EPOCHS, BATCH, CALIBRATION = 1, 128, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,14 @@ def _lsq(bits: int) -> tfc.WeightScheme:
     return tfc.WeightScheme(bits, narrow_range=bits > 2, quantizer=tfc.LSQ())
 
 
+def _dampening(steps: int) -> list[keras.callbacks.Callback]:
+    return [tfc.callbacks.OscillationDampening(1e-2, end_step=steps)]
+
+
+def _freezing(steps: int) -> list[keras.callbacks.Callback]:
+    return [tfc.callbacks.IterativeFreezing(0.01, end_step=steps)]
+
+
 _A4 = tfc.ActivationScheme(4)
 _A4_LSQ = tfc.ActivationScheme(4, quantizer=tfc.LSQPlus())
 _PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
@@ -71,6 +79,11 @@ ROWS = {
     "W2A8 LSQ in all layers": Row(_lsq(2), all_layers=True),
     "W4A8 LSQ in all layers": Row(_lsq(4), all_layers=True),
     "W4A4 LSQ in all layers": Row(_lsq(4), _A4_LSQ, all_layers=True),
+    "W4A8 LSQ, dampening": Row(_lsq(4), callbacks=_dampening),
+    "W2A8 LSQ, dampening": Row(_lsq(2), callbacks=_dampening),
+    "W4A4 LSQ, dampening": Row(_lsq(4), _A4_LSQ, callbacks=_dampening),
+    "W2A8 LSQ, freezing": Row(_lsq(2), callbacks=_freezing),
+    "W4A8 LSQ, freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
     "W3A8 APoT": Row(tfc.WeightScheme(3, quantizer=tfc.APoT())),
     "W3A8 DoReFa": Row(tfc.WeightScheme(3, quantizer=tfc.DoReFaWeights())),
@@ -110,19 +123,25 @@ def fit(
     rate = keras.optimizers.schedules.CosineDecay(row.learning_rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss)
-    model.fit(augmented(images, labels, seed), epochs=epochs, verbose=0, callbacks=callbacks)
+    model.fit(
+        augmented(images, labels, seed),
+        epochs=epochs,
+        verbose=0,
+        shuffle=False,
+        callbacks=callbacks,
+    )
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> str:
     return f"{100 * np.mean(logits.argmax(-1) == labels):.2f}"
 
 
-def measure(name: str, seed: int, settings: Settings) -> Mapping[str, Any]:
-    row, epochs = ROWS[name], settings.epochs or EPOCHS
+def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[str, Any]:
+    row = ROWS[name]
     (images, labels), (test_images, test_labels) = datasets.load("cifar10", settings.data_dir)
     model = keras.saving.load_model(settings.resnet8, compile=False)
     keras.utils.set_random_seed(1000 + seed)
-    steps, callbacks = epochs * (len(labels) // BATCH), row.callbacks(0)
+    steps, callbacks = epochs * (len(labels) // BATCH), []
     if row.weights is None:
         trained = with_fused_batch_norm(model)
     else:
@@ -134,7 +153,6 @@ def measure(name: str, seed: int, settings: Settings) -> Mapping[str, Any]:
         ]
     fit(trained, images, labels, row, seed, epochs, callbacks)
     found = {
-        "epochs": epochs,
         "learning_rate": row.learning_rate,
         "keras_accuracy": accuracy(
             trained.predict(test_images, batch_size=500, verbose=0), test_labels
@@ -154,4 +172,4 @@ def measure(name: str, seed: int, settings: Settings) -> Mapping[str, Any]:
     }
 
 
-PART = Part(tuple(ROWS), measure)
+PART = Part(tuple(ROWS), EPOCHS, measure)

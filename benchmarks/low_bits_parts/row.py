@@ -9,7 +9,6 @@ from typing import Any
 
 #: Columns of a row behind those that name it. A part leaves out what it does not measure.
 COLUMNS = (
-    "epochs",
     "learning_rate",
     "keras_accuracy",
     "file_accuracy",
@@ -29,13 +28,11 @@ class Settings:
         data_dir: Folder of the data sets.
         resnet8: A trained float ResNet-8 for CIFAR-10, or `None`.
         folder: Where files go.
-        epochs: Epochs of training, or `None` for the part's own.
     """
 
     data_dir: str | None
     resnet8: str | None
     folder: pathlib.Path
-    epochs: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +41,10 @@ class Part:
 
     Attributes:
         rows: Names of the rows, those with a goal first.
-        measure: `(name, seed, settings)` → the figures of a row, by names of `COLUMNS`.
+        epochs: Epochs of training, unless the command says otherwise.
+        measure: `(name, seed, epochs, settings)` → the figures of a row, by names of `COLUMNS`.
     """
 
     rows: tuple[str, ...]
-    measure: Callable[[str, int, Settings], Mapping[str, Any]]
+    epochs: int
+    measure: Callable[[str, int, int, Settings], Mapping[str, Any]]

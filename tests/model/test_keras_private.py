@@ -99,3 +99,13 @@ def test_fit_builds_a_model_by_the_method_that_is_replaced():
     sequential.fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0)
     assert sequential.optimizer.built
     assert sequential._maybe_symbolic_build.__module__ == keras_private.__name__
+
+
+def test_variables_are_added_to_a_layer_that_is_built():
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    with keras_private.adding_variables(layer):
+        added = layer.add_weight(name="held", shape=(3, 2), trainable=False)
+    assert any(variable is added for variable in layer.weights)
+    with np.testing.assert_raises(ValueError):
+        layer.add_weight(name="late", shape=())

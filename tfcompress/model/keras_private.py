@@ -85,6 +85,16 @@ def kept_calls(layers: Sequence[keras.Layer]) -> Iterator[None]:
             del layer._outbound_nodes[outbound:]
 
 
+@contextlib.contextmanager
+def adding_variables(layer: keras.Layer) -> Iterator[None]:
+    """Within it, a layer that is built takes variables, as Keras' own LoRA does."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
 def build_without_batch(model: keras.Model) -> None:
     """Makes `fit` and `evaluate` build the optimizer alone, not the model by a batch of data."""
 

@@ -10,6 +10,7 @@ from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, Weig
 from tfcompress.quantization.gradients.backward import GradientScheme
 from tfcompress.quantization.gradients.optimizer import QuantizedGradients
 from tfcompress.quantization.grids.binary import BinaryWeights
+from tfcompress.quantization.grids.codebook import CodebookWeights
 from tfcompress.quantization.grids.dorefa import DoReFaActivations, DoReFaWeights
 from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
 from tfcompress.quantization.grids.levels import APoT, LevelWeights, PowerOfTwoWeights
@@ -24,6 +25,7 @@ from tfcompress.quantization.observers import (
     Percentile,
 )
 from tfcompress.quantization.operators.custom import register_operator
+from tfcompress.quantization.oscillation.dampening import dampening_loss
 from tfcompress.quantization.placement.plan import Plan, PlanEntry
 from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -36,6 +38,7 @@ __all__ = [
     "ActivationQuantizer",
     "ActivationScheme",
     "BinaryWeights",
+    "CodebookWeights",
     "DoReFaActivations",
     "DoReFaWeights",
     "FakeQuantize",
@@ -63,6 +66,7 @@ __all__ = [
     "VariableSpec",
     "WeightQuantizer",
     "WeightScheme",
+    "dampening_loss",
     "plan",
     "quantize",
     "reestimate_batch_norm",

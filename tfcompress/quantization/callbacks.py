@@ -24,6 +24,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         freeze_ranges_step: From this step on ranges stay as they are; `None`: never.
         freeze_batch_norm_step: From this step on batch norm normalizes by its moving statistics,
             which no longer move; γ and β keep training. `None`: never.
+        reestimate_batch_norm: Data for `tfc.reestimate_batch_norm` at the end of `fit`.
 
     Raises:
         ValueError: A negative step; at the start of `fit`, a model without quantizers.
@@ -34,8 +35,10 @@ class QuantizationSchedule(keras.callbacks.Callback):
         start_step: int = 0,
         freeze_ranges_step: int | None = None,
         freeze_batch_norm_step: int | None = None,
+        reestimate_batch_norm: Any = None,
     ):
         super().__init__()
+        self.reestimate_batch_norm = reestimate_batch_norm
         steps = {
             "start_step": start_step,
             "freeze_ranges_step": freeze_ranges_step,
@@ -73,6 +76,8 @@ class QuantizationSchedule(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))
+        if self.reestimate_batch_norm is not None:
+            reestimate_batch_norm(self.model, self.reestimate_batch_norm)
 
     def update(self, step: int) -> None:
         """Sets every variable to what the schedule says for `step`."""

@@ -64,6 +64,7 @@ SCHEMES = {
     "apot 4": tfc.WeightScheme(4, quantizer=tfc.APoT(normalize=False)),
     "apot 5": tfc.WeightScheme(5, quantizer=tfc.APoT()),
     "levels": tfc.WeightScheme(quantizer=tfc.LevelWeights((-100, -7, 0, 3, 127))),
+    "codebook": tfc.WeightScheme(3, quantizer=tfc.CodebookWeights()),
 }
 #: The codes that each may give.
 CODES = {
@@ -82,6 +83,7 @@ CODES = {
     "apot 4": (-10, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 10),
     "apot 5": [s * (a + b) for s in (-1, 1) for a in (0, 2, 8, 32) for b in (0, 1, 4, 16)],
     "levels": (-100, -7, 0, 3, 127),
+    "codebook": range(-127, 128),
 }
 
 
@@ -244,3 +246,27 @@ def test_options_that_it_cannot_follow_are_refused(quantizer, options, match):
 def test_levels_must_be_ascending_whole_numbers(codes):
     with pytest.raises(ValueError, match="ascending"):
         tfc.LevelWeights(codes)
+
+
+def test_the_codebook_is_that_of_k_means_and_its_levels_are_trained():
+    scheme, values = SCHEMES["codebook"], kernel()
+    units = values / np.abs(values).max(0)
+    state = state_of(scheme, values)
+    levels = np.sort([*np.round(state["levels"].numpy() * 127), 0]) / 127
+    out, scale = rounded(scheme, values)
+    nearest = levels[np.abs(units[..., None] - levels).argmin(-1)]
+    np.testing.assert_allclose(out / (scale * 127), nearest, atol=1e-5)
+    # Lloyd's fixed point: a level is the mean of the weights that are nearest to it among its own.
+    centres = state["levels"].numpy()
+    members = np.abs(units.reshape(-1, 1) - [*centres, 0.0]).argmin(1)
+    means = [units.ravel()[members == i].mean() for i in range(len(centres))]
+    np.testing.assert_allclose(centres, means, atol=3e-2)
+    upstream = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    by_kernel, by_state = gradients(scheme, values, upstream)
+    np.testing.assert_allclose(by_kernel, upstream, rtol=1e-6)
+    wanted = []
+    for level in np.round(state["levels"].numpy() * 127) / 127:
+        uses = np.isclose(nearest, level, atol=1e-5)
+        wanted.append(np.sum((upstream * scale * 127)[uses]))
+    np.testing.assert_allclose(by_state["levels"], wanted, rtol=1e-4, atol=1e-4)
+    assert not rounded(scheme, np.zeros_like(values))[0].any()

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.configurable import Configurable
+from tfcompress.quantization.fake_quant.affine import code_range
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.options import WeightOptions, granularity
 
@@ -74,6 +75,20 @@ class WeightQuantizer(Configurable, abc.ABC):
         """Whether a weight that is 0 stays 0."""
         return True
 
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether a kernel on the grid is quantized to itself, and others to what is nearest."""
+        return True
+
+    @property
+    def has_fixed_codes(self) -> bool:
+        """Whether its levels stay the same whole numbers in training, times a moving scale."""
+        return True
+
+    def code_ends(self, options: WeightOptions) -> tuple[int, int]:
+        """Smallest and largest code: the range beyond which weights are clipped."""
+        return code_range(options.num_bits, options.narrow_range)
+
     def check(self, options: WeightOptions) -> None:
         """Raises `ValueError` for options of a scheme that the quantizer cannot follow."""
 
@@ -114,6 +129,8 @@ class WeightQuantizer(Configurable, abc.ABC):
         Returns:
             `(values, scale)`: the kernel on its grid, and the scale, of shape `grid.scale_shape`
             and positive. In inference `values / scale` are the whole numbers that the file holds.
+            In training the gradient of a trained scale is that of held weights (see
+            `callbacks.IterativeFreezing`).
         """
 
     def num_bits(self, options: WeightOptions) -> int:

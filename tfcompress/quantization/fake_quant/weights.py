@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.keras_private import adding_variables
 from tfcompress.model.kernels import einsum_of, kernel_specs
 from tfcompress.model.linking import Links
 from tfcompress.model.transforms import (
@@ -24,6 +25,9 @@ from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
 
+#: What stands for a weight that is not held at a code. No kernel in a file has this one.
+FREE = -128
+
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class FakeQuantizeWeights(WeightTransform):
@@ -34,17 +38,29 @@ class FakeQuantizeWeights(WeightTransform):
 
     Args:
         scheme: Options and quantizer.
+        can_hold: Whether single weights can be held at a code (see `allow_holding`).
 
     Attributes:
         grid: What the quantizer is told of the kernel.
         state: The quantizer's variables by name.
+        held: The code that each weight is held at, `FREE` where it trains; int8 of the kernel's
+            shape. `None` where no weight can be held.
+        rounds_free: 0 while, in training, weights that are not held pass unrounded.
     """
 
     order = FAKE_QUANT
 
-    def __init__(self, scheme: WeightScheme | dict[str, Any] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        scheme: WeightScheme | dict[str, Any] | None = None,
+        can_hold: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.scheme = scheme_from_config(WeightScheme, scheme or WeightScheme())
+        self._can_hold = can_hold
+        self.held: keras.Variable | None = None
+        self.rounds_free: keras.Variable | None = None
         # Call index → the batch norm that the runtime folds into the kernel in that call, and
         # → the quantizer of what the layer reads.
         self._folded = Links()
@@ -84,6 +100,43 @@ class FakeQuantizeWeights(WeightTransform):
 
     def build(self, shape: tuple[int, ...]) -> None:
         self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
+        if self._can_hold:
+            self._add_held()
+
+    def allow_holding(self) -> None:
+        """Adds what weights are held by, where it is not there yet. Functions must be traced anew.
+
+        Raises:
+            ValueError: A quantizer whose levels move.
+        """
+        if self.held is not None:
+            return
+        if not self.scheme.quantizer.has_fixed_codes:
+            raise ValueError(
+                "Expected a weight quantizer whose levels stay the same whole numbers, to hold "
+                f"weights at them. Received: {self.scheme.quantizer!r}."
+            )
+        with adding_variables(self):
+            self._add_held()
+
+    def _add_held(self) -> None:
+        self.held = self.add_weight(
+            name="held",
+            shape=self.grid.shape,
+            dtype="int8",
+            initializer=keras.initializers.Constant(FREE),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+        self.rounds_free = self.add_weight(
+            name="rounds_free",
+            shape=(),
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
 
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         self._inputs.set(call_index, upstream_quantizer(inputs))
@@ -131,6 +184,8 @@ class FakeQuantizeWeights(WeightTransform):
         rounded, scale = self.scheme.quantizer.quantize(
             folded, self.state, self.grid, bool(call.training)
         )
+        if self.held is not None:
+            rounded = self._with_held(folded, rounded, scale, bool(call.training))
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         if call.training:
@@ -153,6 +208,32 @@ class FakeQuantizeWeights(WeightTransform):
             integer_sum,
         )
 
+    def rounded(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """`(codes, values, scale)` in inference, in the first call, without held weights.
+
+        Args:
+            value: The kernel behind the transforms before this one.
+
+        Returns:
+            The codes as float32; the kernel as it is rounded, with a batch norm folded in where
+            `fold_factor` gives one; the scale of the codes.
+        """
+        factor = self.fold_factor(0)
+        folded = value if factor is None else value * factor
+        values, scale = self.scheme.quantizer.quantize(folded, self.state, self.grid, False)
+        return tf.round(values / scale), folded, scale
+
+    def _with_held(
+        self, value: tf.Tensor, rounded: tf.Tensor, scale: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """`rounded` with held weights at their codes; their gradient is 0."""
+        codes = tf.cast(self.held.value, tf.float32)
+        # A weight that is pruned later is free again.
+        is_held = (codes != FREE) & (value != 0)
+        if training:
+            rounded = tf.where(self.rounds_free.value >= 0.5, rounded, value)
+        return tf.where(is_held, codes * scale, rounded)
+
     def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.broadcast_to(scale, self.grid.channel_shape), [-1])
 
@@ -171,7 +252,11 @@ class FakeQuantizeWeights(WeightTransform):
         return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scheme": scheme_config(self.scheme)}
+        return {
+            **super().get_config(),
+            "scheme": scheme_config(self.scheme),
+            "can_hold": self._can_hold or self.held is not None,
+        }
 
 
 def _output_layout(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...]:

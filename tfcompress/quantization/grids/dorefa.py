@@ -39,6 +39,15 @@ class DoReFaWeights(WeightQuantizer):
     def holds_zero(self) -> bool:
         return False
 
+    @property
+    def keeps_levels(self) -> bool:
+        # The tanh bends what lies between the ends.
+        return False
+
+    def code_ends(self, options: WeightOptions) -> tuple[int, int]:
+        steps = 2**options.num_bits - 1
+        return -steps, steps
+
     def check(self, options: WeightOptions) -> None:
         require_usual(self, options)
         require_bits(self, options, 2, 3, 4, 5, 6, 7)

@@ -60,7 +60,7 @@ class LSQ(WeightQuantizer):
         step = at_least(state["step"].value, MIN_SCALE)
         sharing = math.prod(grid.shape) / math.prod(grid.scale_shape)
         trained = scale_gradient(step, 1 / math.sqrt(sharing * codes[1]))
-        return scale_and_round(kernel, trained, 0.0, codes, round_through), tf.stop_gradient(step)
+        return scale_and_round(kernel, trained, 0.0, codes, round_through), trained
 
     def limits(self, options: WeightOptions) -> tuple[str, ...]:
         return uniform_limits(options)

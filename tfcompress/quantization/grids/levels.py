@@ -59,7 +59,11 @@ class LevelQuantizer(WeightQuantizer):
         rounded = scale_and_round(
             kernel, scale, 0.0, ends, lambda codes: nearest_through(codes, levels, boundaries)
         )
-        return rounded, tf.stop_gradient(scale)
+        return rounded, scale
+
+    def code_ends(self, options: WeightOptions) -> tuple[int, int]:
+        levels = self.levels(options)
+        return int(levels[0]), int(levels[-1])
 
     def num_bits(self, options: WeightOptions) -> int:
         levels = self.levels(options)
@@ -113,11 +117,16 @@ class PowerOfTwoWeights(LevelQuantizer):
     is that of log₂|w|. Scales are powers of two. Levels span no more than int8 has, so `num_bits`
     is 3 or 4 (or 2, with one exponent).
 
+    INQ trains with weights that are held for good, the largest first: see
+    `callbacks.IncrementalFreezing`, with `fixed_scale=True`.
+
     Attributes:
         logarithmic: Which of both.
+        fixed_scale: Keep the scales of the kernel that the model is quantized with, as INQ does.
     """
 
     logarithmic: bool = False
+    fixed_scale: bool = False
 
     def check(self, options: WeightOptions) -> None:
         require_usual(self, options)
@@ -137,9 +146,20 @@ class PowerOfTwoWeights(LevelQuantizer):
         sizes = np.where(sizes == 0, 0.5, sizes)
         return np.where(levels[1:] <= 0, -sizes, sizes)
 
+    def variables(self, grid: KernelGrid) -> Mapping[str, VariableSpec]:
+        return {"scale": VariableSpec(grid.scale_shape, initial=1.0)} if self.fixed_scale else {}
+
+    def fit(self, kernel: np.ndarray, grid: KernelGrid) -> Mapping[str, np.ndarray]:
+        if not self.fixed_scale:
+            return {}
+        return {"scale": np.asarray(self._scale_of(tf.constant(kernel, tf.float32), grid))}
+
     def scale(
         self, kernel: tf.Tensor, state: Mapping[str, keras.Variable], grid: KernelGrid
     ) -> tf.Tensor:
+        return state["scale"].value if self.fixed_scale else self._scale_of(kernel, grid)
+
+    def _scale_of(self, kernel: tf.Tensor, grid: KernelGrid) -> tf.Tensor:
         largest = tf.stop_gradient(extremes(kernel, grid)[1])
         # The small constant keeps an exact power of two where rounding in log2 would halve it.
         exponent = tf.math.log(largest) / np.float32(np.log(2.0)) + 1e-5
@@ -171,6 +191,11 @@ class APoT(LevelQuantizer):
     @property
     def holds_zero(self) -> bool:
         return not self.normalize
+
+    @property
+    def keeps_levels(self) -> bool:
+        # Rounding changes the deviation that the next rounding divides by.
+        return False
 
     def check(self, options: WeightOptions) -> None:
         require_usual(self, options)

@@ -78,6 +78,13 @@ class TrainedTernary(WeightQuantizer):
         if not 0 < self.threshold < 1:
             raise ValueError(f"Expected `threshold` in (0, 1). Received: {self.threshold!r}.")
 
+    @property
+    def has_fixed_codes(self) -> bool:
+        return False
+
+    def code_ends(self, options: WeightOptions) -> tuple[int, int]:
+        return -_LARGEST, _LARGEST
+
     def check(self, options: WeightOptions) -> None:
         require_usual(self, options)
         require_bits(self, options, 2)
