@@ -86,7 +86,8 @@ class CodebookWeights(WeightQuantizer):
 def k_means(values: np.ndarray, count: int) -> np.ndarray:
     """`count` centres of one-dimensional values by Lloyd's algorithm, ascending, float32.
 
-    The centre that is nearest to 0 is held at 0 in every round. It starts at evenly spaced values of their range (Han et al. 2016, 3.2: linear initialization).
+    It starts at evenly spaced values of their range (Han et al. 2016, 3.2: linear initialization).
+    The centre that is nearest to 0 there is held at 0 in every round.
     """
     if not len(values):
         return np.delete(np.linspace(-1, 1, count + 1, dtype=np.float32), 0)
