@@ -60,7 +60,7 @@ def test_incremental_freezing_holds_the_largest_weights_first(tmp_path, converte
     latent, before = np.abs(model.get_layer("a").kernel.numpy()), codes(model)
     callback = tfc.callbacks.IncrementalFreezing({0: 0.5, 8: 0.75, 16: 1.0})
     fit(model, [callback])
-    held = rounding(model).held.numpy()
+    held = rounding(model).held.codes.numpy()
     assert np.count_nonzero(held != FREE) == 24
     assert callback.held_share == pytest.approx((24 + 12) / 72)
     assert latent[held != FREE].min() >= latent[held == FREE].max()
@@ -68,7 +68,7 @@ def test_incremental_freezing_holds_the_largest_weights_first(tmp_path, converte
     np.testing.assert_array_equal(codes(model)[held != FREE], before[held != FREE])
     first = held.copy()
     fit(model, [callback], 2)
-    held = rounding(model).held.numpy()
+    held = rounding(model).held.codes.numpy()
     assert (held != FREE).all()
     np.testing.assert_array_equal(held[first != FREE], first[first != FREE])
     assert set(np.abs(held).ravel()) <= {0, 1, 2, 4, 8}
@@ -90,7 +90,7 @@ def test_free_weights_train_in_float_until_all_are_held():
     fit(model, [callback])
     callback.set_model(model)
     callback.update(8)
-    transformed, held = model.get_layer("a").transformed, rounding(model).held.numpy()
+    transformed, held = model.get_layer("a").transformed, rounding(model).held.codes.numpy()
     values = transformed(training=True)[0]["kernel"].numpy()
     latent = model.get_layer("a").kernel.numpy()
     np.testing.assert_array_equal(values[held == FREE], latent[held == FREE])
@@ -133,7 +133,7 @@ def test_iterative_freezing_follows_the_algorithm():
     for i in range(1, len(swinging)):
         assign(i)
         callback.update(i)
-        held = transform.held.numpy()
+        held = transform.held.codes.numpy()
         if held_at is None and held[0, 0] != FREE:
             held_at = i - 1, int(held[0, 0])
     assert held_at == reference(swinging, 0.1, 0.1)
@@ -150,7 +150,7 @@ def test_held_weights_get_no_gradient_and_their_step_does():
     transform.allow_holding()
     held = np.full((6, 8), FREE, np.int8)
     held[0] = 4
-    transform.held.assign(held)
+    transform.held.codes.assign(held)
     with tf.GradientTape() as tape:
         values = layer.transformed(training=True)[0]["kernel"]
         loss = tf.reduce_sum(values[0])

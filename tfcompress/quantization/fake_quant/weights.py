@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -29,6 +30,19 @@ from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_
 FREE = -128
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldWeights:
+    """Variables that say which weights of a kernel are held at a code.
+
+    Attributes:
+        codes: The code of each weight, `FREE` where it trains; int8 of the kernel's shape.
+        rounds_free: 0 while, in training, weights that are not held pass unrounded.
+    """
+
+    codes: keras.Variable
+    rounds_free: keras.Variable
+
+
 @keras.saving.register_keras_serializable(package="tfcompress")
 class FakeQuantizeWeights(WeightTransform):
     """Rounds a kernel to its codes by the quantizer of a scheme.
@@ -43,9 +57,7 @@ class FakeQuantizeWeights(WeightTransform):
     Attributes:
         grid: What the quantizer is told of the kernel.
         state: The quantizer's variables by name.
-        held: The code that each weight is held at, `FREE` where it trains; int8 of the kernel's
-            shape. `None` where no weight can be held.
-        rounds_free: 0 while, in training, weights that are not held pass unrounded.
+        held: Which weights are held at a code; `None` where none can be.
     """
 
     order = FAKE_QUANT
@@ -59,8 +71,7 @@ class FakeQuantizeWeights(WeightTransform):
         super().__init__(**kwargs)
         self.scheme = scheme_from_config(WeightScheme, scheme or WeightScheme())
         self._can_hold = can_hold
-        self.held: keras.Variable | None = None
-        self.rounds_free: keras.Variable | None = None
+        self.held: HeldWeights | None = None
         # Call index → the batch norm that the runtime folds into the kernel in that call, and
         # → the quantizer of what the layer reads.
         self._folded = Links()
@@ -101,26 +112,27 @@ class FakeQuantizeWeights(WeightTransform):
     def build(self, shape: tuple[int, ...]) -> None:
         self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
         if self._can_hold:
-            self._add_held()
+            self.held = self._add_held()
 
-    def allow_holding(self) -> None:
+    def allow_holding(self) -> HeldWeights:
         """Adds what weights are held by, where it is not there yet. Functions must be traced anew.
 
         Raises:
             ValueError: A quantizer whose levels move.
         """
         if self.held is not None:
-            return
+            return self.held
         if not self.scheme.quantizer.has_fixed_codes:
             raise ValueError(
                 "Expected a weight quantizer whose levels stay the same whole numbers, to hold "
                 f"weights at them. Received: {self.scheme.quantizer!r}."
             )
         with adding_variables(self):
-            self._add_held()
+            self.held = self._add_held()
+        return self.held
 
-    def _add_held(self) -> None:
-        self.held = self.add_weight(
+    def _add_held(self) -> HeldWeights:
+        codes = self.add_weight(
             name="held",
             shape=self.grid.shape,
             dtype="int8",
@@ -129,7 +141,7 @@ class FakeQuantizeWeights(WeightTransform):
             autocast=False,
             aggregation="only_first_replica",
         )
-        self.rounds_free = self.add_weight(
+        rounds_free = self.add_weight(
             name="rounds_free",
             shape=(),
             initializer="ones",
@@ -137,6 +149,7 @@ class FakeQuantizeWeights(WeightTransform):
             autocast=False,
             aggregation="only_first_replica",
         )
+        return HeldWeights(codes, rounds_free)
 
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         self._inputs.set(call_index, upstream_quantizer(inputs))
@@ -185,7 +198,7 @@ class FakeQuantizeWeights(WeightTransform):
             folded, self.state, self.grid, bool(call.training)
         )
         if self.held is not None:
-            rounded = self._with_held(folded, rounded, scale, bool(call.training))
+            rounded = _with_held(self.held, folded, rounded, scale, bool(call.training))
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         if call.training:
@@ -223,17 +236,6 @@ class FakeQuantizeWeights(WeightTransform):
         values, scale = self.scheme.quantizer.quantize(folded, self.state, self.grid, False)
         return tf.round(values / scale), folded, scale
 
-    def _with_held(
-        self, value: tf.Tensor, rounded: tf.Tensor, scale: tf.Tensor, training: bool
-    ) -> tf.Tensor:
-        """`rounded` with held weights at their codes; their gradient is 0."""
-        codes = tf.cast(self.held.value, tf.float32)
-        # A weight that is pruned later is free again.
-        is_held = (codes != FREE) & (value != 0)
-        if training:
-            rounded = tf.where(self.rounds_free.value >= 0.5, rounded, value)
-        return tf.where(is_held, codes * scale, rounded)
-
     def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.broadcast_to(scale, self.grid.channel_shape), [-1])
 
@@ -257,6 +259,18 @@ class FakeQuantizeWeights(WeightTransform):
             "scheme": scheme_config(self.scheme),
             "can_hold": self._can_hold or self.held is not None,
         }
+
+
+def _with_held(
+    held: HeldWeights, value: tf.Tensor, rounded: tf.Tensor, scale: tf.Tensor, training: bool
+) -> tf.Tensor:
+    """`rounded` with held weights at their codes; their gradient is 0."""
+    codes = tf.cast(held.codes.value, tf.float32)
+    # A weight that is pruned later is free again.
+    is_held = (codes != FREE) & (value != 0)
+    if training:
+        rounded = tf.where(held.rounds_free.value >= 0.5, rounded, value)
+    return tf.where(is_held, codes * scale, rounded)
 
 
 def _output_layout(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...]:

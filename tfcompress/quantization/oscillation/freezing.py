@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.callbacks import reestimate_batch_norm as reestimate
-from tfcompress.quantization.fake_quant.weights import FREE
+from tfcompress.quantization.fake_quant.weights import FREE, HeldWeights
 from tfcompress.quantization.oscillation.kernels import (
     RoundedKernelOf,
     rounded_kernels,
@@ -31,25 +31,25 @@ class HoldingCallback(keras.callbacks.Callback):
         super().__init__()
         self.reestimate_batch_norm = reestimate_batch_norm
         self.kernels: list[RoundedKernelOf] = []
+        self.held: list[HeldWeights] = []
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self.kernels = rounded_kernels(model, type(self).__name__)
         with strategy_scope(model):
-            for kernel in self.kernels:
-                kernel.rounding.allow_holding()
+            self.held = [kernel.rounding.allow_holding() for kernel in self.kernels]
         trace_anew(model)
         self._restore = tf.function(self._restore_all)
 
     @property
     def held_share(self) -> float:
         """The share of weights that are held at a code."""
-        held = [np.asarray(kernel.rounding.held) != FREE for kernel in self.kernels]
+        held = [np.asarray(each.codes) != FREE for each in self.held]
         return sum(map(np.count_nonzero, held)) / max(sum(map(np.size, held)), 1)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        for kernel in self.kernels:
-            kernel.rounding.rounds_free.assign(1.0)
+        for held in self.held:
+            held.rounds_free.assign(1.0)
         if self.reestimate_batch_norm is not None:
             reestimate(self.model, self.reestimate_batch_norm)
 
@@ -107,16 +107,16 @@ class IncrementalFreezing(HoldingCallback):
         if share == self._applied:
             return
         self._applied = share
-        for kernel in self.kernels:
-            kernel.rounding.rounds_free.assign(float(share == 1))
+        for kernel, held in zip(self.kernels, self.held, strict=True):
+            held.rounds_free.assign(float(share == 1))
             if share:
-                _hold_largest(kernel, share)
+                _hold_largest(kernel, held, share)
 
 
-def _hold_largest(kernel: RoundedKernelOf, share: float) -> None:
+def _hold_largest(kernel: RoundedKernelOf, variables: HeldWeights, share: float) -> None:
     """Holds the weights with the largest |w| until `share` of the kernel is held."""
     codes, values, _ = (np.asarray(part) for part in kernel.rounded())
-    held = np.asarray(kernel.rounding.held).copy()
+    held = np.asarray(variables.codes).copy()
     free = np.flatnonzero(held == FREE)
     missing = math.ceil(share * held.size) - (held.size - len(free))
     if missing <= 0:
@@ -124,7 +124,7 @@ def _hold_largest(kernel: RoundedKernelOf, share: float) -> None:
     order = np.argsort(-np.abs(values.ravel()[free]), kind="stable")
     chosen = free[order[:missing]]
     held.ravel()[chosen] = codes.ravel()[chosen].astype(np.int8)
-    kernel.rounding.held.assign(held)
+    variables.codes.assign(held)
 
 
 class IterativeFreezing(HoldingCallback):
@@ -200,16 +200,16 @@ class IterativeFreezing(HoldingCallback):
         return self.threshold + more
 
     def _update(self, threshold: tf.Tensor) -> None:
-        for kernel, history in zip(self.kernels, self._histories, strict=True):
-            history.update(kernel, threshold, self.momentum)
+        for kernel, held, history in zip(self.kernels, self.held, self._histories, strict=True):
+            history.update(kernel, held.codes, threshold, self.momentum)
             kernel.restore()
 
     @property
     def swinging_share(self) -> float:
         """The share of weights whose swings per step are above `threshold`, held ones left out."""
         counts = [
-            ((np.asarray(k.rounding.held) == FREE) & (h.frequency.numpy() > self.threshold)).sum()
-            for k, h in zip(self.kernels, self._histories, strict=True)
+            ((np.asarray(held.codes) == FREE) & (h.frequency.numpy() > self.threshold)).sum()
+            for held, h in zip(self.held, self._histories, strict=True)
         ]
         return float(sum(counts)) / sum(np.size(h.codes) for h in self._histories)
 
@@ -231,7 +231,13 @@ class _History:
         self.frequency = tf.Variable(tf.zeros_like(codes), trainable=False)
         self.mean = tf.Variable(codes, trainable=False)
 
-    def update(self, kernel: RoundedKernelOf, threshold: tf.Tensor, momentum: float) -> None:
+    def update(
+        self,
+        kernel: RoundedKernelOf,
+        held: keras.Variable,
+        threshold: tf.Tensor,
+        momentum: float,
+    ) -> None:
         new, _, _ = kernel.rounded()
         old, others = tf.cast(self.codes, tf.float32), tf.cast(self.others, tf.float32)
         moved = new != old
@@ -239,7 +245,6 @@ class _History:
         frequency = self.frequency + momentum * (tf.cast(swings, tf.float32) - self.frequency)
         mean = self.mean + momentum * (new - self.mean)
         others = tf.where(moved, old, others)
-        held = kernel.rounding.held
         is_new = (held.value == FREE) & (frequency > threshold)
         # The two codes that it swings between need not be neighbouring whole numbers.
         nearest = tf.where(tf.abs(new - mean) <= tf.abs(others - mean), new, others)

@@ -44,9 +44,10 @@ class RoundedKernelOf:
         No gradient moves them, but weight decay and momentum do, and a scale that is computed from
         the kernel would follow.
         """
-        held = self.rounding.held
-        if held is None or self.before or not self.rounding.scheme.quantizer.keeps_levels:
+        found = self.rounding.held
+        if found is None or self.before or not self.rounding.scheme.quantizer.keeps_levels:
             return
+        held = found.codes
         _, _, scale = self.rounded()
         factor = self.rounding.fold_factor(0)
         values = tf.cast(held.value, tf.float32) * scale
