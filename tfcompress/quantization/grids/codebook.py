@@ -15,7 +15,7 @@ from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.gradients import with_gradient_of
 from tfcompress.quantization.grids.requirements import require_bits, require_usual
-from tfcompress.quantization.options import WeightOptions
+from tfcompress.quantization.options import WeightOptions, granularity
 
 _LARGEST = 127
 #: Rounds of Lloyd's algorithm when a model is quantized; it rarely moves after a few.
@@ -79,8 +79,7 @@ class CodebookWeights(WeightQuantizer):
         return 8
 
     def describe(self, options: WeightOptions) -> str:
-        granularity = "per channel" if options.per_channel else "per tensor"
-        return f"{2**options.num_bits} levels in int8 {granularity}, CodebookWeights"
+        return f"{2**options.num_bits} levels in int8 {granularity(options)}, CodebookWeights"
 
 
 def k_means(values: np.ndarray, count: int) -> np.ndarray:
