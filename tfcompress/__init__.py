@@ -28,6 +28,7 @@ from tfcompress.model.inventory import inventory
 from tfcompress.model.kernels import KernelSpec
 from tfcompress.model.macs import count_macs
 from tfcompress.model.registration import register_kernel
+from tfcompress.model.shuffled_batches import ShuffledBatches
 from tfcompress.model.strip import strip
 from tfcompress.model.subclassed import as_functional
 from tfcompress.model.transforms import WeightTransform
@@ -220,6 +221,7 @@ __all__ = [
     "Sensitivity",
     "SharedModels",
     "ShrinkReport",
+    "ShuffledBatches",
     "SimilarityPreserving",
     "TFLiteTeacher",
     "TeacherCache",

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tfcompress.backup import BackupAndRestore
 from tfcompress.distillation.callbacks import DistillationSchedule
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tfcompress.pruning.structure.callbacks import ChannelPruning
 
 __all__ = [
+    "BackupAndRestore",
     "ChannelPruning",
     "Clustering",
     "DistillationSchedule",

@@ -1,10 +1,8 @@
 """Two workers on this machine, each a process, beside one process alone."""
 
+import ast
+import concurrent.futures
 import json
-import pathlib
-import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,71 +11,83 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
+from recipes import distributed
+from tests import fresh
+from tests.distribute import worker
 
-_WORKER = pathlib.Path(__file__).with_name("worker.py")
 
+def on_two_workers(folder, kind):
+    """What both workers print, or the errors that they end with."""
+    ports = distributed._free_ports(2)
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    def run(task):
+        code = "import sys; from tests.distribute import worker; "
+        code += "worker.work(sys.argv[1:3], int(sys.argv[3]), sys.argv[4], sys.argv[5])"
+        try:
+            return ast.literal_eval(fresh.run(code, *ports, task, folder, kind).splitlines()[-1])
+        except AssertionError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(run, (0, 1)))
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workers")
-    ports = free_ports(2)
-    processes = {
-        task: subprocess.Popen(
-            [sys.executable, str(_WORKER), task, *ports, str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for task in ("0", "1", "alone")
-    }
-    found = {}
-    for task, process in processes.items():
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output[-3000:]
-        found[task] = json.loads((folder / f"{task}.json").read_text())
-    return folder, found
+def recipe(tmp_path_factory):
+    """The folder of the recipe on two workers, and what each of them has found."""
+    folder = tmp_path_factory.mktemp("recipe")
+    return folder, on_two_workers(folder, "whole")
 
 
-@pytest.mark.parametrize("kind", ["float", "quantized"])
-def test_workers_hold_the_same_weights_masks_ranges_and_slots(runs, kind):
-    _, found = runs
-    assert found["0"][kind] == found["1"][kind]
-    assert np.mean(found["0"][kind]["zeros"]) == 0.5
-    assert [found[task]["chief"] for task in ("0", "1", "alone")] == [True, False, True]
+def test_pruning_on_two_workers_is_pruning_on_one(tmp_path):
+    first, second = on_two_workers(tmp_path, "float")
+    assert [first.pop("chief"), second.pop("chief")] == [True, False]
+    assert first == second
+    assert np.mean(first["zeros"]) == 0.5
+    alone = worker.train_float()
+    assert alone["chief"]
+    assert first["zeros"] == alone["zeros"]
+    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-5)
+    np.testing.assert_allclose(first["evaluated"], alone["evaluated"], rtol=1e-5)
 
 
-def test_pruning_on_two_workers_is_pruning_on_one(runs):
-    _, found = runs
-    two, one = found["0"]["float"], found["alone"]["float"]
-    assert two["zeros"] == one["zeros"]
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
-    np.testing.assert_allclose(two["evaluated"], one["evaluated"], rtol=1e-5)
+def test_quantized_and_pruned_the_workers_hold_the_same_weights_masks_ranges_and_slots(recipe):
+    _, (first, second) = recipe
+    assert first == second
 
 
-def test_quantized_training_is_equal_up_to_values_that_round_the_other_way(runs):
-    _, found = runs
-    two, one = found["0"]["quantized"], found["alone"]["quantized"]
-    assert two["losses"][0] == pytest.approx(one["losses"][0], rel=0.02)
-    assert two["losses"][-1] < 0.6 * two["losses"][0]
+def test_quantized_training_is_equal_up_to_values_that_round_the_other_way(recipe, tmp_path):
+    _, ((losses, _), _) = recipe
+    alone, _ = worker.train_recipe(tmp_path)
+    # In batch norm each worker sees its half of a batch.
+    assert losses[0] == pytest.approx(alone[0], rel=0.05)
+    assert losses[-1] < 0.6 * losses[0]
 
 
-def test_what_the_chief_saved_is_an_ordinary_model(runs, tmp_path, converter):
-    folder, _ = runs
-    assert not list(folder.glob("1_*.keras"))
-    model = keras.saving.load_model(folder / "0_quantized.keras")
-    assert type(model) is tfc.QuantizedModel
-    report = tfc.export_tflite(model, tmp_path / "m.tflite")
+def test_what_the_chief_saved_is_an_ordinary_model(recipe, converter):
+    folder, _ = recipe
+    assert [path.name for path in folder.iterdir()] == ["model.keras"]
+    report = distributed.export(folder)
     assert report.agreement == 1.0
+    model = keras.saving.load_model(folder / "model.keras")
+    assert type(model) is tfc.QuantizedModel
+    zeros = [np.mean(np.asarray(k.variable) == 0) for k in tfc.Pruner(model, SCHEDULE).kernels]
+    assert min(zeros) > 0.1
+
+
+SCHEDULE = tfc.ConstantSparsity(0.5)
+
+
+def test_a_worker_is_lost_and_both_start_again(recipe, tmp_path):
+    _, whole = recipe
+    first, second = on_two_workers(tmp_path, "killed")
+    assert "It died" in second
+    # The other one gives up by itself: it waits for gradients that do not come.
+    assert isinstance(first, str)
+    assert [path.name for path in (tmp_path / "backup").iterdir()] == ["backup.weights.h5"]
+    again = on_two_workers(tmp_path, "whole")
+    assert [digest for _, digest in again] == [digest for _, digest in whole]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
 def test_other_strategies_and_unbuilt_models_are_refused():

@@ -1,34 +1,17 @@
-"""One of two workers on this machine: trains, prunes and quantizes; run by test_distribute.py.
-
-python worker.py TASK PORT PORT FOLDER        # TASK is 0, 1, or "alone"
-"""
+"""What the workers of test_distribute.py run, each in a process of its own, and one alone."""
 
 import hashlib
-import json
 import os
-import sys
+import pathlib
+import signal
 
-TASK, PORTS, FOLDER = sys.argv[1], sys.argv[2:4], sys.argv[4]
-if TASK != "alone":
-    os.environ["TF_CONFIG"] = json.dumps(
-        {
-            "cluster": {"worker": [f"127.0.0.1:{port}" for port in PORTS]},
-            "task": {"type": "worker", "index": int(TASK)},
-        }
-    )
-    import tensorflow as tf
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
 
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-else:
-    import tensorflow as tf
-
-    strategy = tf.distribute.get_strategy()
-
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from keras import layers  # noqa: E402
-
-import tfcompress as tfc  # noqa: E402
+import tfcompress as tfc
+from recipes import distributed
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 Y = (X @ np.random.default_rng(1).normal(size=(6, 2))).astype("float32")
@@ -41,26 +24,27 @@ def batches():
     return data.with_options(options)
 
 
-def train(is_quantized):
+def train_float():
+    """A float model, pruned, with `evaluate`."""
+    is_alone = "TF_CONFIG" not in os.environ
+    strategy = tf.distribute.get_strategy()
+    if not is_alone:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = keras.Sequential(
             [keras.Input((6,)), layers.Dense(16, "relu", name="a"), layers.Dense(2, name="b")]
         )
-        if is_quantized:
-            model = tfc.quantize(model, calibration_data=X)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", metrics=["mae"])
-    if TASK != "alone":
+    if not is_alone:
         # Twice is as good as once.
         tfc.distribute.across_workers(tfc.distribute.across_workers(model))
     pruning = tfc.callbacks.Pruning(tfc.ConstantSparsity(0.5, begin_step=2), layers="a", verbose=0)
     data = batches()
     history = model.fit(data, epochs=3, callbacks=[pruning], shuffle=False, verbose=0).history
     state = [np.asarray(v) for v in (*model.weights, *model.optimizer.variables)]
-    name = "quantized" if is_quantized else "float"
-    if tfc.distribute.is_chief():
-        model.save(os.path.join(FOLDER, f"{TASK}_{name}.keras"))
     return {
+        "chief": tfc.distribute.is_chief(),
         "losses": history["loss"],
         "evaluated": model.evaluate(data, verbose=0),
         "digest": hashlib.sha256(b"".join(value.tobytes() for value in state)).hexdigest(),
@@ -68,15 +52,29 @@ def train(is_quantized):
     }
 
 
-def main():
-    found = {
-        "chief": tfc.distribute.is_chief(),
-        "float": train(is_quantized=False),
-        "quantized": train(is_quantized=True),
-    }
-    with open(os.path.join(FOLDER, f"{TASK}.json"), "w") as file:
-        json.dump(found, file)
+class Kill(keras.callbacks.Callback):
+    """Ends the process at a step without a chance to tidy up."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    main()
+def train_recipe(folder, killed_at=None):
+    """The recipe on a part of its data: two epochs of eight steps; a backup at every tenth."""
+    callbacks = [] if killed_at is None else [Kill(killed_at)]
+    folder = pathlib.Path(folder)
+    return distributed.train(folder, 2, sparsity=0.5, samples=512, callbacks=callbacks)
+
+
+def work(ports, task, folder, kind):
+    """One worker of a cluster: prints what it has found, for `ast.literal_eval`."""
+    os.environ["TF_CONFIG"] = distributed.cluster(ports, task)
+    if kind == "float":
+        print(train_float())
+    else:
+        print(train_recipe(folder, 13 if (kind, task) == ("killed", 1) else None))

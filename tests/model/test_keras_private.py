@@ -109,3 +109,13 @@ def test_variables_are_added_to_a_layer_that_is_built():
     assert any(variable is added for variable in layer.weights)
     with np.testing.assert_raises(ValueError):
         layer.add_weight(name="late", shape=())
+
+
+def test_the_epoch_that_fit_begins_with():
+    sequential = model()
+    sequential.compile("sgd", "mse")
+    keras_private.set_initial_epoch(sequential, 2)
+    x, y = np.ones((2, 4)), np.ones((2, 2))
+    assert sequential.fit(x, y, epochs=3, verbose=0).epoch == [2]
+    keras_private.set_initial_epoch(sequential, None)
+    assert sequential.fit(x, y, verbose=0).epoch == [0]

@@ -107,3 +107,10 @@ def build_without_batch(model: keras.Model) -> None:
     if not callable(getattr(model, "_maybe_symbolic_build", None)):
         raise AttributeError("keras.Model._maybe_symbolic_build has moved")
     model._maybe_symbolic_build = build
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Makes `fit` begin with this epoch; `None`: with what it is given."""
+    if not hasattr(model, "_initial_epoch"):
+        raise AttributeError("keras.Model._initial_epoch has moved")
+    model._initial_epoch = epoch

@@ -27,7 +27,7 @@ class PrebuiltTrainingVariables:
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is not None and not force:
             return self.train_function
-        check_replicas(self)  # type: ignore[arg-type]
+        check_replicas(self)
         super().make_train_function(force)  # type: ignore[misc]
         traced: Any = self.train_function
 

@@ -183,6 +183,9 @@ class Pruning(keras.callbacks.Callback):
         if self.pruner is None:
             return
         step = self.pruner.clock()
+        if not self.pruner.begun and self.pruner.state.restored is not None:
+            # Interrupted after the last epoch: no step is left to begin with.
+            self.pruner.begin(step)
         if self.pruner.begun:
             self.pruner.update(step)
         self.pruner.finish()
