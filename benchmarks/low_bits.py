@@ -3,9 +3,13 @@
     python -m benchmarks.low_bits --part=accuracy --data_dir=~/data --resnet8=resnet8.keras
     python -m benchmarks.low_bits --part=accuracy --only="W2A8 LSQ,W2A8 DoReFa" --seeds=0,1,2
 
-| part       | what its rows show                                                          |
-|------------|-----------------------------------------------------------------------------|
-| `accuracy` | ResNet-8 on CIFAR-10, trained on from one float model, by method and bits   |
+| part        | what its rows show                                                         |
+|-------------|----------------------------------------------------------------------------|
+| `accuracy`  | ResNet-8 on CIFAR-10, trained on from one float model, by method and bits  |
+| `mnist`     | the dense nets of BNN-PYNQ with weights of 1 and 2 bits                    |
+| `files`     | bytes, agreement, accuracy and time of files of 8, 4 and 2 bits            |
+| `gradients` | LeNet-5 trained with gradients of 8, 6 and 4 bits                          |
+| `steps`     | what a training step costs with each quantizer, beside min-max             |
 
 Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
 benchmark skips what is there. An epoch of `accuracy` takes about two minutes of a core.
@@ -19,16 +23,21 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import keras
 from absl import app, flags
 
-from benchmarks.low_bits_parts import accuracy
+from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, steps
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
 from recipes.results import Results
 
 _KEY = ("part", "row", "seed", "epochs")
 RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
-PARTS = {"accuracy": accuracy.PART}
+PARTS = {
+    "accuracy": accuracy.PART,
+    "mnist": mnist.PART,
+    "files": files.PART,
+    "gradients": gradients.PART,
+    "steps": steps.PART,
+}
 
 _PART = flags.DEFINE_enum("part", "accuracy", list(PARTS), "Which table.")
 _ONLY = flags.DEFINE_list("only", [], "Names of rows; all of the part by default.")
@@ -75,7 +84,6 @@ def main(argv: Sequence[str]) -> None:
                 command += f' --only="{name}" --seeds={seed}'
                 results.add(**key, **figures, commit=origin, command=command)
                 print(key, figures, flush=True)
-                keras.backend.clear_session()
 
 
 if __name__ == "__main__":
