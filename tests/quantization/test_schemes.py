@@ -1,9 +1,11 @@
 """Schemes: what may be asked for, and configurations of them."""
 
 import dataclasses
+import re
 
 import pytest
 
+import tfcompress as tfc
 from tfcompress.quantization.observers import LeastSquares, MinMax, Percentile
 from tfcompress.quantization.schemes import (
     PRESETS,
@@ -72,3 +74,21 @@ def test_config(scheme):
     assert set(config) == {f.name for f in dataclasses.fields(scheme)}
     assert scheme_from_config(type(scheme), config) == scheme
     assert scheme_from_config(type(scheme), scheme) is scheme
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("float16", 'weights="float16"'),
+        ("fp16", 'weights="float16"'),
+        ("dynamic", 'weights="dynamic"'),
+        ("int16x8", "16-bit activations"),
+        ("float32", "allow_float=True"),
+        ("W4A8", "'w4a8'"),
+        ("int_8", "'int8'"),
+        ("w5a7", "WeightScheme"),
+    ],
+)
+def test_a_name_that_is_no_preset_says_what_to_do(name, hint):
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        tfc.QuantizationConfig(name)

@@ -8,6 +8,9 @@ from typing import Any
 
 from tfcompress.export.bundle.preprocessing import check_preprocessing
 
+#: How a float file may hold its weights, other than as float32.
+FLOAT_WEIGHTS = ("float16", "dynamic")
+
 
 @dataclasses.dataclass(frozen=True)
 class FileOptions:
@@ -18,12 +21,30 @@ class FileOptions:
         float_io: Whether inputs and outputs are float.
         sparse_encoding: Whether zero weights are left out of the file.
         compare_float: Whether the float model is converted too, for its size.
+        weights: How a float file holds its weights; `None` as float32.
+        pointwise_as_dense: Whether pointwise convolutions of few bits are dense layers in the file.
     """
 
     allow_float: bool = False
     float_io: bool = False
     sparse_encoding: bool = False
     compare_float: bool = False
+    weights: str | None = None
+    pointwise_as_dense: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            return
+        if self.weights not in FLOAT_WEIGHTS:
+            raise ValueError(
+                f"Expected weights in {FLOAT_WEIGHTS}, for a float file, or None. Received: "
+                f"weights={self.weights!r}. Other numbers of bits are what tfcompress.quantize "
+                "(model, config) is given."
+            )
+        if self.sparse_encoding:
+            raise ValueError(
+                f"Expected either weights={self.weights!r} or sparse_encoding=True. Received both."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

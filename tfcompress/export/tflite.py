@@ -34,6 +34,8 @@ def export_tflite(
     allow_float: bool = False,
     float_io: bool = False,
     sparse_encoding: bool = False,
+    pointwise_as_dense: bool = False,
+    weights: str | None = None,
     compare_float: bool = False,
     golden_data: Any = None,
     labels: Sequence[str] | None = None,
@@ -76,6 +78,15 @@ def export_tflite(
             file, and in int8 the blocks of 16 along the input of dense layers. It makes the file
             itself smaller; where files are compressed anyway, as in an APK, it gains nothing.
             On phones the sparse layers of an int8 file do not run under XNNPACK.
+        pointwise_as_dense: Store the kernels of pointwise convolutions in 4 or 2 bits, where they
+            have so few: such a convolution is then a FULLY_CONNECTED in the file, and computes the
+            same codes. XNNPACK runs no convolution with such kernels. It saves bytes and costs
+            time: several times that of an int8 convolution on CPUs with int8 matrix products. Those
+            with strides, and those with an odd number of input channels, stay in int8.
+        weights: A float file instead, for a float model: `"float16"` stores weights in half the
+            bytes, and XNNPACK computes in float32; `"dynamic"` stores large kernels in int8, and
+            the runtime rounds activations to int8 by the range of each call. Nothing is trained for
+            that: calibration data is only what file and model are compared on.
         compare_float: Convert the float model too, so that the report can compare sizes. It
             doubles the time of a conversion.
         golden_data: Samples for the golden pairs; synthetic by default.
@@ -100,7 +111,14 @@ def export_tflite(
         UserWarning: Fewer than 90 % of the output steps are equal and no `min_agreement` is given.
     """
     path = checked_path(path)
-    file_options = FileOptions(allow_float, float_io, sparse_encoding, compare_float)
+    file_options = FileOptions(
+        allow_float or weights is not None,
+        float_io,
+        sparse_encoding,
+        compare_float,
+        weights,
+        pointwise_as_dense,
+    )
     verify_options = VerifyOptions(min_agreement, verify_samples)
     bundle = BundleOptions(golden_data, labels, preprocessing)
     signatures = prepare(
@@ -110,6 +128,7 @@ def export_tflite(
         input_shapes,
         float_model=float_model,
         allow_float=allow_float,
+        weights=weights,
         verify=verify_options,
     )
     if labels is not None:
@@ -120,7 +139,9 @@ def export_tflite(
         # Its float file and the constants of its functions are several times the model.
         converted = dataclasses.replace(converted, data=b"", lowered={})
         verified = verify(signatures, written.data, converter, file_options)
-    check_agreement(verified.parity, verify_options)
+    if weights != "dynamic" or min_agreement is not None:
+        # The runtime's own rounding of activations is in no Keras model.
+        check_agreement(verified.parity, verify_options)
     report = make_report(path, signatures, converted, written, verified)
     beside = describe(path, signatures, verified, report, bundle)
     write_files(path, beside, written.data)

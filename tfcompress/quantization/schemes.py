@@ -6,6 +6,7 @@ The maths is in the quantizers of `fake_quant`; the range estimators are in `obs
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Any, TypeVar
 
 import keras
@@ -114,13 +115,38 @@ class Scheme:
 #: Schemes by name.
 PRESETS: dict[str, Scheme] = {
     "int8": Scheme(),
+    "w8a8": Scheme(),
     "int4": Scheme(weights=WeightScheme(num_bits=4)),
     "w4a8": Scheme(weights=WeightScheme(num_bits=4)),
     "w4a4": Scheme(WeightScheme(num_bits=4), ActivationScheme(num_bits=4)),
     "lsq-w4a8": Scheme(WeightScheme(4, quantizer=LSQ()), ActivationScheme(quantizer=LSQPlus())),
+    "int2": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
     "w2a8": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
     "ternary": Scheme(weights=WeightScheme(2, quantizer=TernaryWeights())),
     "binary": Scheme(weights=WeightScheme(2, quantizer=BinaryWeights())),
+}
+
+_FLOAT_FILE = (
+    "That is a file of a float model, which nothing is trained for: export_tflite(model, path, "
+    'weights="{}").'
+)
+#: Names that people look for under `quantize` → what to do instead.
+_ELSEWHERE = {
+    **dict.fromkeys(("float16", "fp16", "half"), _FLOAT_FILE.format("float16")),
+    **dict.fromkeys(
+        ("dynamic", "dynamic_range", "w8a32", "dynamic_wi8_afp32"), _FLOAT_FILE.format("dynamic")
+    ),
+    **dict.fromkeys(
+        ("float32", "float", "none"),
+        "A layer stays in float with the scheme None; export_tflite(model, path, allow_float=True) "
+        "writes a model in float.",
+    ),
+    **dict.fromkeys(
+        ("int16x8", "w8a16", "int16"),
+        "tfcompress has no 16-bit activations: LiteRT runs them outside XNNPACK, some 200 times "
+        "slower than int8. Leave layers that need more than 8 bits in float (None).",
+    ),
+    "uint8": 'LiteRT\'s codes are int8: "int8". An app may feed uint8 pixels to a Rescaling.',
 }
 
 
@@ -136,7 +162,14 @@ def resolve(scheme: Scheme | str | None) -> Scheme | None:
     if isinstance(scheme, str):
         if scheme in PRESETS:
             return PRESETS[scheme]
-        raise ValueError(f"Expected one of {sorted(PRESETS)} or a Scheme. Received: {scheme!r}.")
+        hint = _ELSEWHERE.get(scheme.lower(), "")
+        if not hint:
+            near = difflib.get_close_matches(scheme.lower().replace("_", "-"), PRESETS, 1)
+            own = "Scheme(WeightScheme(num_bits, quantizer=…), ActivationScheme(num_bits))"
+            hint = f"Did you mean {near[0]!r}?" if near else f"Others are made by {own}."
+        raise ValueError(
+            f"Expected one of {sorted(PRESETS)} or a Scheme. Received: {scheme!r}. {hint}"
+        )
     raise TypeError(f"Expected a Scheme, its name or None. Received: {scheme!r}.")
 
 

@@ -57,12 +57,19 @@ class Converter:
             self._worker, self._jobs = WorkerProcess(worker.__file__), 0
         return self._worker
 
-    def convert(self, signatures: Mapping[str, Lowered], *, sparse: bool = False) -> bytes:
+    def convert(
+        self,
+        signatures: Mapping[str, Lowered],
+        *,
+        sparse: bool = False,
+        weights: str | None = None,
+    ) -> bytes:
         """Converts one model of one or several signatures, without any optimization.
 
         Args:
             signatures: Signature key → lowered model.
             sparse: Leave the zeros of a float file's weights out.
+            weights: `"float16"` or `"dynamic"`: how the converter stores a float file's weights.
 
         Raises:
             ConversionError: With the converter's own message, or the signal that ended it; or the
@@ -78,6 +85,7 @@ class Converter:
                 "signatures": list(signatures),
                 "output": str(output),
                 "sparse": sparse,
+                "weights": weights,
             }
             keys = ", ".join(signatures)
             try:

@@ -3,9 +3,9 @@
 Run as a script, it imports TensorFlow and LiteRT and nothing of tfcompress. A conversion can leak
 memory, and converter and runtime can crash; here that ends a process and not the user's session.
 
-A job is a JSON object with a number. {"saved_model", "signatures", "output", "sparse"} converts a
-SavedModel; {"load"} loads a `.tflite`. The answer is one line with the same number, {"ok": true} or
-{"error": text}.
+A job is a JSON object with a number. {"saved_model", "signatures", "output", "sparse", "weights"}
+converts a SavedModel; {"load"} loads a `.tflite`. The answer is one line with the same number,
+{"ok": true} or {"error": text}.
 """
 
 import os
@@ -38,6 +38,11 @@ def convert(job: dict) -> bytes:
     )
     if job["sparse"]:
         converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    if job["weights"]:
+        # Without ranges of activations this stores weights in int8, per channel.
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job["weights"] == "float16":
+        converter.target_spec.supported_types = [tf.float16]
     return converter.convert()
 
 

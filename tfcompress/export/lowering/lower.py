@@ -20,6 +20,7 @@ from keras import tree
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, Table
 from tfcompress.export.lowering.bake import BakedKernel, bake
 from tfcompress.export.lowering.marks import Marks, is_constant
+from tfcompress.export.lowering.pointwise import as_dense, packs_as_dense
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.kernels import has_bias
@@ -57,12 +58,15 @@ class Lowered:
     float_inputs: list[str] = dataclasses.field(default_factory=list)
 
 
-def lower(model: keras.Model, output_names: list[str]) -> Lowered:
+def lower(
+    model: keras.Model, output_names: list[str], *, pointwise_as_dense: bool = False
+) -> Lowered:
     """Lowers a quantized (or plain float) functional model.
 
     Args:
         model: The model.
         output_names: A name for every flat output.
+        pointwise_as_dense: Whether pointwise convolutions of few bits become FULLY_CONNECTED.
 
     Raises:
         ValueError: An input with an unknown dimension other than the batch.
@@ -78,7 +82,7 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
             )
         shape = (1, *value.shape[1:])
         specs.append(tf.TensorSpec(shape, value.spec.dtype, name=value.spec.name))
-    walker = _Lowering(graph)
+    walker = _Lowering(graph, pointwise_as_dense)
 
     def function(*inputs):
         feed = dict(zip(graph.flat_inputs, inputs, strict=True))
@@ -105,8 +109,9 @@ def lower(model: keras.Model, output_names: list[str]) -> Lowered:
 class _Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, pointwise_as_dense: bool):
         self.graph = graph
+        self._pointwise_as_dense = pointwise_as_dense
         self._int8 = int8_calls(graph)
         self.marks = Marks()
         # Everything that is read from variables is read now, before a graph is traced.
@@ -187,6 +192,9 @@ class _Lowering:
             if self._is_table(node):
                 # One operator that the converter leaves as it is marks the place of the table.
                 return tf.nn.elu(args[0])
+            baked = self._baked.get(node) if self._pointwise_as_dense else None
+            if baked is not None and packs_as_dense(operation, baked):
+                return as_dense(operation, args[0], *self._constants[node])
             form = operator_of(operation).lower
             if form is not None and node.inputs and is_int8:
                 result = form(self._described(node), args[0])

@@ -45,13 +45,17 @@ def convert(
         ConversionError: The converter refused the model or crashed.
     """
     converter.start()
-    lowered = {s.key: lower(s.model, s.output_names) for s in signatures}
+    as_dense = options.pointwise_as_dense
+    lowered = {
+        s.key: lower(s.model, s.output_names, pointwise_as_dense=as_dense) for s in signatures
+    }
     is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     is_sparse = options.sparse_encoding and not is_quantized
-    data = converter.convert(lowered, sparse=is_sparse)
-    # A float file is its own float size; a sparse one is compared with a dense one.
-    float_data = None if is_quantized or is_sparse else data
-    if is_sparse or (options.compare_float and is_quantized):
+    data = converter.convert(lowered, sparse=is_sparse, weights=options.weights)
+    # A float file is its own float size; a smaller one is compared with a plain one.
+    is_smaller = is_sparse or options.weights is not None
+    float_data = None if is_quantized or is_smaller else data
+    if is_smaller or (options.compare_float and is_quantized):
         plain = {s.key: lower(strip(s.model), s.output_names) for s in signatures}
         float_data = converter.convert(plain)
     return Converted(data, lowered, is_quantized, float_data)

@@ -92,6 +92,7 @@ def prepare(
     *,
     float_model: keras.Model | Mapping[str, keras.Model] | None = None,
     allow_float: bool,
+    weights: str | None = None,
     verify: VerifyOptions,
 ) -> tuple[Signature, ...]:
     """Calibrates what needs it and chooses the samples, for every signature.
@@ -100,7 +101,15 @@ def prepare(
         ValueError: No signature, data for a signature that is not there, a scheme or numbers that
             no file can hold, or a float model without calibration data.
     """
+    if weights is not None:
+        _check_float(model, weights)
     if input_shapes is not None:
+        if weights is not None and calibration_data is not None:
+            raise ValueError(
+                f"Expected no calibration_data with weights={weights!r} and input_shapes, which "
+                "needs none. Received both."
+            )
+        allow_float = allow_float or weights is not None
         return _at_shapes(model, calibration_data, verify_data, input_shapes, allow_float, verify)
     if isinstance(model, Mapping):
         models, calibration, to_verify = model, calibration_data or {}, verify_data or {}
@@ -117,7 +126,8 @@ def prepare(
     _check_keys("float_model", float_models, models)
     signatures = []
     for key, given in models.items():
-        ready = _ready(given, calibration.get(key), allow_float)
+        is_float = weights is not None
+        ready = _ready(given, None if is_float else calibration.get(key), is_float or allow_float)
         check_numbers(ready)
         samples = _samples(ready, given, to_verify.get(key), calibration.get(key), verify)
         float_model = float_models.get(key)
@@ -132,6 +142,17 @@ def prepare(
             signature = dataclasses.replace(signature, float_model=float_model)
         signatures.append(signature)
     return tuple(signatures)
+
+
+def _check_float(model: keras.Model | Mapping[str, keras.Model], weights: str) -> None:
+    """Refuses `weights` for a quantized model, whose weights have a type already."""
+    for each in model.values() if isinstance(model, Mapping) else (model,):
+        if any(isinstance(layer, FakeQuantize) for layer in getattr(each, "layers", ())):
+            raise ValueError(
+                f"Expected a float model with weights={weights!r}. Received: the quantized "
+                f"{each.name!r}. Pass the float model, or tfcompress.strip(model), which is the "
+                "quantized one in float."
+            )
 
 
 def _at_shapes(

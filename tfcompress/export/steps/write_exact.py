@@ -6,7 +6,12 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
-from tfcompress.export.flatbuffer.kernel_rows import float_kernels, is_found_again, layer_report
+from tfcompress.export.flatbuffer.kernel_rows import (
+    float_kernels,
+    is_found_again,
+    layer_report,
+    stored_types,
+)
 from tfcompress.export.flatbuffer.plan_check import check_plan
 from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
@@ -60,6 +65,8 @@ def write_exact(
         data = quantize_file(data, planned, float_io=options.float_io, allow_float=allow_float)
         verified = check_plan(data, planned, allow_float=allow_float)
     stored = dict(verified)
+    if options.weights is not None:
+        stored = stored_types(data, floats)
     layers = (
         *(layer_report(kernel, stored) for kernel in kernels),
         *(layer_report(kernel, stored) for kernel in floats),
