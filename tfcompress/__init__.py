@@ -106,6 +106,8 @@ from tfcompress.version import __version__
 if TYPE_CHECKING:
     from tfcompress.analysis.compare import CompareReport, compare
     from tfcompress.analysis.control import AccuracyControl, accuracy_control
+    from tfcompress.analysis.debug import QuantizationDebug, debug_quantization
+    from tfcompress.analysis.explain import DifferenceReport, explain_difference
     from tfcompress.analysis.sensitivity import sensitivity
     from tfcompress.analysis.table import Sensitivity
     from tfcompress.export import (
@@ -133,6 +135,8 @@ if TYPE_CHECKING:
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
     "tfcompress.analysis.compare": ("CompareReport", "compare"),
+    "tfcompress.analysis.debug": ("QuantizationDebug", "debug_quantization"),
+    "tfcompress.analysis.explain": ("DifferenceReport", "explain_difference"),
     "tfcompress.analysis.control": ("AccuracyControl", "accuracy_control"),
     "tfcompress.analysis.sensitivity": ("sensitivity",),
     "tfcompress.analysis.table": ("Sensitivity",),
@@ -177,6 +181,7 @@ __all__ = [
     "CosineSchedule",
     "Criterion",
     "Dependencies",
+    "DifferenceReport",
     "DistillationLoss",
     "Distiller",
     "DoReFaActivations",
@@ -209,6 +214,7 @@ __all__ = [
     "PruningReport",
     "PruningSchedule",
     "QuantizationConfig",
+    "QuantizationDebug",
     "QuantizedGradients",
     "QuantizedModel",
     "RelationalAngle",
@@ -246,7 +252,9 @@ __all__ = [
     "compare_models",
     "count_macs",
     "dampening_loss",
+    "debug_quantization",
     "distribute",
+    "explain_difference",
     "export_tflite",
     "factorize",
     "inspect_tflite",

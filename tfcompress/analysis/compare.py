@@ -183,7 +183,7 @@ def compare(
         for name, model in models.items():
             subjects.append(subject(name, model))
             progress.advance()
-        x, labels = _arrays(data, len(subjects[0].input_names))
+        x, labels = sample_arrays(data, len(subjects[0].input_names))
         outputs = {}
         for each in subjects:
             outputs[each.name] = _output(each, each.line_up(x), output)
@@ -258,7 +258,7 @@ def _metric_cells(scores: Scores | None) -> dict[str, str]:
     return cells | {name: f"{value:.4f}" for name, value in scores.metrics.items()}
 
 
-def _arrays(data: Any, num_inputs: int) -> tuple[Any, np.ndarray | None]:
+def sample_arrays(data: Any, num_inputs: int) -> tuple[Any, np.ndarray | None]:
     """All samples as arrays, and their labels."""
     x, labels = split_labels(data, num_inputs)
     if hasattr(x, "shape"):

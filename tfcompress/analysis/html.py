@@ -35,6 +35,9 @@ svg .grid{stroke:#8883}svg .axis{stroke:#888}
  grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}
 .legend span{margin-right:1.2em;white-space:nowrap}
 .legend i{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border-radius:2px}
+.gallery{display:flex;flex-wrap:wrap;gap:14px}
+figure{margin:0;width:128px}figure img{width:128px;image-rendering:pixelated}
+figcaption{font-size:.82em;overflow-wrap:anywhere}
 footer{margin-top:2em;font-size:.85em;opacity:.75}
 """
 # Weights of more layers make a page that nobody reads.

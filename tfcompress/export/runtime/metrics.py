@@ -115,7 +115,7 @@ def score(
         found = _regression(labels, outputs)
         predicted = outputs
     else:
-        probabilities = _probabilities(outputs, task)
+        probabilities = class_probabilities(outputs, task)
         predicted = probabilities.argmax(-1)
         found = _classification(task, labels, probabilities, class_names)
     if not metrics:
@@ -162,7 +162,7 @@ def _is_one_hot(labels: np.ndarray) -> bool:
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(-1) == 1).all())
 
 
-def _probabilities(outputs: np.ndarray, task: str) -> np.ndarray:
+def class_probabilities(outputs: np.ndarray, task: str) -> np.ndarray:
     """Rows of class probabilities: the outputs where they are such, else their softmax."""
     if task == "binary":
         x = outputs.ravel()

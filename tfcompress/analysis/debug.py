@@ -1,0 +1,224 @@
+"""`debug_quantization`: which layers lose most to rounding, why, and what helps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.analysis import svg
+from tfcompress.analysis.html import page, save_page
+from tfcompress.analysis.layer_errors import (
+    LayerError,
+    float_outputs,
+    layer_in_float,
+    measure,
+    output_snr,
+    quantizers_of,
+    with_range,
+)
+from tfcompress.model import inference
+from tfcompress.model.graph import Graph
+from tfcompress.model.labelled import split_labels
+from tfcompress.model.progress import Progress
+from tfcompress.model.rewrite import as_float32
+from tfcompress.model.tables import Printable, html_of, render_table
+from tfcompress.quantization.calibration.ranges import calibration_batches
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.observers import LeastSquares
+
+# A remedy that gains less is none.
+_GAIN_DB = 0.1
+# Share of values outside a range, and of codes in use, that are called a fault.
+_SATURATED, _FEW_CODES = 1e-3, 0.25
+# Numbers that a batch holds at a time while the model runs twice.
+_HELD_VALUES = 8 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """What was tried on one layer, and what it gave.
+
+    Attributes:
+        layer: The layer.
+        what: What to do.
+        snr_db: SNR of the model's outputs with it, on the data.
+        gain_db: How much that is more than without.
+    """
+
+    layer: str
+    what: str
+    snr_db: float
+    gain_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationDebug(Printable):
+    """What `debug_quantization` found. Print it, or `save_html` it. Iterating gives its layers.
+
+    Attributes:
+        model: Name of the model.
+        layers: Every rounded tensor: first those with a remedy, by gain, then by the noise of
+            rounding them.
+        output_snr_db: SNR of the model's outputs against those of the same model in float.
+        remedies: What helped, largest gain first.
+        samples: How many samples were run.
+    """
+
+    model: str
+    layers: tuple[LayerError, ...]
+    output_snr_db: float
+    remedies: tuple[Remedy, ...]
+    samples: int
+
+    def __iter__(self) -> Any:
+        return iter(self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return dataclasses.asdict(self)
+
+    def save_html(self, path: str | os.PathLike) -> pathlib.Path:
+        """Writes one page with tables and plots, which needs no other file."""
+        in_order = sorted(self.layers, key=lambda e: e.quantizer)
+        rows = [(e.name, [e.snr_db, e.own_snr_db, e.weight_snr_db]) for e in self.layers]
+        names = ["tensor, all roundings", "tensor, rounded here alone", "kernel"]
+        used = [(e.name, [100 * e.codes / e.num_codes]) for e in in_order]
+        clipped = [(e.name, [100 * e.saturated]) for e in in_order if e.saturated > 0]
+        sections = [
+            ("", html_of(self)),
+            ("Signal-to-noise ratio by layer", svg.bars(rows, names, "dB", highest=70)),
+            ("Codes in use", svg.bars(used, ["codes"], "% of the codes", highest=100)),
+            ("Values outside the range", svg.bars(clipped, ["outside"], "%") if clipped else ""),
+        ]
+        return save_page(path, page(f"Quantization of {self.model}", sections))
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                e.name,
+                e.kernel,
+                *(_db(v) for v in (e.snr_db, e.own_snr_db, e.weight_snr_db)),
+                f"{e.saturated:.2%}",
+                f"{e.codes} of {e.num_codes}",
+                f"{e.low:.4g} … {e.high:.4g}",
+                f"{e.smallest:.4g} … {e.largest:.4g}",
+                f"{e.dead_channels} of {e.channels}" if e.dead_channels else "",
+            )
+            for e in self.layers
+        ]
+        columns = ["tensor of", "kernel of", "SNR in dB", "rounded here alone", "kernel's SNR"]
+        columns += ["outside", "codes", "range", "values", "dead channels"]
+        text = render_table(f"Rounding in {self.model}, worst first", columns, rows, width=180)
+        text += f"Outputs: {_db(self.output_snr_db)} dB on {self.samples} samples.\n\n"
+        if not self.remedies:
+            return text + "No remedy that was tried gains a tenth of a dB.\n"
+        found = [(r.layer, r.what, _db(r.snr_db), f"{r.gain_db:+.2f}") for r in self.remedies]
+        heads = ("layer", "remedy", "outputs in dB with it", "gain")
+        return text + render_table("What helps, measured one at a time", heads, found, width=180)
+
+
+def _db(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "∞" if math.isinf(value) else f"{value:.1f}"
+
+
+def debug_quantization(
+    model: keras.Model, data: Any, *, most_layers: int = 8, verbose: int = 1
+) -> QuantizationDebug:
+    """Finds the layers that lose most to rounding, and what helps.
+
+    The model is run twice, rounded and in float, and every rounded tensor is compared. For the
+    worst layers remedies are applied, one at a time, and the outputs are measured with each:
+    another range, or the layer in float. The model is left as it was.
+
+    Args:
+        model: A quantized model with known ranges.
+        data: Samples, as for `quantize`; labels in them are not read. 32 to 256 are enough.
+        most_layers: For how many of the worst layers remedies are tried.
+        verbose: 0 shows no progress.
+
+    Returns:
+        The layers, worst first. Print it.
+
+    Raises:
+        ValueError: A model that is not quantized or has no ranges; data that do not fit.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")])
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> int8 = tfc.quantize(model, calibration_data=x)
+        >>> found = tfc.debug_quantization(int8, x, verbose=0)
+        >>> found.output_snr_db > 30
+        True
+    """
+    ready = as_float32(model)
+    quantizers = {q.name: q for q in quantizers_of(ready)}
+    if not quantizers:
+        raise ValueError(
+            f"Expected a quantized model with known ranges. Received: {model.name!r}, which has no "
+            "quantizer with one. Pass what tfc.quantize(model, calibration_data=...) gives."
+        )
+    x, _ = split_labels(data, len(ready.inputs))
+    most = max(1, _HELD_VALUES // inference.most_values(Graph.from_model(ready)))
+    batches = [
+        part for batch in calibration_batches(ready, x) for part in inference.split(batch, most)
+    ]
+    errors, snr, values = measure(ready, batches)
+    worst = sorted(errors, key=lambda e: min(e.own_snr_db, e.weight_snr_db or math.inf))
+    floats = float_outputs(ready, batches)
+    remedies: list[Remedy] = []
+    tried = worst[:most_layers]
+    with Progress("debug_quantization" if verbose else "", len(tried)) as progress:
+        for error in tried:
+            best = _best_remedy(ready, quantizers[error.quantizer], error, batches, floats, snr,
+                                values.get(error.quantizer))  # fmt: skip
+            remedies += [best] if best is not None else []
+            if verbose:
+                progress.advance()
+    remedies.sort(key=lambda r: -r.gain_db)
+    gains = {r.layer: r.gain_db for r in remedies}
+    ordered = sorted(worst, key=lambda e: -gains.get(e.name, 0.0))
+    samples = sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
+    return QuantizationDebug(model.name, tuple(ordered), snr, tuple(remedies), samples)
+
+
+def _best_remedy(
+    model: keras.Model,
+    quantizer: FakeQuantize,
+    error: LayerError,
+    batches: Sequence[Any],
+    floats: Sequence[Sequence[np.ndarray]],
+    snr: float,
+    values: np.ndarray | None,
+) -> Remedy | None:
+    """The cheapest remedy that gains: a range before float."""
+    tries: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
+    if quantizer.fixed_range is None and values is not None:
+        if error.saturated > _SATURATED:
+            low, high = error.smallest, error.largest
+            text = f"a range of all values: calibrate with tfc.MinMax(), {low:.4g} … {high:.4g}"
+            tries.append((text, lambda: with_range(quantizer, low, high)))
+        elif error.codes < _FEW_CODES * error.num_codes or error.own_snr_db < 35:
+            levels = error.num_codes - 1
+            found = LeastSquares().estimate(values, levels, quantizer.scheme.symmetric)
+            text = f"a range of least squared error: tfc.LeastSquares(), {found[0]:.4g} … "
+            text += f"{found[1]:.4g}"
+            tries.append((text, lambda: with_range(quantizer, *found)))
+    layer = error.kernel or error.name
+    text = f"{{{layer!r}: None}} in the configuration, which keeps it in float"
+    tries.append((text, lambda: layer_in_float(model, quantizer)))
+    for what, applied in tries:
+        with applied():
+            after = output_snr(model, batches, floats)
+        if after - snr > _GAIN_DB:
+            return Remedy(error.name, what, after, after - snr)
+    return None
