@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from tfcompress.export.flatbuffer.unpack import unpack
 _KERNEL_OPS = ("CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FileKernel:
     """One kernel.
 
@@ -50,4 +51,24 @@ def kernels(data: bytes) -> list[FileKernel]:
             zeros = np.reshape(np.asarray(tensor.zero_points or (0,), np.float32), shape)
             values = (values - zeros) * scales
         found.append(FileKernel(op.layer.rsplit("/", 1)[-1] or op.name, values))
+    return found
+
+
+def matching(wanted: Sequence[FileKernel], others: Sequence[FileKernel]) -> list[FileKernel | None]:
+    """The kernel of another file for each, by name and size, else by size in running order."""
+    left, found = list(others), []
+    names = {(k.name, k.values.size) for k in others}
+    for own in wanted:
+        is_named = (own.name, own.values.size) in names
+        match = next(
+            (
+                k
+                for k in left
+                if k.values.size == own.values.size and (k.name == own.name or not is_named)
+            ),
+            None,
+        )
+        if match is not None:
+            left.remove(match)
+        found.append(match)
     return found

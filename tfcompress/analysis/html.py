@@ -6,12 +6,11 @@ import html
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from tfcompress.analysis import svg
-from tfcompress.analysis.file_weights import kernels
+from tfcompress.analysis.file_weights import kernels, matching
 from tfcompress.analysis.records import ModelFigures
 from tfcompress.files.writing import write_together
 from tfcompress.version import __version__
@@ -149,10 +148,11 @@ def _weights(files: Mapping[str, bytes]) -> str:
     if not found:
         return ""
     first = next(iter(found.values()))
-    lists: dict[str, Any] = {n: k for n, k in found.items() if len(k) == len(first)}
+    lists = {name: matching(first, others) for name, others in found.items()}
+    lists = {name: matches for name, matches in lists.items() if any(matches)}
     plots = []
     for i, own in enumerate(first[:_MOST_LAYERS]):
-        series = [(n, k[i].values) for n, k in lists.items() if k[i].values.size == own.values.size]
+        series = [(name, k.values) for name, matches in lists.items() if (k := matches[i])]
         shares = ", ".join(f"{n}: {np.mean(v == 0):.0%}" for n, v in series)
         title = f"<h3>{html.escape(own.name)}</h3>"
         plots.append(title + svg.histograms(series, f"weights; zeros {shares}"))

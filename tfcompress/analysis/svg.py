@@ -10,7 +10,8 @@ import numpy as np
 
 #: Colours that stay apart for most colour-blind readers (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 64, 16, 12, 44
+# Narrow, so that text stays legible where a phone shows a plot at its own width.
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 62, 12, 16, 44
 
 
 def scatter(
@@ -37,15 +38,16 @@ def scatter(
     ticks = _log_ticks(x_low, x_high)
     body = _axes(height, x_label, y_label, [(to_x(math.log10(t)), _short(t)) for t in ticks],
                  [(to_y(t), f"{t:.4g}") for t in _ticks(y_low, y_high)])  # fmt: skip
-    placed: list[tuple[float, float]] = []
+    # Labels keep off the points and off each other.
+    placed = [(to_x(x), to_y(y) + 4) for x, y in zip(xs, ys, strict=True)]
     for i, (name, x, y) in enumerate(points):
         px, py = to_x(math.log10(x)), to_y(y)
         colour = COLOURS[i % len(COLOURS)]
         body += f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="{colour}"/>'
         is_right = px > _WIDTH * 0.7
-        label_y = py - 9
-        while any(abs(label_y - q) < 14 and abs(px - p) < 150 for p, q in placed):
-            label_y += 14
+        offsets = (-10, 20, -24, 34, -38, 48, -52, 62)
+        free = (py + d for d in offsets if not _is_near(px, py + d, placed))
+        label_y = next(free, py - 10)
         placed.append((px, label_y))
         body += _text(px + (-8 if is_right else 8), label_y, name, "end" if is_right else "start")
     return _svg(_WIDTH, height, body, f"{y_label} against {x_label}")
@@ -68,10 +70,10 @@ def bars(
         lowest: Where the axis begins.
         highest: Where it ends; at the largest value by default.
     """
-    thick = 9 if len(names) > 1 else 13
+    thick = 12
     step = thick * len(names) + 7
     height = _TOP + step * len(rows) + _BOTTOM
-    left = min(200, 24 + 6.4 * max((len(_cut(label)) for label, _ in rows), default=1))
+    left = min(170, 20 + 6.4 * max((len(_cut(label)) for label, _ in rows), default=1))
     values = [v for _, group in rows for v in group if v is not None and math.isfinite(v)]
     top = highest if highest is not None else max([*values, lowest + 1e-9])
     to_x = _scale(lowest, top, left, _WIDTH - 60)
@@ -168,6 +170,10 @@ def matrix(values: Sequence[Sequence[int]], names: Sequence[str], title: str) ->
     return _svg(max(left + count * size + 10, 200), height, body, title)
 
 
+def _is_near(x: float, y: float, placed: Sequence[tuple[float, float]]) -> bool:
+    return any(abs(y - q) < 12 and abs(x - p) < 110 for p, q in placed)
+
+
 def _legend(names: Sequence[str]) -> str:
     items = "".join(
         f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{html.escape(name)}</span>'
@@ -181,8 +187,8 @@ legend = _legend
 
 def _svg(width: float, height: float, body: str, title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" style="max-width:{width:.0f}px" '
-        f'aria-label="{html.escape(title, quote=True)}">{body}</svg>'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'style="max-width:{1.3 * width:.0f}px" aria-label="{html.escape(title, quote=True)}">{body}</svg>'
     )
 
 
@@ -237,7 +243,9 @@ def _ticks(low: float, high: float) -> list[float]:
 def _log_ticks(low: float, high: float) -> list[float]:
     found = [m * 10**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     found = [t for t in found if low <= math.log10(t) <= high]
-    return found[:: -(-len(found) // 6)] if found else []
+    if len(found) < 2:
+        found = [t for t in _ticks(10**low, 10**high) if t > 0]
+    return found[:: -(-len(found) // 5)]
 
 
 def _short(value: float) -> str:
