@@ -186,10 +186,9 @@ legend = _legend
 
 
 def _svg(width: float, height: float, body: str, title: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'style="max-width:{1.3 * width:.0f}px" aria-label="{html.escape(title, quote=True)}">{body}</svg>'
-    )
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{1.3 * width:.0f}px"'
+    label = html.escape(title, quote=True)
+    return f'<svg {size} role="img" aria-label="{label}">{body}</svg>'
 
 
 def _text(x: float, y: float, text: str, anchor: str, *, small: bool = False) -> str:
