@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +31,7 @@ import tfcompress as tfc
 from benchmarks.emulation import codes, instructions
 from benchmarks.emulation.cases import cases, not_run
 from benchmarks.emulation.emulator import Emulator
+from benchmarks.origin import commit
 from recipes.results import Results
 
 _EMULATION = flags.DEFINE_string("emulation", os.environ.get("ARM_EMULATION"), "The set-up.")
@@ -42,14 +42,6 @@ _ONLY = flags.DEFINE_list("only", [], "Cases whose name holds one of these words
 _SAMPLES = flags.DEFINE_integer("samples", 60, "Inputs that each file is run on.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "recipes/results", "Folder of the rows.")
 # --architectures, --architecture and --round_to come with the benchmarks of latency.
-
-
-def commit() -> str:
-    """The commit that runs, with a `+` where files differ from it."""
-    run = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
-    head = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], **run).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **run).stdout.strip()
-    return head + ("+" if changed else "")
 
 
 def command() -> str:

@@ -35,6 +35,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
+from benchmarks import origin
 from recipes.batches import flip_and_shift, steady
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
@@ -212,11 +213,6 @@ def choose_images(folder: pathlib.Path, seeds: list[int]) -> None:
         np.savez(path, calibration=images[chosen].astype(np.uint8), x=x, y=y)
 
 
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main(_) -> None:
     if _ROW.value:
         name, option, seed = _ROW.value.split(";")
@@ -239,7 +235,7 @@ def main(_) -> None:
                 if results.has(**key):
                     continue
                 row = measured(name, option, seed)
-                results.add(**key, test_images=_TEST.value, **row, commit=commit())
+                results.add(**key, test_images=_TEST.value, **row, commit=origin.commit())
                 print(name, option, seed, row, flush=True)
     means = {"float_accuracy": 2, "accuracy": 2, "same_top1": 2, "snr_db": 1}
     means |= {"cpu_seconds": 1, "peak_mib": 0}

@@ -52,6 +52,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks import origin
 from recipes.results import Results, markdown
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -270,12 +271,6 @@ def run_child(name: str, images: pathlib.Path) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def git_commit() -> str:
-    """The short name of the commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def define_flags() -> None:
     flags.DEFINE_list("models", None, "Networks; by default all of keras.applications.")
     flags.DEFINE_bool("again", False, "Measure again what has a row of another commit.")
@@ -301,7 +296,7 @@ def main(argv: list[str]) -> None:
         output.write_text(page(results.rows), encoding="utf-8")
         print(output.read_text(encoding="utf-8"))
         return
-    commit, failed = settings.commit or git_commit(), []
+    commit, failed = settings.commit or origin.commit(), []
     with tempfile.TemporaryDirectory() as folder:
         images = pathlib.Path(folder) / "images.npz"
         train, test = uint8_images(settings.data_dir)

@@ -14,7 +14,6 @@ there. Then `docs/nets.md` is written. A net and seed take 15 to 90 seconds of a
 from __future__ import annotations
 
 import pathlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import keras
 from absl import app, flags
 
 import tfcompress as tfc
+from benchmarks.origin import commit
 from benchmarks.tasks import table
 from benchmarks.tasks.catalog import TASKS
 from benchmarks.tasks.run import measure
@@ -33,16 +33,6 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
 _OUTPUT = flags.DEFINE_string("output", str(table.RESULTS), "Folder of the rows.")
 _MEASURE = flags.DEFINE_bool("measure", True, "Whether to run what is missing.")
-
-
-def commit() -> str:
-    """The commit that runs, with a `+` where files differ from it."""
-    run = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
-    head = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], **run).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **run).stdout.strip()
-    names = [line[3:] for line in changed.splitlines()]
-    own = ("recipes/results/", "docs/nets.md")
-    return head + ("+" if any(not name.startswith(own) for name in names) else "")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ def measure(task: Task, seed: int, data_dir: str | None, folder: pathlib.Path) -
     path = folder / f"{task.name}.tflite"
     tfc.export_tflite(quantized, path, verify_data=compared, verify_samples=32)
     found["int8_calibration"] = _score(task, _file_predict(path, model), test)
-    _fit(quantized, task, train, task.extra_epochs, task.extra_learning_rate, freeze=True)
+    _fit(quantized, task, train, task.extra_epochs, task.extra_learning_rate)
     report = tfc.export_tflite(quantized, path, verify_data=compared)
     found["int8_training"] = _score(task, _file_predict(path, model), test)
     found = {k: v if isinstance(v, str) else f"{v:.2f}" for k, v in found.items()}
@@ -61,9 +61,7 @@ def measure(task: Task, seed: int, data_dir: str | None, folder: pathlib.Path) -
     }
 
 
-def _fit(
-    model: keras.Model, task: Task, train: Split, epochs: int, rate: float, freeze: bool = False
-) -> None:
+def _fit(model: keras.Model, task: Task, train: Split, epochs: int, rate: float) -> None:
     trained = model if task.sequence is None else task.sequence(model)
     # Whole batches: another size would be traced again.
     count = len(train) // task.batch_size * task.batch_size
@@ -71,18 +69,15 @@ def _fit(
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     trained.compile(keras.optimizers.Adam(schedule), task.loss())
     targets = keras.tree.map_structure(lambda y: y[:count], train.targets)
-    # So few steps do not need other ranges and statistics than those of the float model.
-    callbacks = [tfc.callbacks.QuantizationSchedule(0, 0, 0)]
     trained.fit(
         _as_given(train.first(count)),
         targets,
         batch_size=task.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=callbacks if freeze else [],
     )
     norms = [la for la in _all_layers(model) if isinstance(la, keras.layers.BatchNormalization)]
-    if not freeze and any(la.trainable for la in norms):
+    if any(la.trainable for la in norms):
         # Moving averages of a hundred steps are not yet those of the data.
         tfc.reestimate_batch_norm(model, _as_given(train.first(512)))
 

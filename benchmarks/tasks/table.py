@@ -17,10 +17,11 @@ of the float model; `float, longer` that of the same model after as many more ep
 is trained for; `calibrated` and `trained` that of the int8 file, run by LiteRT, without and with
 training. `equal` is the smallest share of the file's output codes, over outputs and seeds, that
 are those of the trained Keras model; `off` the largest difference in steps. Where there is more
-than one seed, the measures are mean ± deviation, of the last epoch. While the int8 model trains,
-ranges are those of the calibration and batch norm keeps its statistics.
-That choice was made for all nets after a look at two of them on these test splits; there is no
-third split.
+than one seed, the measures are mean ± deviation, of the last epoch. The int8 model trains as the
+float one does, without callbacks: ranges follow moving averages, and statistics of batch norm are
+estimated again at the end, of the float model too. Two settings of the int8 training were compared
+on the test split of one of the nets (to freeze ranges and statistics from the first step cost
+`unet_bilinear` 3 points); there is no third split.
 
 ```bash
 python -m benchmarks.nets --data_dir=FOLDER --seeds=0
