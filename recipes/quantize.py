@@ -98,7 +98,8 @@ class Experiment:
         self.measure("int8_training", seed, lambda: self.trained(model, seed))
 
     def calibration_data(self, seed: int) -> np.ndarray:
-        chosen = np.random.default_rng(seed).choice(len(self.train[0]), 512, replace=False)
+        count = min(512, len(self.train[0]))
+        chosen = np.random.default_rng(seed).choice(len(self.train[0]), count, replace=False)
         return self.train[0][chosen]
 
     def quantized(self, model, seed: int) -> keras.Model:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 import tfcompress as tfc
 from tests import fresh
@@ -77,3 +78,10 @@ def test_the_page_of_public_names_is_complete():
     inner = {f"callbacks.{name}" for name in tfc.callbacks.__all__}
     inner |= {f"distribute.{name}" for name in tfc.distribute.__all__}
     assert named == {*PUBLIC, *inner} - {"callbacks", "distribute", "__version__"}
+
+
+def test_the_namespace_holds_nothing_else():
+    others = {name for name in vars(tfc) if not name.startswith("_")} - set(tfc.__all__)
+    modules = {name for name in others if isinstance(getattr(tfc, name), types.ModuleType)}
+    assert others == modules
+    assert all(getattr(tfc, name).__name__ == f"tfcompress.{name}" for name in modules)

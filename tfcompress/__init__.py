@@ -6,8 +6,8 @@ What a saved model needs to load is imported at once; other modules are imported
 names is first used, so that the import costs little beside TensorFlow's own.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from tfcompress import callbacks, distribute
 from tfcompress.distillation import (
@@ -103,7 +103,7 @@ from tfcompress.sharing import (
 )
 from tfcompress.version import __version__
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from tfcompress.analysis.compare import CompareReport, compare
     from tfcompress.analysis.control import AccuracyControl, accuracy_control
     from tfcompress.analysis.debug import QuantizationDebug, debug_quantization
@@ -280,10 +280,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    return getattr(_importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -11,8 +11,7 @@ for argument in "$@"; do
     *) arguments+=("$argument") ;;
   esac
 done
-python="${PYTHON:-python3}"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+. tools/environment.sh
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[tests,tfmot]"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

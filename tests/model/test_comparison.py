@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 import tfcompress as tfc
@@ -57,3 +58,18 @@ def test_layers_of_equal_name_in_nested_models_and_cells_inside_wrappers(tmp_pat
         assert compared.packed[name] > 0
     assert compared.after["right_same"].distinct == 4
     assert sum(compared.packed.values()) == sum(packed.values())
+
+
+def test_a_quantized_model_is_smaller():
+    model = make()
+    data = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    int8 = tfc.quantize(model, calibration_data=data)
+    compared = compare_models(model, int8)
+    assert compared.after["wide"].bytes < compared.before["wide"].bytes / 2.5
+    assert compared.gzip_after["wide"] < compared.gzip_before["wide"] / 2
+    assert "720 → 240" in str(compared)
+    four = compare_models(model, tfc.quantize(model, "int4", calibration_data=data))
+    assert four.gzip_after["wide"] < compared.gzip_after["wide"]
+    # Keras would write a float file with operators that round.
+    with pytest.raises(ValueError, match=r"Expected tfcompress\.export_tflite"):
+        int8.export("model.tflite", format="litert")

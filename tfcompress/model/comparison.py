@@ -25,7 +25,8 @@ class Comparison(Printable):
     Attributes:
         before: Inventory of the one.
         after: Inventory of the other.
-        gzip_before: Layer → bytes of its weights as float32, gzipped.
+        gzip_before: Layer → bytes of its weights, gzipped: kernels of 8 bits or fewer as codes of
+            one byte, everything else as float32.
         gzip_after: The same of the other.
         packed: Layer → bytes in a packed file; empty where none was given.
     """
@@ -84,13 +85,14 @@ def compare_models(
     first, second = inventory(before), inventory(after)
     names = _new_names([row.name for row in first.rows], [row.name for row in second.rows])
     rows = tuple(dataclasses.replace(row, name=names[row.name]) for row in first.rows)
-    gzip_before = {names.get(name, name): size for name, size in _gzip_bytes(before).items()}
+    gzip_before = {names.get(name, name): size for name, size in _gzip_bytes(before, first).items()}
     held: dict[str, int] = {}
     for path, size in (packed or {}).items():
         outer = (row.name for row in second.rows if f"/{row.name}/" in f"/{path}/")
         name = path if path in names.values() else next(outer, path)
         held[name] = held.get(name, 0) + size
-    return Comparison(Inventory(rows), second, gzip_before, _gzip_bytes(after), held)
+    gzip_after = _gzip_bytes(after, second)
+    return Comparison(Inventory(rows), second, gzip_before, gzip_after, held)
 
 
 def _new_names(before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
@@ -123,7 +125,7 @@ def _pairs(
     pairs = [(of(before, f), of(after, f)) for f in fields]
     if not distinct:
         pairs[2] = (None, None)
-    raw = [None if row is None else 4 * row.parameters for row in (before, after)]
+    raw = [None if row is None else row.bytes for row in (before, after)]
     pairs += [(raw[0], raw[1]), (gzip_before, gzip_after), (of(before, "macs"), of(after, "macs"))]
     return [_arrow(*pair) for pair in pairs]
 
@@ -133,8 +135,8 @@ def _arrow(before: int | None, after: int | None) -> str:
     return left if left == right else f"{left} → {right}"
 
 
-def _gzip_bytes(model: keras.Model) -> dict[str, int]:
-    """Layer → bytes of its weights in the forward pass, as float32, deflated."""
+def _gzip_bytes(model: keras.Model, rows: Inventory) -> dict[str, int]:
+    """Layer → bytes of its weights in the forward pass, deflated."""
     paths, found = layer_paths(model), {}
     inside = {
         id(v)
@@ -148,7 +150,28 @@ def _gzip_bytes(model: keras.Model) -> dict[str, int]:
         if not variables or isinstance(layer, keras.Model):
             continue
         effective = layer.effective_weights() if is_compressed(layer) else {}
-        arrays = [np.asarray(effective.get(v.name, v.numpy()), np.float32) for v in variables]
-        data = b"".join(array.tobytes() for array in arrays)
-        found[paths[id(layer)]] = len(zlib.compress(data, 6))
+        name = paths[id(layer)]
+        row = _find(rows, name)
+        is_coded = row is not None and row.bits <= 8
+        data = b"".join(
+            _codes(np.asarray(effective[v.name], np.float32))
+            if is_coded and v.name in effective
+            else np.asarray(effective.get(v.name, v.numpy()), np.float32).tobytes()
+            for v in variables
+        )
+        found[name] = len(zlib.compress(data, 6))
     return found
+
+
+def _codes(kernel: np.ndarray) -> bytes:
+    """A quantized kernel as a byte per weight and its scales.
+
+    A code is the rank of its value among those of its output channel, or of the kernel where they
+    share one scale.
+    """
+    if len(np.unique(kernel)) <= 256:
+        return np.unique(kernel, return_inverse=True)[1].astype(np.uint8).tobytes() + bytes(4)
+    rows = kernel.reshape(-1, kernel.shape[-1]).T
+    ranks = [np.unique(row, return_inverse=True)[1] % 256 for row in rows]
+    scales = np.abs(rows).max(1).astype(np.float32)
+    return np.stack(ranks).astype(np.uint8).tobytes() + scales.tobytes()

@@ -15,7 +15,7 @@ from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.macs import count_macs
 from tfcompress.model.paths import layer_paths
 from tfcompress.model.tables import Printable, render_table
-from tfcompress.model.transforms import TransformedWeights
+from tfcompress.model.transforms import TransformedWeights, WeightTransform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def inventory(
     Args:
         model: A built model.
         bits: Bits per kernel weight, by layer name or as a function of the layer; 32 where it
-            does not say.
+            does not say. By default those of a quantized layer's scheme, 32 of others.
         inputs: An example batch, for the MACs of a subclassed model.
 
     Returns:
@@ -199,6 +199,15 @@ def _forward_kernels(layer: keras.Layer) -> list[np.ndarray]:
     return [np.asarray(effective.get(name, value)) for name, value in latent.items()]
 
 
+def _trained_bits(layer: keras.Layer) -> int:
+    """The most bits that the transforms of its kernels leave; 32 for a layer in float."""
+    if not is_compressed(layer):
+        return 32
+    transforms = layer.transformed.of_type(WeightTransform).values()
+    known = [t.num_bits for t in transforms if hasattr(t, "num_bits")]
+    return max(known, default=32)
+
+
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """The weights of a layer without those of layers inside it; a cell counts as its layer."""
     inside = {
@@ -212,7 +221,7 @@ def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
 
 def _bits(bits: Any, layer: keras.Layer, name: str) -> int:
     if bits is None:
-        return 32
+        return _trained_bits(layer)
     if callable(bits):
         return int(bits(layer))
     return int(bits.get(name, bits.get(layer.name, 32)))

@@ -88,6 +88,21 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         make = _functional(mixed).from_config.__func__
         return make(mixed, {**config, **arguments}, custom_objects=custom_objects)
 
+    def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
+        """As of any Keras model; a `.tflite` is written by `tfcompress.export_tflite`.
+
+        Raises:
+            ValueError: The format `"litert"`: Keras would write a float file with operators that
+                round, larger and slower than that of the float model.
+        """
+        if format == "litert":
+            raise ValueError(
+                "Expected tfcompress.export_tflite(model, path) for a .tflite of a quantized model."
+                " Received: model.export(..., format='litert'), which would write a float file, "
+                "larger than the float model's."
+            )
+        super().export(filepath, format=format, **kwargs)
+
     def make_training_variables(self, data: Any) -> None:
         # A train step of the user's own may want other variables, or other data.
         if self.keras_class is None:
