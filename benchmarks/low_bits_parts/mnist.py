@@ -81,8 +81,6 @@ def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[st
         "learning_rate": 2e-3,
         "keras_accuracy": accuracy(trained.predict(test_images, verbose=0), test_labels),
     }
-    if scheme.activations.num_bits < 8:
-        return found
     path = settings.folder / "mnist.tflite"
     report = tfc.export_tflite(trained, path, verify_data=test_images[:500])
     outputs = next(iter(tfc.Runner(path).predict(test_images).values()))

@@ -107,8 +107,8 @@ def test_a_quantized_model_is_as_large_as_its_file(tmp_path):
 def test_what_no_file_holds_is_said(digits):
     x, y = digits[1]
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)])
-    scheme = tfc.Scheme(activations=tfc.ActivationScheme(num_bits=4))
-    with pytest.warns(UserWarning, match="4-bit activations"):
+    scheme = tfc.Scheme(activations=tfc.ActivationScheme(4, symmetric=True))
+    with pytest.warns(UserWarning, match="activations of 4 bits"):
         four = tfc.quantize(model, scheme, calibration_data=x[:64])
     found = tfc.compare({"float": model, "four": four}, (x[:64], y[:64]), runs=2)
     assert found["four"].num_bytes is None

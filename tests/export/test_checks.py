@@ -21,7 +21,7 @@ def model():
     [
         ({"symmetric": False}, {}, ["first: affine weights", "second: affine weights"]),
         ({"narrow_range": False}, {}, ["first: weights with code −128"]),
-        ({}, {"num_bits": 4}, ["x: 4-bit activations", "soft: 4-bit activations"]),
+        ({}, {"num_bits": 4, "symmetric": True}, ["x: symmetric activations of 4 bits"]),
         ({}, {"rounding": "truncate"}, ["first: truncated activations"]),
         ({}, {"narrow_range": True}, ["first: narrow-range activations"]),
     ],
@@ -34,7 +34,7 @@ def test_limits_name_every_layer_and_the_reason(weights, activations, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "w4a8"])
+@pytest.mark.parametrize("scheme", ["int8", "w4a8", "w4a4"])
 def test_what_a_file_can_hold_passes(scheme):
     check_limits(tfc.quantize(model(), scheme))
 

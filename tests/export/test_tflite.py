@@ -207,7 +207,10 @@ def refused_cases():
             "last: affine weights",
         ),
         "wide_weights": (with_scheme(tfc.Scheme(weights(narrow_range=False))), "code −128"),
-        "w4a4": (with_scheme("w4a4"), "4-bit activations"),
+        "a4": (
+            with_scheme(tfc.Scheme(activations=activations(4, symmetric=True))),
+            "symmetric activations of 4 bits",
+        ),
         "truncated": (
             with_scheme(tfc.Scheme(activations=activations(rounding="truncate"))),
             "truncated activations",

@@ -57,7 +57,8 @@ class ActivationScheme(ActivationOptions):
     """How activations are quantized: one scale and zero point per tensor.
 
     Attributes:
-        num_bits: 2 to 8. Below 8 a model trains, but LiteRT cannot hold it.
+        num_bits: 2 to 8. In the file codes take 8 bits: fewer are some of int8's, and nothing gets
+            smaller or faster.
         symmetric: Zero point 0, else affine.
         narrow_range: Without the lowest code.
         rounding: `"nearest"`, `"truncate"` (towards −∞) or `"stochastic"` (nearest in inference).

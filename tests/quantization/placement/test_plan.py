@@ -111,7 +111,8 @@ def test_entries_and_print():
 @pytest.mark.parametrize(
     ("scheme", "words"),
     [
-        ("w4a4", ["4-bit activations"]),
+        (tfc.Scheme(activations=tfc.ActivationScheme(4, True)), ["activations of 4 bits"]),
+        ("w4a4", []),
         (tfc.Scheme(tfc.WeightScheme(symmetric=False)), ["affine weights"]),
         (tfc.Scheme(tfc.WeightScheme(narrow_range=False)), ["code −128"]),
         (tfc.Scheme(activations=tfc.ActivationScheme(rounding="truncate")), ["truncated"]),

@@ -232,13 +232,13 @@ class _Lowering:
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         before = node.inputs[0].node
         if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
-            return self._mark(node, node, Kind.ROUNDED, x)
+            return self._held_in_range(node, self._mark(node, node, Kind.ROUNDED, x))
         if is_constant(x):
             # The converter would round it to the mark. What reads it writes its codes.
             self._constant_codes[node.output] = self._quantizers[node][1:]
             return x
         kernel = self._fused_kernel(before)
-        return self._mark(
+        marked = self._mark(
             node,
             node,
             Kind.COMPUTED,
@@ -249,6 +249,19 @@ class _Lowering:
                 (self._constant_codes[v] for v in before.inputs if v in self._constant_codes), None
             ),
         )
+        return self._held_in_range(node, marked)
+
+    def _held_in_range(self, node: Node, x: tf.Tensor) -> tf.Tensor:
+        """Codes of fewer bits behind a MAXIMUM with the lowest of them; the highest is int8's end.
+
+        What is never negative needs none, because such a range begins at or below 0.
+        """
+        is_held = node in self._tables or _is_never_negative(node.inputs[0])
+        if not node.operation.has_few_codes or is_held:
+            return x
+        (low, _), scale, _ = self._quantizers[node]
+        # A quarter of a step lower rounds to the same code. Of 0 the converter would make a ReLU.
+        return tf.maximum(x, np.float32(low - scale / 4))
 
     def _mark(
         self,
@@ -307,6 +320,22 @@ class _Lowering:
         with keras.StatelessScope(mapping):
             y = _run(layer, args, kwargs)
         return y if bias is None or has_bias(layer) else y + tf.constant(bias)
+
+
+def _is_never_negative(value: Value) -> bool:
+    """Whether a value is what a ReLU gives, or an average or a choice of such values."""
+    node = value.node
+    if node is None:
+        return False
+    if role(node.operation) is Role.RELU:
+        return True
+    activation = getattr(node.operation, "activation", None)
+    if activation in (keras.activations.relu, keras.activations.relu6):
+        return True
+    passes = isinstance(node.operation, FakeQuantize) or keeps_codes(node.operation)
+    if passes or role(node.operation) is Role.AVERAGE:
+        return all(_is_never_negative(v) for v in node.inputs if v.is_float)
+    return False
 
 
 def _effective_variables(layer: Any, call_index: int) -> list[tuple[keras.Variable, np.ndarray]]:

@@ -121,8 +121,11 @@ class ActivationQuantizer(Configurable):
     def limits(self, options: ActivationOptions) -> tuple[str, ...]:
         """What of it no `.tflite` can hold: such a model trains, and its export is refused."""
         limits = []
-        if options.num_bits < 8:
-            limits.append(f"{options.num_bits}-bit activations (LiteRT has 8)")
+        if options.num_bits < 8 and options.symmetric:
+            limits.append(
+                f"symmetric activations of {options.num_bits} bits (their codes do not end where "
+                "int8 does; affine ones do)"
+            )
         if options.rounding == "truncate":
             limits.append("truncated activations (LiteRT rounds to nearest)")
         if options.narrow_range:

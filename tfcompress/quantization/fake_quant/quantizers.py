@@ -150,8 +150,18 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
     @property
     def zero_point(self) -> tf.Tensor:
-        """The code of real 0."""
-        return self.parameters()[1]
+        """The code of real 0 in the file.
+
+        Fewer than 256 codes are the highest of int8, so that its own end is their upper end.
+        """
+        zero_point = self.parameters()[1]
+        highest = code_range(self.scheme.num_bits)[1]
+        return zero_point + float(code_range(8)[1] - highest) if self.has_few_codes else zero_point
+
+    @property
+    def has_few_codes(self) -> bool:
+        """Whether the codes are fewer than int8 has: the file must hold values in their range."""
+        return self.scheme.num_bits < 8
 
     def parameters_of(self, low: float, high: float) -> tuple[float, float]:
         """`(scale, zero_point)` that the quantizer gives to a range."""

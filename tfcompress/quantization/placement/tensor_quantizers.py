@@ -52,11 +52,11 @@ class QuantizerFactory:
         elif keeps_every_value:
             scheme = unclipped_scheme(scheme)
         if fixed is not None:
-            # The zero point is prescribed too: LiteRT refuses a softmax of another one.
-            scheme = dataclasses.replace(scheme, symmetric=False)
+            # Scale and zero point are prescribed: LiteRT refuses a softmax of others.
+            scheme = dataclasses.replace(scheme, symmetric=False, num_bits=8)
         elif value in self._right_operands:
             # XNNPACK multiplies by tensors whose zero point is 0.
-            scheme = dataclasses.replace(scheme, symmetric=True)
+            scheme = dataclasses.replace(scheme, symmetric=True, num_bits=8)
         origin = self.decisions.origin[value.node.operation].name if value.node else value.name
         name = f"{value.name}_quantizer"
         if value.node is not None:
