@@ -117,9 +117,9 @@ def test_what_cannot_be_unrolled_is_named():
     outputs = [
         layers.LSTM(3, stateful=True, name="stateful")(inputs),
         layers.GRU(3, reset_after=False, name="before")(inputs),
-        layers.LSTM(3, name="long")(ops.tile(inputs, (1, 25, 1))),
+        layers.LSTM(3, name="long")(ops.tile(inputs, (1, 45, 1))),
     ]
     reasons = tfc.plan(keras.Model(inputs, outputs)).float_layers
     assert "an input and an output" in reasons["stateful"]
     assert "reset_after" in reasons["before"]
-    assert "75 steps" in reasons["long"]
+    assert "135 steps" in reasons["long"]

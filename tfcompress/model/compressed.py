@@ -8,9 +8,10 @@ subclass it keeps `isinstance`, attributes, weight names and a place inside `Bid
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from keras import layers
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.kernels import KERNELS, kernel_specs
 from tfcompress.model.linking import Linked
+from tfcompress.model.stepwise import Stepwise
 from tfcompress.model.transforms import TransformedWeights, WeightTransform
 
 _PACKAGE = "tfcompress"
@@ -27,10 +29,25 @@ _PACKAGE = "tfcompress"
 COMPRESSED: dict[type, type[keras.Layer]] = {}
 
 
-class Compressed(Linked):
+class Compressed(Stepwise, Linked):
     """Mixin that marks a generated class; `transformed` holds the chains of its variables."""
 
     transformed: TransformedWeights
+    # Call index → what its weights are at all steps of a loop. Behind a function, for Keras would
+    # track what it holds.
+    _over_steps: Callable[[int], Any] | None = None
+
+    @contextlib.contextmanager
+    def over_steps(self, calls: Sequence[int], training: bool) -> Iterator[None]:
+        common = {
+            i: self.transformed(call_index=i, in_codes=_scales(self), training=training)
+            for i in calls
+        }
+        self._over_steps = lambda call_index: common[call_index]
+        try:
+            yield
+        finally:
+            self._over_steps = None
 
     @property
     def transforms(self) -> dict[str, list[WeightTransform]]:
@@ -89,7 +106,10 @@ def generate(
 
     @functools.wraps(cls.call)
     def call(self: Any, *args: Any, call_index: int = 0, **kwargs: Any) -> Any:
-        values, rounded = self.transformed(call_index=call_index, in_codes=_scales(self))
+        if self._over_steps is None:
+            values, rounded = self.transformed(call_index=call_index, in_codes=_scales(self))
+        else:
+            values, rounded = self._over_steps(call_index)
         integer_sum = None if rounded is None else rounded.integer_sum
         variables = compressed_variables(self)
         mapping = [(variables[name], value) for name, value in values.items()]

@@ -40,6 +40,11 @@ def calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict[str, Any], list
                 yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
 
 
+def standard_inputs(model: keras.Model, inputs: Any) -> list:
+    """The flat inputs of a functional model, of its dtypes and ranks, for what it is called on."""
+    return list(model._standardize_inputs(inputs))
+
+
 def call_of(tensor: keras.KerasTensor) -> tuple[Any, tuple, dict[str, Any]] | None:
     """`(operation, args, kwargs)` of the call that gave a symbolic tensor; `None` for an input."""
     history = getattr(tensor, "_keras_history", None)

@@ -8,8 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from tfcompress.model.graph import producer
+from tfcompress.model.keras_private import standard_inputs
+from tfcompress.model.looped import LoopedGraph, can_loop
 from tfcompress.model.rewrite import HasMetadata
 from tfcompress.model.training import PrebuiltTrainingVariables
 from tfcompress.model.user_class import defines_call, functional_class
@@ -57,6 +60,26 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         self._plan: Plan | None = None
         self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
         self._float_outputs: Callable[[], list[np.ndarray] | None] | None = None
+        # Behind a function, for Keras would track its layers.
+        self._looped: Callable[[], LoopedGraph] | None = None
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
+    ) -> Any:
+        """Runs the graph, the steps of recurrent layers as loops where TensorFlow traces it."""
+        flat = tree.flatten(inputs)
+        is_symbolic = any(isinstance(leaf, keras.KerasTensor) for leaf in flat)
+        if not is_symbolic and mask is None and not kwargs and can_loop():
+            looped = self._loops()
+            if looped.loops:
+                return looped.run(standard_inputs(self, inputs), training)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def _loops(self) -> LoopedGraph:
+        if self._looped is None:
+            looped = LoopedGraph(self)
+            self._looped = lambda: looped
+        return self._looped()
 
     def get_config(self) -> dict[str, Any]:
         own: dict[str, Any] = {"output_names": list(self.output_names)}

@@ -11,6 +11,7 @@ from tfcompress.quantization.fake_quant.affine import (
     affine_parameters,
     code_range,
     fake_quantize,
+    bounds,
     fake_quantize_tensor,
     round_through,
     round_to_grid,
@@ -98,13 +99,9 @@ def test_every_representable_level_reproduces_itself(scale, bits, narrow, roundi
     )
     np.testing.assert_array_equal(again, levels)
     if rounding == "nearest":
-        fused = fake_quantize_tensor(
-            tf.constant(levels),
-            tf.constant(np.float32(scale)),
-            tf.constant(np.float32(zero)),
-            num_bits=bits,
-            narrow_range=narrow,
-        )
+        options = {"num_bits": bits, "narrow_range": narrow}
+        low, high = bounds(tf.constant(np.float32(scale)), np.float32(zero), **options)
+        fused = fake_quantize_tensor(tf.constant(levels), low, high, **options)
         np.testing.assert_allclose(fused, levels, rtol=3e-6, atol=scale * 1e-4)
 
 
@@ -121,7 +118,7 @@ def test_the_fused_op_and_the_formula_are_the_reference(a, b, bits, narrow, seed
     expected = reference(x, float(scale), float(zero), bits, narrow)
     options = {"num_bits": bits, "narrow_range": narrow}
     plain = fake_quantize(tf.constant(x), scale, zero, **options)
-    fused = fake_quantize_tensor(tf.constant(x), scale, zero, **options)
+    fused = fake_quantize_tensor(tf.constant(x), *bounds(scale, zero, **options), **options)
     for result in (plain, fused):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=float(scale) * 1e-3)
 
@@ -132,7 +129,7 @@ def test_the_gradient_is_one_inside_and_zero_outside(rounding):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = fake_quantize(x, 0.01, 0.0, rounding=rounding, training=True)
-        fused = fake_quantize_tensor(x, tf.constant(0.01), tf.constant(0.0))
+        fused = fake_quantize_tensor(x, *bounds(tf.constant(0.01), tf.constant(0.0)))
     inside = [0, 0, 1, 1, 1, 1, 0, 0]
     np.testing.assert_array_equal(tape.gradient(y, x), inside)
     np.testing.assert_array_equal(tape.gradient(fused, x), inside)

@@ -159,25 +159,28 @@ def scale_and_round(
     return rounded(clipped) * scale
 
 
+def bounds(
+    scale: tf.Tensor, zero_point: tf.Tensor, *, num_bits: int = 8, narrow_range: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The real values of the smallest and the largest code."""
+    qmin, qmax = code_range(num_bits, narrow_range)
+    return (qmin - zero_point) * scale, (qmax - zero_point) * scale
+
+
 def fake_quantize_tensor(
     x: tf.Tensor,
-    scale: tf.Tensor,
-    zero_point: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
     *,
     num_bits: int = 8,
     narrow_range: bool = False,
 ) -> tf.Tensor:
     """`fake_quantize` with one scalar scale, as TensorFlow's fused op: one pass over `x`.
 
-    The op is handed the range of its codes, which it therefore does not nudge any further.
+    The op is handed the `bounds` of its codes, which it therefore does not nudge any further.
     """
-    qmin, qmax = code_range(num_bits, narrow_range)
     return tf.quantization.fake_quant_with_min_max_vars(
-        x,
-        (qmin - zero_point) * scale,
-        (qmax - zero_point) * scale,
-        num_bits=num_bits,
-        narrow_range=narrow_range,
+        x, low, high, num_bits=num_bits, narrow_range=narrow_range
     )
 
 

@@ -7,8 +7,9 @@ Keras keeps shared on load and on clone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from tfcompress.model.graph import producer
 from tfcompress.model.linking import Links
+from tfcompress.model.stepwise import Stepwise
 from tfcompress.quantization.fake_quant.affine import code_range
 from tfcompress.quantization.fake_quant.requantize import requantized
 from tfcompress.quantization.fake_quant.shared_trace import (
@@ -29,6 +31,7 @@ from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.uniform_activations import (
     UniformActivations,
     quantize_in_place,
+    rounding_of,
 )
 from tfcompress.quantization.fake_quant.variables import VariableSpec, add_variables
 from tfcompress.quantization.gradients.backward import (
@@ -46,7 +49,7 @@ from tfcompress.quantization.schemes import (
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class FakeQuantize(TensorQuantizer, keras.layers.Layer):
+class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
     """Rounds a tensor to the codes that LiteRT will store for it.
 
     Its range comes from calibration or from the first training batch. Then it moves as the
@@ -97,6 +100,11 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         self.rounds_input = False
         # Call index → the quantizer whose codes that call rounds again.
         self._given = Links()
+        # At the steps of a loop: scale and zero point, rounding in training, extremes that were
+        # observed. In tuples, for Keras would track what is in lists.
+        self._common: tuple[tf.Tensor, tf.Tensor] | None = None
+        self._rounding: Callable[[tf.Tensor], tf.Tensor] | None = None
+        self._seen: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         specs = dict(self.quantizer.variables(self.scheme))
@@ -138,6 +146,8 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
     def parameters(self) -> tuple[tf.Tensor, tf.Tensor]:
         """`(scale, zero_point)` of the codes; a scale of 0 before a range is known."""
+        if self._common is not None:
+            return self._common
         values = {name: variable.value for name, variable in self.state.items()}
         for name, held in self._held.items():
             values[name] = tf.where(self.frozen.value >= 0.5, held.value, values[name])
@@ -223,6 +233,37 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         for name, held in self._held.items():
             held.assign(tf.where(frozen < 0.5, self.state[name].value, held.value))
 
+    # --- the steps of a loop -----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def over_steps(self, calls: Sequence[int], training: bool) -> Iterator[None]:
+        """The range is that of before the loop; what its steps observe moves it afterwards."""
+        self._seen = ()
+        moves = training and self.trainable and self.fixed_range is None
+        extremes_suffice = isinstance(self.scheme.observer, MinMax) or not _moves(self.scheme)
+        if moves and not (self._updates_in_one_call() and extremes_suffice):
+            yield
+            return
+        try:
+            if not training:
+                self._common = self.parameters()
+            elif self._rounds_alike():
+                scale, zero_point = self.parameters()
+                active = scale * self.enabled.value
+                self._rounding = rounding_of(
+                    scale, zero_point, active, self.scheme, self.rounds_input
+                )
+            yield
+        finally:
+            self._common = self._rounding = None
+
+    def seen(self) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        return list(self._seen)
+
+    def take_seen(self, extremes: tf.Tensor) -> None:
+        if self._seen:
+            self._update(extremes)
+
     # --- the tensor --------------------------------------------------------------------------
 
     def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
@@ -268,6 +309,10 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
         return outputs
 
     def _quantized(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        if self._rounding is not None:
+            if self.trainable and self.fixed_range is None:
+                self._seen += ((tf.reduce_min(inputs), tf.reduce_max(inputs)),)
+            return self._rounding(inputs)
         if training and self.trainable and self.fixed_range is None:
             if self._updates_in_one_call():
                 outputs = _updated_and_rounded(
@@ -289,11 +334,15 @@ class FakeQuantize(TensorQuantizer, keras.layers.Layer):
 
     def _updates_in_one_call(self) -> bool:
         """Whether `_updated_and_rounded` does all that a training step does to the tensor."""
-        # A subclass may do anything, and stochastic rounding needs random numbers of its own.
-        is_uniform = type(self.quantizer) is UniformActivations
-        if not is_uniform or self.scheme.rounding == "stochastic" or self._also is not None:
+        if not self._rounds_alike() or self._also is not None:
             return False
         return can_share_updates((self.statistics, self.frozen, self.enabled, *self.state.values()))
+
+    def _rounds_alike(self) -> bool:
+        """Whether one function of the range rounds every tensor."""
+        # A subclass may do anything, and stochastic rounding needs random numbers of its own.
+        is_uniform = type(self.quantizer) is UniformActivations
+        return is_uniform and self.scheme.rounding != "stochastic"
 
     def observe_also(self, values: Callable[[], tf.Tensor]) -> None:
         """Makes the range hold what `values()` gives too, beside the tensor that is rounded."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.fake_quant.affine import (
-    code_range,
+    bounds,
     fake_quantize,
     fake_quantize_tensor,
 )
@@ -102,26 +102,56 @@ def _quantize_known(
     scale: tf.Tensor,
     zero_point: tf.Tensor,
     active: tf.Tensor,
-    *,
-    is_fused: bool,
-    rounding: str,
-    training: bool,
-    **grid: Any,
+    **settings: Any,
 ) -> tf.Tensor:
     """`x` rounded to its codes and back, by the fused op or not; `x` itself where `active` is 0.
 
     Gradient: 1 inside the representable range, 0 where `x` is clipped. It is written out, because
     the one that TensorFlow derives of a branch is slow to trace, and XLA does not compile it here.
     """
-    qmin, qmax = code_range(grid["num_bits"], grid["narrow_range"])
-    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
+    return _known_rounding(scale, zero_point, active, **settings)(x)
 
-    def quantized() -> tf.Tensor:
+
+def rounding_of(
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    active: tf.Tensor,
+    options: ActivationOptions,
+    is_input: bool,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`quantize_known` (`quantize_input`) in training, for many small tensors of one range."""
+    settings = _settings(options, True, is_input)
+    return _known_rounding(scale, zero_point, active, branches=False, **settings)
+
+
+def _known_rounding(
+    scale: tf.Tensor,
+    zero_point: tf.Tensor,
+    active: tf.Tensor,
+    *,
+    is_fused: bool,
+    rounding: str,
+    training: bool,
+    branches: bool = True,
+    **grid: Any,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`_quantize_known` of any tensor; with `branches`, one of the two sides alone is computed."""
+    is_active = active > 0
+    if not branches:
+        scale = tf.where(is_active, scale, 1.0)
+    low, high = bounds(scale, zero_point, **grid)
+
+    def choose(compute: Callable[[], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
+        if branches:
+            return tf.cond(is_active, compute, lambda: tf.identity(otherwise))
+        return tf.where(is_active, compute(), otherwise)
+
+    def quantized(x: tf.Tensor) -> tf.Tensor:
         if is_fused:
-            return fake_quantize_tensor(x, scale, zero_point, **grid)
+            return fake_quantize_tensor(x, low, high, **grid)
         return fake_quantize(x, scale, zero_point, rounding=rounding, training=training, **grid)
 
-    def passed(upstream: tf.Tensor) -> tf.Tensor:
+    def passed(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
         if is_fused:
             derive = tf.quantization.fake_quant_with_min_max_vars_gradient
             return derive(upstream, x, low, high, **grid)[0]
@@ -130,11 +160,11 @@ def _quantize_known(
     @tf.custom_gradient
     def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.cond(active > 0, lambda: passed(upstream), lambda: tf.identity(upstream))
+            return choose(lambda: passed(x, upstream), upstream)
 
-        return tf.cond(active > 0, quantized, lambda: tf.identity(x)), gradient
+        return choose(lambda: quantized(x), x), gradient
 
-    return quantize(x)
+    return quantize
 
 
 _quantize_in_shared_trace = shared_trace(_quantize_known)

@@ -25,6 +25,8 @@ class Steps(StepPart):
     """The steps (batch, features) of a sequence (batch, steps, features), as a list."""
 
     channels_like = layers.Identity
+    #: Calls that repeat for each of its outputs run as a loop (see `tfcompress.model.loops`).
+    gives_steps = True
 
     def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
         return tf.unstack(inputs, axis=1)

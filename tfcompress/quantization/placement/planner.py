@@ -55,7 +55,7 @@ class Planner(Decisions):
         unclipped = {holders.get(v, v) for v, _ in rounded if factory.keeps_every_value(v)}
         for value, rounds in rounded:
             fixed = self._fixed_range(rounds)
-            leader = value if fixed is not None else holders.get(value, value)
+            leader = holders.get(value, value)
             if leader not in self.quantizers:
                 keep = leader in unclipped
                 self.quantizers[leader] = factory.make(leader, fixed, keep)
@@ -152,10 +152,11 @@ class Planner(Decisions):
         for part, values in self.decomposition.one_range.items():
             steps = [v for v in rounded if v.node is not None and v.node.operation is part]
             group = [*(v for v in values if v in parent), *steps]
-            group = [v for v in group if self._fixed_range(v.node) is None]
-            for other in group[1:]:
-                parent[find(other)] = find(group[0])
-            over_steps.extend(group)
+            free = [v for v in group if self._fixed_range(v.node) is None]
+            for alike in (free, [v for v in steps if self._fixed_range(v.node) is not None]):
+                for other in alike[1:]:
+                    parent[find(other)] = find(alike[0])
+            over_steps.extend(free)
         for node in self.graph.nodes:
             if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
                 continue
