@@ -1,8 +1,8 @@
-"""What unrolling a recurrent layer costs: a train step against that of the float Keras layer.
+"""What a recurrent layer in int8 costs in training, against the float Keras layer.
 
     python -m benchmarks.unrolling
 
-For an LSTM and a GRU of 16, 32 and 64 steps: CPU seconds of `quantize`, of the first train step
+For an LSTM and a GRU of 16 to 128 steps: CPU seconds of `quantize`, of the first train step
 (which traces the graph) and of a later one, the median of interleaved rounds.
 Rows go to `unrolling.csv` in `--output`; what is there already is not run again.
 """
@@ -24,7 +24,7 @@ from benchmarks.nets import commit
 from benchmarks.tasks import table
 from recipes.results import Results
 
-_STEPS = flags.DEFINE_list("steps", ["16", "32", "64"], "Lengths of the sequences.")
+_STEPS = flags.DEFINE_list("steps", ["16", "32", "64", "128"], "Lengths of the sequences.")
 _LAYERS = flags.DEFINE_list("layers", ["LSTM", "GRU"], "Recurrent layers.")
 _BATCH, _BANDS, _UNITS, _ROUNDS = 64, 20, 48, 7
 

@@ -27,9 +27,9 @@ def quantized(sequences):
     masked = layers.Masking()(inputs)
     outputs = {
         "gru": layers.GRU(3, name="gru", return_sequences=True)(inputs),
-        "masked": layers.SimpleRNN(
-            4, recurrent_dropout=0.4, go_backwards=True, name="masked"
-        )(masked),
+        "masked": layers.SimpleRNN(4, recurrent_dropout=0.4, go_backwards=True, name="masked")(
+            masked
+        ),
     }
     model = keras.Model(inputs, outputs)
     return tfc.quantize(model, calibration_data=sequences, bias_correction=False)

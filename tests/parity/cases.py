@@ -117,6 +117,25 @@ OPERATIONS = {
             "spectral_norm": lambda x: layers.SpectralNormalization(layers.Conv2D(5, 3))(x),
         },
     ),
+    **all_of(
+        "volume",
+        {
+            "conv3d_transpose": lambda x: layers.Conv3DTranspose(2, 2)(x),
+            "conv3d_transpose_same": lambda x: layers.Conv3DTranspose(
+                1, (3, 4, 3), (2, 2, 1), "same", activation="relu", use_bias=False
+            )(x),
+            "conv3d_transpose_beyond": lambda x: layers.Conv3DTranspose(3, 2, (3, 2, 1))(x),
+        },
+    ),
+    **all_of(
+        "frames",
+        {
+            "conv_lstm1d": lambda x: layers.ConvLSTM1D(3, 3, 2)(ops.reshape(x, (-1, 3, 18, 4))),
+            "conv_lstm2d": lambda x: layers.ConvLSTM2D(
+                3, 3, padding="same", return_sequences=True, dropout=0.1
+            )(x),
+        },
+    ),
     "one_hot": Case("vector", lambda x: ops.one_hot(ops.argmax(x, -1), 8), distinct=2),
     "one_hot_of_tokens": Case("tokens", lambda x: layers.Dense(4)(ops.one_hot(x, 8)), distinct=16),
     "one_hot_axis": Case("tokens", lambda x: ops.one_hot(x, 8, axis=1), distinct=2),
@@ -129,7 +148,7 @@ MASKS = {
             "masked_lstm": lambda x: layers.LSTM(5, return_sequences=True)(embedded(x)),
             "masked_gru": lambda x: layers.GRU(5)(embedded(x)),
             "masked_simple_rnn": lambda x: layers.SimpleRNN(5, go_backwards=True)(embedded(x)),
-            "masked_both_ways": lambda x: layers.Bidirectional(layers.LSTM(3))(embedded(x)),
+            "masked_both_ways": lambda x: layers.Bidirectional(layers.SimpleRNN(3))(embedded(x)),
             "masked_to_zero": lambda x: layers.SimpleRNN(
                 5, return_sequences=True, zero_output_for_mask=True
             )(embedded(x)),
@@ -199,7 +218,7 @@ TENSORFLOW = {
                 "depthwise": lambda x: tf.nn.depthwise_conv2d(
                     x, _KERNEL[..., :1], [1, 1, 1, 1], "SAME"
                 ),
-                "max_pool": lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID"),
+                "max_pool_2d": lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID"),
                 "avg_pool": lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID"),
                 "reduce_mean": lambda x: tf.reduce_mean(x, [1, 2]),
                 "reduce_sum": lambda x: tf.reduce_sum(x, -1, keepdims=True),
@@ -223,11 +242,33 @@ TENSORFLOW = {
                 "einsum": lambda x: tf.einsum("bhwc,cd->bhwd", x, _MATRIX[:4]),
                 "squared_difference": lambda x: tf.math.squared_difference(x, 0.5),
                 "rsqrt": lambda x: tf.math.rsqrt(tf.square(x) + 1.0),
+                "max_pool": lambda x: tf.nn.max_pool(x, 2, 2, "VALID"),
+                "depth_to_space": lambda x: tf.nn.depth_to_space(x, 2),
+                "space_to_depth": lambda x: tf.nn.space_to_depth(x, 2),
+                "resize": lambda x: tf.image.resize(x, (16, 16)),
+                "slice_roll": lambda x: tf.roll(tf.slice(x, [0, 1, 2, 0], [-1, 4, 5, 2]), 1, 2),
+                "repeat_sort": lambda x: tf.sort(tf.repeat(x, 2, -1), 1),
+                "norm": lambda x: tf.norm(x, axis=-1, keepdims=True),
+                "moments": lambda x: tf.subtract(x, tf.nn.moments(x, [1, 2], keepdims=True)[0]),
+                "one_hot": lambda x: tf.one_hot(tf.argmin(x, -1), 4) * 0.7 + x,
+                "both": lambda x: tf.where(
+                    tf.logical_and(x > -1.0, tf.reduce_any(x > 0.5, -1, keepdims=True)), x, 0.1
+                ),
+                "add_n": lambda x: tf.add_n([x, 0.5 * x, tf.nn.relu(x)]),
                 "expand_tile": lambda x: tf.tile(tf.expand_dims(x, 1), [1, 2, 1, 1, 1]),
             }.items()
         },
     ),
-    "tf_cumsum": Case("sequence", _function(lambda x: tf.cumsum(x, 1)), FLOAT),
+    **all_of(
+        "sequence",
+        {
+            f"tf_{name}": _function(f)
+            for name, f in {
+                "cumsum": lambda x: tf.cumsum(x, 1),
+                "cumsum_back": lambda x: tf.cumsum(x, 1, exclusive=True, reverse=True),
+            }.items()
+        },
+    ),
 }
 #: What the parity test holds, by kind.
 KINDS = {

@@ -37,10 +37,6 @@ RECURRENT = {
         },
     ),
     "time_distributed": Case("frames", lambda x: layers.TimeDistributed(layers.Conv2D(3, 3))(x)),
-    "conv_lstm1d": Case(
-        "frames", lambda x: layers.ConvLSTM1D(3, 3)(ops.reshape(x, (-1, 3, 18, 4))), FLOAT
-    ),
-    "conv_lstm2d": Case("frames", lambda x: layers.ConvLSTM2D(3, 3)(x), FLOAT),
 }
 OTHERS = {
     **all_of(
@@ -84,7 +80,6 @@ OTHERS = {
     **all_of(
         "volume",
         {
-            "conv3d_transpose": lambda x: layers.Conv3DTranspose(2, 3)(x),
             "conv3d_groups": lambda x: layers.Conv3D(4, 3, groups=2)(x),
             "adaptive_average3d": lambda x: layers.AdaptiveAveragePooling3D(2)(x),
             "adaptive_max3d": lambda x: layers.AdaptiveMaxPooling3D(2)(x),

@@ -65,9 +65,7 @@ def _run_node(node: Node, known: dict[Value, Any], training: bool | None) -> Non
     known.update(zip(node.outputs, results, strict=True))
 
 
-def _run_loop(
-    loop: Loop, known: dict[Value, Any], training: bool | None
-) -> dict[Value, tf.Tensor]:
+def _run_loop(loop: Loop, known: dict[Value, Any], training: bool | None) -> dict[Value, tf.Tensor]:
     """What is read of a loop after it."""
     own = {v: all_steps for v, all_steps in loop.given.items() if len(set(all_steps)) > 1}
     common = {v: known[v] for v in loop.given if v not in own}
@@ -122,7 +120,7 @@ def _run_loop(
         rows = tf.ensure_shape(tf.stack(extremes, 1), [sum(counts), 2])
         for layer, part in zip(stepwise, tf.split(rows, counts), strict=True):
             layer.take_seen(part)
-    found = {}
+    found: dict[Value, tf.Tensor] = {}
     for array, all_steps in zip(arrays, loop.results.values(), strict=True):
         stacked = array.stack()
         found.update(zip(all_steps, tf.unstack(stacked, num=loop.count), strict=True))

@@ -156,13 +156,13 @@ def _depthwise(
     )
 
 
-def _max_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: str = "NHWC") -> Any:
-    _check_nhwc(data_format)
+def _max_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: Any = None) -> Any:
+    _check_nhwc(data_format or "NHWC")
     return ops.max_pool(input, _inner(ksize), _inner(strides), _padding(padding), "channels_last")
 
 
-def _avg_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: str = "NHWC") -> Any:
-    _check_nhwc(data_format)
+def _avg_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: Any = None) -> Any:
+    _check_nhwc(data_format or "NHWC")
     layer = keras.layers.AveragePooling2D(_inner(ksize), _inner(strides), _padding(padding))
     return layer(input)
 
@@ -170,6 +170,75 @@ def _avg_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: s
 def _check_nhwc(data_format: str) -> None:
     if data_format != "NHWC":
         raise TypeError(f"data_format {data_format}")
+
+
+def _cumsum(x: Any, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Any:
+    given = ops.flip(x, axis=axis) if reverse else x
+    total = ops.cumsum(given, axis=axis)
+    total = ops.subtract(total, given) if exclusive else total
+    return ops.flip(total, axis=axis) if reverse else total
+
+
+def _norm(tensor: Any, ord: Any = "euclidean", axis: Any = None, keepdims: Any = None) -> Any:
+    if ord not in ("euclidean", 2, 2.0) or (axis is not None and not isinstance(axis, int)):
+        raise TypeError(f"ord {ord} over axes {axis}")
+    return ops.sqrt(ops.sum(ops.square(tensor), axis=axis, keepdims=bool(keepdims)))
+
+
+def _moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False) -> tuple:
+    axes = tuple(axes) if isinstance(axes, (list, tuple)) else axes
+    return ops.mean(x, axis=axes, keepdims=keepdims), ops.var(x, axis=axes, keepdims=keepdims)
+
+
+def _slice(input_: Any, begin: Any, size: Any) -> Any:
+    ends = [None if n == -1 else int(b) + int(n) for b, n in zip(begin, size, strict=True)]
+    return input_[tuple(slice(int(b), e) for b, e in zip(begin, ends, strict=True))]
+
+
+def _resize(
+    images: Any,
+    size: Any,
+    method: Any = "bilinear",
+    preserve_aspect_ratio: bool = False,
+    antialias: bool = False,
+) -> Any:
+    if preserve_aspect_ratio or antialias or method not in ("bilinear", "nearest"):
+        raise TypeError(f"method {method}, preserve_aspect_ratio or antialias")
+    return ops.image.resize(images, tuple(int(n) for n in size), interpolation=method)
+
+
+def _of_blocks(function: Callable) -> Callable:
+    def move(input: Any, block_size: int, data_format: str = "NHWC") -> Any:
+        _check_nhwc(data_format)
+        return function(input, block_size, data_format="channels_last")
+
+    return move
+
+
+def _sort(values: Any, axis: int = -1, direction: str = "ASCENDING") -> Any:
+    found = ops.sort(values, axis=axis)
+    return found if direction == "ASCENDING" else ops.flip(found, axis=axis)
+
+
+def _one_hot(
+    indices: Any,
+    depth: int,
+    on_value: Any = None,
+    off_value: Any = None,
+    axis: int | None = None,
+    dtype: Any = None,
+) -> Any:
+    if on_value not in (None, 1) or off_value not in (None, 0):
+        raise TypeError(f"values {on_value} and {off_value}")
+    dtype = keras.backend.standardize_dtype(dtype or tf.float32)
+    return ops.one_hot(indices, int(depth), axis=-1 if axis is None else axis, dtype=dtype)
+
+
+def _sum_of(inputs: Any) -> Any:
+    total, *others = inputs
+    for other in others:
+        total = ops.add(total, other)
+    return total
 
 
 def _silu(features: Any, beta: float = 1.0) -> Any:
@@ -221,10 +290,11 @@ _UNARY = {
     "math.square": ops.square,
     "math.tanh": ops.tanh,
     "identity": lambda x: x,
+    "math.log_sigmoid": ops.log_sigmoid,
+    "nn.relu6": ops.relu6,
     "logical_not": ops.logical_not,
     "nn.elu": ops.elu,
     "nn.relu": ops.relu,
-    "nn.relu6": ops.relu6,
     "nn.selu": ops.selu,
     "nn.softsign": ops.softsign,
     "stop_gradient": ops.stop_gradient,
@@ -241,6 +311,8 @@ _BINARY = {
     "math.less": ops.less,
     "math.less_equal": ops.less_equal,
     "math.not_equal": ops.not_equal,
+    "math.logical_and": ops.logical_and,
+    "math.logical_or": ops.logical_or,
     "math.maximum": ops.maximum,
     "math.minimum": ops.minimum,
     "math.multiply": ops.multiply,
@@ -249,6 +321,9 @@ _BINARY = {
     "math.subtract": ops.subtract,
 }
 _REDUCTIONS = {
+    "math.reduce_all": ops.all,
+    "math.reduce_any": ops.any,
+    "math.reduce_logsumexp": ops.logsumexp,
     "math.reduce_max": ops.max,
     "math.reduce_mean": ops.mean,
     "math.reduce_min": ops.min,
@@ -258,6 +333,20 @@ _REDUCTIONS = {
     "math.reduce_variance": ops.var,
 }
 _OTHERS: dict[str, Callable] = {
+    "add_n": _sum_of,
+    "math.add_n": _sum_of,
+    "math.cumsum": _cumsum,
+    "math.argmin": lambda input, axis=None: ops.argmin(input, axis=axis),
+    "image.resize": _resize,
+    "nn.depth_to_space": _of_blocks(ops.nn.depth_to_space),
+    "nn.moments": _moments,
+    "nn.space_to_depth": _of_blocks(ops.nn.space_to_depth),
+    "norm": _norm,
+    "one_hot": _one_hot,
+    "repeat": lambda input, repeats, axis=None: ops.repeat(input, repeats, axis=axis),
+    "roll": lambda input, shift, axis: ops.roll(input, shift, axis=axis),
+    "slice": _slice,
+    "sort": _sort,
     "broadcast_to": lambda input, shape: ops.broadcast_to(input, tuple(shape)),
     "cast": _cast,
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(
@@ -266,7 +355,7 @@ _OTHERS: dict[str, Callable] = {
     "concat": lambda values, axis: ops.concatenate(values, axis=axis),
     "convert_to_tensor": _convert,
     "einsum": lambda equation, *inputs: ops.einsum(equation, *inputs),
-    "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
+    "expand_dims": lambda input, axis, name=None: ops.expand_dims(input, axis),
     "gather": lambda params, indices, axis=0: ops.take(params, indices, axis=axis),
     "linalg.matmul": _matmul,
     "math.argmax": lambda input, axis=None: ops.argmax(input, axis=axis),
@@ -277,6 +366,7 @@ _OTHERS: dict[str, Callable] = {
     "nn.depthwise_conv2d": _depthwise,
     "nn.gelu": lambda features, approximate=False: ops.gelu(features, approximate=approximate),
     "nn.leaky_relu": lambda features, alpha=0.2: ops.leaky_relu(features, negative_slope=alpha),
+    "nn.avg_pool": _avg_pool,
     "nn.log_softmax": lambda logits, axis=-1: ops.log_softmax(logits, axis=axis),
     "nn.max_pool2d": _max_pool,
     "nn.silu": _silu,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tfcompress.quantization.fake_quant.affine import (
     MIN_SCALE,
     affine_parameters,
+    bounds,
     code_range,
     fake_quantize,
-    bounds,
     fake_quantize_tensor,
     round_through,
     round_to_grid,

@@ -114,6 +114,10 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
         # (d, h, w, in, out) → (out, h, w, d · in): the slices along the depth are channels.
         layout = np.transpose(codes, (4, 1, 2, 0, 3))
         return layout.reshape(*layout.shape[:3], -1)
+    if keras_class == "Conv3DTranspose":
+        # (d, h, w, out, in) → (out, h, w, d · in), likewise.
+        layout = np.transpose(codes, (3, 1, 2, 0, 4))
+        return layout.reshape(*layout.shape[:3], -1)
     if keras_class.endswith("Transpose"):
         # (h, w, out, in) → (out, h, w, in)
         return np.moveaxis(codes, -2, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers
@@ -10,7 +11,12 @@ from keras import layers
 from tfcompress.model.graph import Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import times
-from tfcompress.quantization.operators.steps import Chunks, StateDropout
+from tfcompress.quantization.operators.steps import (
+    Chunks,
+    SamplesAsSteps,
+    StateDropout,
+    StepsAsSamples,
+)
 
 
 class CellSteps:
@@ -39,9 +45,12 @@ class CellSteps:
         has_bias = cell.use_bias and bias is not None
         prefix = "kernel" if is_input else "recurrent"
 
-        def make(name: str) -> layers.Dense:
-            return layers.Dense(
+        cls, options = self.product(is_input)
+
+        def make(name: str) -> keras.Layer:
+            return cls(
                 variable.shape[-1],
+                **options,
                 use_bias=has_bias,
                 kernel_regularizer=getattr(cell, f"{prefix}_regularizer"),
                 kernel_constraint=getattr(cell, f"{prefix}_constraint"),
@@ -58,6 +67,10 @@ class CellSteps:
             assert result.node is not None
             result.node.operation.bias.assign(values if values.ndim == 1 else values[bias])
         return result
+
+    def product(self, is_input: bool) -> tuple[type[keras.Layer], dict[str, Any]]:
+        """The layer that multiplies by a kernel, of the inputs or of the state, and its options."""
+        return layers.Dense, {}
 
     def apply(self, function: Callable, suffix: str, x: Value) -> Value:
         policy = self.layer.dtype_policy
@@ -135,6 +148,30 @@ class _LSTM(CellSteps):
         return [self.merge(layers.Multiply, "hidden", gate, squashed), new]
 
 
+class _ConvLSTM(_LSTM):
+    """An LSTM whose products are convolutions."""
+
+    def product(self, is_input: bool) -> tuple[type[keras.Layer], dict[str, Any]]:
+        cell = self.cell
+        cls = (layers.Conv1D, layers.Conv2D, layers.Conv3D)[cell.rank - 1]
+        if not is_input:
+            return cls, {"kernel_size": cell.kernel_size, "padding": "same"}
+        names = ("kernel_size", "strides", "padding", "dilation_rate")
+        return cls, {name: getattr(cell, name) for name in names}
+
+    def inputs(self, x: Value) -> Value:
+        rate, steps = self.cell.dropout, x.shape[1]
+        assert steps is not None
+        if rate:
+            shape = (None, 1, *x.shape[2:])
+            x = self.b.call(
+                lambda n: layers.Dropout(rate, shape, self.cell.seed, name=n), "dropout", x
+            )
+        samples = self.b.call(lambda n: StepsAsSamples(name=n), "samples", x)
+        z = self.dense("input", "kernel", samples, 0)
+        return self.b.call(lambda n: SamplesAsSteps(steps, name=n), "sequence", z)
+
+
 class _GRU(CellSteps):
     rounded = (
         *("recurrent", "update_sum", "reset_sum", "candidate_sum", "update", "reset"),
@@ -188,4 +225,6 @@ CELLS: dict[type, type[CellSteps]] = {
     layers.LSTMCell: _LSTM,
     layers.GRUCell: _GRU,
     layers.SimpleRNNCell: _SimpleRNN,
+    # It has no public name.
+    type(layers.ConvLSTM2D(1, 1).cell): _ConvLSTM,
 }

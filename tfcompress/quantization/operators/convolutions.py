@@ -120,3 +120,51 @@ register(
     *(layers.Conv1DTranspose, layers.Conv2DTranspose),
     spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_transposed),
 )
+
+
+def _lower_conv3d_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
+    """A transposed convolution of images: along the depth, an ordinary one of x between zeros."""
+    layer = call.operation
+    kernel, bias = call.constants
+    depth, height, width, filters, channels = kernel.shape
+    stride, *strides = layer.strides
+    count, *size = x.shape[1:4]
+    wanted, *image = layer.compute_output_shape(x.shape)[1:4]
+    over = (count - 1) * stride + depth - wanted
+    first = over // 2 if layer.padding == "same" and over > 0 else 0
+    # Zeros between the slices, and beyond them as far as the kernel reaches.
+    rows = tf.reshape(x, (count, 1, -1))
+    rows = tf.pad(rows, [[0, 0], [0, stride - 1], [0, 0]])
+    rows = tf.reshape(rows, (count * stride, *size, channels))
+    after = max(first + wanted - count * stride, 0)
+    rows = tf.pad(rows, [[depth - 1, after], [0, 0], [0, 0], [0, 0]])
+    starts = [first + depth - 1 - i for i in range(depth)]
+    y = tf.concat([rows[i : i + wanted] for i in starts], axis=-1)
+    kernel = kernel.transpose(1, 2, 3, 0, 4).reshape(height, width, filters, depth * channels)
+    shape = [wanted, *image, filters]
+    y = tf.nn.conv2d_transpose(y, tf.constant(kernel), shape, strides, layer.padding.upper())
+    if bias is not None:
+        y = tf.nn.bias_add(y, tf.constant(bias))
+    return tf.expand_dims(layer.activation(y), 0)
+
+
+def _conv3d_transposed_reason(layer: Any) -> str | None:
+    is_plain = layer.output_padding is None and set(layer.dilation_rate) == {1}
+    sizes = zip(layer.strides[1:], layer.kernel_size[1:], strict=True)
+    if is_plain and all(stride <= size for stride, size in sizes):
+        return None
+    return (
+        "tfcompress has no int8 form of a Conv3DTranspose with an output padding, a dilation, or "
+        "strides larger than the kernel yet"
+    )
+
+
+register(
+    layers.Conv3DTranspose,
+    spec=OperatorSpec(
+        role=Role.KERNEL,
+        fused_activations=_FUSED,
+        lower=_lower_conv3d_transposed,
+        float_reason=_conv3d_transposed_reason,
+    ),
+)

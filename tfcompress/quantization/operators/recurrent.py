@@ -43,7 +43,7 @@ def _refusal(layer: keras.Layer, cell: keras.Layer) -> str | None:
 
 
 def _layer(b: Builder, node: Node) -> list[Value] | None:
-    """Its steps: dense layers, sums, gates and products of shared ranges."""
+    """Its steps: dense layers or convolutions, sums, gates and products of shared ranges."""
     layer, cell = node.operation, node.operation.cell
     arguments = dict(zip(("sequences", "initial_state", "mask"), node.args, strict=False))
     arguments.update(node.kwargs)
@@ -55,6 +55,9 @@ def _layer(b: Builder, node: Node) -> list[Value] | None:
         reason = reason or (
             f"it has {steps} steps; sequences of up to {MAX_STEPS} are unrolled in the file"
         )
+    mask: Any = arguments.get("mask")
+    if mask is not None and len(x.shape) > 3:
+        reason = reason or "tfcompress has no int8 form of masked steps of a convolution yet"
     if reason is not None:
         b.result.refused[layer] = reason
         return None
@@ -64,7 +67,6 @@ def _layer(b: Builder, node: Node) -> list[Value] | None:
     part = b.part(lambda n: Steps(name=n), "steps")
     z = steps_of.inputs(x)
     inputs = b.insert(part, (z,), {}, part.compute_output_spec(z.spec))
-    mask: Any = arguments.get("mask")
     masks = [None] * len(inputs) if mask is None else mask_steps(b, mask)
     if layer.go_backwards:
         inputs, masks = inputs[::-1], masks[::-1]
@@ -121,5 +123,11 @@ def _share(b: Builder, steps: Any, given: Sequence[Value]) -> None:
 
 
 register(layers.LSTM, layers.GRU, layers.SimpleRNN, spec=OperatorSpec(decompose=_layer))
+register(
+    *(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), spec=OperatorSpec(decompose=_layer)
+)
 register(layers.RNN, spec=OperatorSpec(decompose=_layer))
-register(*CELLS, spec=OperatorSpec(decompose=_single_step))
+register(
+    *(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell),
+    spec=OperatorSpec(decompose=_single_step),
+)

@@ -19,10 +19,7 @@ from tfcompress.quantization.operators.registry import (
 from tfcompress.quantization.placement.plan import AS_CONFIGURED
 
 #: Keras name → the LiteRT operator for it, which takes no int8 tensors.
-FLOAT_IN_LITERT = {
-    "Arctan2": "ATAN2",
-    "Conv3DTranspose": "CONV_3D_TRANSPOSE",
-}
+FLOAT_IN_LITERT = {"Arctan2": "ATAN2"}
 
 
 def float_reason(node: Node, is_configured: bool) -> str | None:
