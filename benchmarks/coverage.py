@@ -114,7 +114,8 @@ def randomize(model, images: np.ndarray) -> None:
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.LayerNormalization)):
-            layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
+            if layer.gamma is not None:
+                layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
             layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
         elif type(layer).__name__ == "LayerScale":
             # It starts at 1e-6, with which its branch is nothing.
