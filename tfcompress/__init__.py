@@ -104,10 +104,16 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if _typing.TYPE_CHECKING:
+    from tfcompress.analysis.budgets import Bytes, Latency, Macs, Parameters, PeakMemory
     from tfcompress.analysis.compare import CompareReport, compare
     from tfcompress.analysis.control import AccuracyControl, accuracy_control
     from tfcompress.analysis.debug import QuantizationDebug, debug_quantization
+    from tfcompress.analysis.evaluate import evaluate_file
     from tfcompress.analysis.explain import DifferenceReport, explain_difference
+    from tfcompress.analysis.recipe import Recipe
+    from tfcompress.analysis.result import SearchResult
+    from tfcompress.analysis.schema import RecipeError
+    from tfcompress.analysis.search import search
     from tfcompress.analysis.sensitivity import sensitivity
     from tfcompress.analysis.table import Sensitivity
     from tfcompress.export import (
@@ -137,7 +143,13 @@ _LAZY_NAMES = {
     "tfcompress.analysis.compare": ("CompareReport", "compare"),
     "tfcompress.analysis.debug": ("QuantizationDebug", "debug_quantization"),
     "tfcompress.analysis.explain": ("DifferenceReport", "explain_difference"),
+    "tfcompress.analysis.budgets": ("Bytes", "Latency", "Macs", "Parameters", "PeakMemory"),
     "tfcompress.analysis.control": ("AccuracyControl", "accuracy_control"),
+    "tfcompress.analysis.evaluate": ("evaluate_file",),
+    "tfcompress.analysis.recipe": ("Recipe",),
+    "tfcompress.analysis.result": ("SearchResult",),
+    "tfcompress.analysis.schema": ("RecipeError",),
+    "tfcompress.analysis.search": ("search",),
     "tfcompress.analysis.sensitivity": ("sensitivity",),
     "tfcompress.analysis.table": ("Sensitivity",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
@@ -170,6 +182,7 @@ __all__ = [
     "AttentionTransfer",
     "BinaryWeights",
     "Block",
+    "Bytes",
     "ChannelPruner",
     "Channels",
     "ClusteringReport",
@@ -194,10 +207,12 @@ __all__ = [
     "KernelGrid",
     "KernelSpec",
     "LSQPlus",
+    "Latency",
     "LeastSquares",
     "LevelWeights",
     "LintReport",
     "LogitsDistillation",
+    "Macs",
     "MeanStd",
     "MetricGuided",
     "MinMax",
@@ -205,7 +220,9 @@ __all__ = [
     "NOfM",
     "Observer",
     "PackReport",
+    "Parameters",
     "Pattern",
+    "PeakMemory",
     "Percentile",
     "Plan",
     "PolynomialDecay",
@@ -217,6 +234,8 @@ __all__ = [
     "QuantizationDebug",
     "QuantizedGradients",
     "QuantizedModel",
+    "Recipe",
+    "RecipeError",
     "RelationalAngle",
     "RelationalDistance",
     "RigL",
@@ -224,6 +243,7 @@ __all__ = [
     "Runner",
     "Scheme",
     "ScoringOptions",
+    "SearchResult",
     "Sensitivity",
     "SharedModels",
     "ShrinkReport",
@@ -254,6 +274,7 @@ __all__ = [
     "dampening_loss",
     "debug_quantization",
     "distribute",
+    "evaluate_file",
     "explain_difference",
     "export_tflite",
     "factorize",
@@ -271,6 +292,7 @@ __all__ = [
     "register_operator",
     "register_rule",
     "replace_activations",
+    "search",
     "sensitivity",
     "share_weights",
     "shared_converter",

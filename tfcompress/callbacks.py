@@ -8,6 +8,7 @@ from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.threshold_pruning import ThresholdPruning
 from tfcompress.quantization.callbacks import QuantizationSchedule
+from tfcompress.quantization.guided_bits import GuidedBits
 from tfcompress.quantization.oscillation.dampening import OscillationDampening
 from tfcompress.quantization.oscillation.freezing import IncrementalFreezing, IterativeFreezing
 from tfcompress.sharing.callbacks import Clustering
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelPruning",
     "Clustering",
     "DistillationSchedule",
+    "GuidedBits",
     "IncrementalFreezing",
     "IterativeFreezing",
     "OscillationDampening",

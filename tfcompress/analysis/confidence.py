@@ -62,7 +62,7 @@ def paired_drop(
         differences = (before - after) * (-1 if metric.minimized else 1)
         mean, z = float(differences.mean()), statistics.NormalDist().inv_cdf(confidence)
         deviation = float(differences.std(ddof=1)) if count > 1 else float("inf")
-        return Drop(mean, mean + z * deviation / np.sqrt(count), count, confidence)
+        return Drop(mean, float(mean + z * deviation / np.sqrt(count)), count, confidence)
     mean = metric.drop(metric.value(labels, reference), metric.value(labels, outputs))
     rng = np.random.default_rng(0)
     drops = []

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.pruning.methods.guided import _direction
+from tfcompress.model.directions import direction
 
 #: What a user may give: `None`, a name, a Keras metric, or a function of labels and predictions.
 MetricLike = Any
@@ -152,7 +152,7 @@ def _leaves(given: Any) -> list[Any]:
 
 def _is_minimized(name: str) -> bool:
     try:
-        return _direction(name) == "min"
+        return direction(name) == "min"
     except ValueError:
         return name in ("mean_squared_error", "mean_absolute_error")
 

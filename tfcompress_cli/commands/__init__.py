@@ -6,4 +6,14 @@ Modules import TensorFlow and `tfcompress` inside `run` alone.
 """
 
 #: In the order of `tfcompress --help`.
-COMMANDS = ("inspect", "compare", "compress", "benchmark", "lint", "bundle", "report")
+COMMANDS = (
+    "inspect",
+    "compare",
+    "compress",
+    "benchmark",
+    "lint",
+    "bundle",
+    "report",
+    "search",
+    "run",
+)

@@ -7,15 +7,11 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress.model.directions import direction
 from tfcompress.pruning.methods.method import Method
 from tfcompress.pruning.methods.run import PruningRun
 
 _FIELDS = ("baseline", "current", "best", "best_metric", "rate", "waited", "done")
-
-_DIRECTIONS: dict[Literal["max", "min"], tuple[str, ...]] = {
-    "min": ("loss", "error", "entropy", "perplexity", "hinge", "mae", "mse", "mape", "msle"),
-    "max": ("acc", "auc", "precision", "recall", "f1", "f_score", "iou", "dice", "r2", "psnr"),
-}
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -73,7 +69,7 @@ class MetricGuided(Method):
         if mode not in ("auto", "max", "min"):
             raise ValueError(f"`mode` must be 'auto', 'max' or 'min'. Received: mode={mode!r}")
         if mode == "auto":
-            mode = _direction(monitor)
+            mode = direction(monitor)
         self.monitor = monitor
         self.max_drop = max_drop
         self.baseline = baseline
@@ -208,19 +204,6 @@ class MetricGuided(Method):
 
     def _store(self, run: PruningRun, search: dict[str, float]) -> None:
         run.state.values["search"] = np.array([search[f] for f in _FIELDS], np.float64)
-
-
-def _direction(monitor: str) -> Literal["max", "min"]:
-    """Whether a metric is better when it is higher, decided by its name."""
-    name = monitor.removeprefix("val_")
-    # In this order: "accuracy_loss" is a loss.
-    for mode, words in _DIRECTIONS.items():
-        if any(word in name for word in words):
-            return mode
-    raise ValueError(
-        "Expected a metric whose name tells whether more is better, or mode='max' or mode='min'. "
-        f"Received: monitor={monitor!r}, mode='auto'"
-    )
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

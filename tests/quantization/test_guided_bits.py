@@ -1,0 +1,81 @@
+"""`GuidedBits`: layers are lowered in turn, and what broke the metric is taken back."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+
+
+class Scripted(keras.callbacks.Callback):
+    """A metric that falls as soon as one layer has fewer than 8 bits."""
+
+    def __init__(self, guided, spoiling):
+        super().__init__()
+        self.guided, self.spoiling, self.seen = guided, spoiling, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        bits = self.guided._bits()
+        self.seen.append(bits)
+        logs["val_accuracy"] = 0.5 if bits[self.spoiling] < 8 else 1.0
+
+
+def quantized():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,), name="features")
+    h = layers.Dense(16, activation="relu", name="first")(inputs)
+    h = layers.Dense(16, activation="relu", name="second")(h)
+    model = keras.Model(inputs, layers.Dense(2, name="logits")(h))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 8)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    return model, tfc.quantize(model, "int8", calibration_data=x), x, y
+
+
+def test_what_breaks_the_metric_is_taken_back(tmp_path):
+    given, model, x, y = quantized()
+    guided = tfc.callbacks.GuidedBits("val_accuracy", bits=(4,), sensitivity={"logits": 1.0})
+    scripted = Scripted(guided, "second")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    student = tfc.Distiller(given, model, tfc.LogitsDistillation())
+    student.compile("adam", loss)
+    student.fit(x, y, epochs=7, verbose=0, callbacks=[scripted, guided])
+    # Those of no known sensitivity first, the one with most weights before the others.
+    lowered = [[n for n, b in bits.items() if b < 8] for bits in scripted.seen]
+    assert lowered[:4] == [[], ["second"], ["first"], ["first", "logits"]]
+    assert guided.chosen == {"first": 4, "second": 8, "logits": 4}
+    report = tfc.export_tflite(model, tmp_path / "model.tflite", verify_data=x)
+    assert {r.name: r.num_bits for r in report.layers} == guided.chosen
+    assert report.agreement > 0.99
+    assert [e.weights for e in model.plan if e.weights] == [
+        "int4 per channel",
+        "int8 per channel",
+        "int4 per channel",
+    ]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_nothing_is_lowered_where_nothing_holds():
+    _, model, x, y = quantized()
+    guided = tfc.callbacks.GuidedBits("val_accuracy", baseline=2.0, max_drop=0.1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(x, y, validation_data=(x, y), epochs=2, verbose=0, callbacks=[guided])
+    assert set(guided.chosen.values()) == {8}
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="falling"):
+        tfc.callbacks.GuidedBits(bits=(2, 4))
+    with pytest.raises(ValueError, match="mode="):
+        tfc.callbacks.GuidedBits("val_thing")
+    given, model, x, y = quantized()
+    given.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="quantized model"):
+        given.fit(x, y, verbose=0, callbacks=[tfc.callbacks.GuidedBits("loss")])
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="metric of each epoch"):
+        model.fit(x, x[:, :2], verbose=0, callbacks=[tfc.callbacks.GuidedBits("val_loss")])

@@ -1,0 +1,87 @@
+"""A choice of widths, sparsities and bits for every layer, and the model that it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfcompress.analysis.changes import prune_kernel
+from tfcompress.analysis.options import PRESETS
+from tfcompress.analysis.widths import Widths
+from tfcompress.model.graph import Graph
+from tfcompress.model.kernels import iterate_layers, layer_kernels
+from tfcompress.model.paths import graph_paths
+from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.quantize import quantize
+from tfcompress.quantization.quantized_model import QuantizedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What each layer gets.
+
+    Attributes:
+        channels: Group of channels → the share that it keeps; 1 without a key.
+        sparsity: Layer → the share of its weights that is zero; 0 without a key.
+        bits: Layer → bits of its weights; 8 without a key.
+    """
+
+    channels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sparsity: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A short name that tells assignments apart."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """As plain values."""
+        return {field.name: dict(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def shrunk(self, widths: Widths) -> keras.Model:
+        """The float model with these widths, its weights as they were."""
+        return widths.build(self.channels)
+
+    def build(
+        self, model: keras.Model, calibration_data: Any, bias_correction: bool | None = None
+    ) -> QuantizedModel:
+        """The model with sparsity and bits; training goes on from it.
+
+        Args:
+            model: The float model with the widths of the assignment; it is left untouched.
+            calibration_data: As for `quantize`.
+            bias_correction: As for `quantize`.
+        """
+        copy = keras.models.clone_model(model) if self.sparsity else model
+        if self.sparsity:
+            copy.set_weights(model.get_weights())
+            for path, layer in layers_by_path(copy).items():
+                share = self.sparsity.get(path, 0.0)
+                for inner in iterate_layers(layer) if share else ():
+                    for kernel in layer_kernels(inner):
+                        kernel.variable.assign(prune_kernel(kernel.variable.numpy(), share))
+        paths = layers_by_path(model)
+        by_name = {n: PRESETS[b] for n, b in self.bits.items() if b != 8 and n in paths}
+        with warnings.catch_warnings():
+            # Ranges are those of a model whose training has not begun.
+            warnings.simplefilter("ignore", UserWarning)
+            return quantize(
+                copy,
+                QuantizationConfig("int8", by_name=by_name),
+                calibration_data=calibration_data,
+                bias_correction=bias_correction,
+            )
+
+
+def layers_by_path(model: keras.Model) -> dict[str, keras.Layer]:
+    """Path → layer, of the calls of a functional model."""
+    paths = graph_paths(Graph.from_model(model))
+    return {path: op for op, path in paths.items() if isinstance(op, keras.Layer)}

@@ -1,0 +1,188 @@
+"""Candidates without training: the least predicted loss at every cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tfcompress.analysis.assignment import Assignment
+from tfcompress.analysis.budgets import Costs
+from tfcompress.analysis.costs import LayerBytes, predicted_costs
+from tfcompress.analysis.knapsack import choose
+from tfcompress.analysis.options import Option, parse_options
+from tfcompress.analysis.table import Sensitivity
+from tfcompress.analysis.widths import Widths
+
+# Sizes between the smallest and the largest that are tried for every set of widths.
+_SIZES = 12
+# Shares of the multiply-accumulates that widths are chosen for.
+_MACS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A candidate, as predicted.
+
+    Attributes:
+        assignment: What each layer gets.
+        loss: Sum of the divergences of its options.
+        costs: Predicted costs.
+    """
+
+    assignment: Assignment
+    loss: float
+    costs: Costs
+
+
+class Losses:
+    """Divergence of every choice of a layer and of a group of channels, from the table.
+
+    Args:
+        table: What each option costs alone.
+    """
+
+    def __init__(self, table: Sensitivity):
+        self._rows = {(row.target, row.option): row.divergence for row in table}
+        self.bits: dict[str, list[int]] = {}
+        self.sparsity: dict[str, list[float]] = {}
+        self.channels: dict[str, list[float]] = {}
+        for target, name in self._rows:
+            option: Option = parse_options([name])[0]
+            if option.kind == "bits":
+                self.bits.setdefault(target, []).append(int(option.value))
+            elif option.kind in ("sparsity", "channels"):
+                getattr(self, option.kind).setdefault(target, []).append(option.value)
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that may have fewer bits or weights."""
+        return [name for name in self.bits if 8 in self.bits[name]]
+
+    def choices(self, layer: str) -> list[tuple[int, float]]:
+        """`(bits, sparsity)` of every choice of a layer, int8 first."""
+        found = [(8, 0.0)]
+        found += [(b, s) for b in self.bits[layer] for s in (0.0, *self.sparsity.get(layer, ()))]
+        return list(dict.fromkeys(found))
+
+    def of_layer(self, layer: str, bits: int, sparsity: float) -> float:
+        """Divergence of a choice of a layer."""
+        found = self._rows[layer, f"int{bits}"]
+        return found + (self._rows[layer, f"sparsity={sparsity:g}"] if sparsity else 0.0)
+
+    def of_channels(self, group: str, share: float) -> float:
+        """Divergence of a width of a group."""
+        return 0.0 if share >= 1 else self._rows[group, f"channels={share:g}"]
+
+    def of(self, assignment: Assignment) -> float:
+        """The sum over an assignment; every layer is in int8 at least."""
+        layers = sum(
+            self.of_layer(n, assignment.bits.get(n, 8), assignment.sparsity.get(n, 0.0))
+            for n in self.layers
+        )
+        return layers + sum(self.of_channels(g, s) for g, s in assignment.channels.items())
+
+
+def width_choices(widths: Widths | None, losses: Losses) -> list[dict[str, float]]:
+    """Sets of widths, from the whole model to the narrowest, of least loss at their MACs.
+
+    The products of a layer depend on the channels that it reads and makes, so that savings of
+    groups do not add up; the knapsack's budget is lowered until the true number is within it.
+    """
+    found: list[dict[str, float]] = [{}]
+    groups = list(losses.channels)
+    if widths is None or not groups:
+        return found
+    shares = [[1.0, *sorted(losses.channels[g], reverse=True)] for g in groups]
+    loss = [[losses.of_channels(g, s) for s in row] for g, row in zip(groups, shares, strict=True)]
+    saved = [
+        [widths.macs({g: s}) - 1.0 if s < 1 else 0.0 for s in row]
+        for g, row in zip(groups, shares, strict=True)
+    ]
+    for target in _MACS[1:]:
+        budget = target - 1.0
+        for _ in range(12):
+            chosen = choose(loss, [saved], [budget])
+            if chosen is None:
+                break
+            picked = {
+                g: row[i] for g, row, i in zip(groups, shares, chosen, strict=True) if row[i] < 1
+            }
+            left = widths.macs(picked)
+            if left <= target:
+                if picked not in found:
+                    found.append(picked)
+                break
+            budget -= left - target
+    return found
+
+
+def assignments_at(
+    channels: dict[str, float],
+    losses: Losses,
+    sizes: LayerBytes,
+    base: Costs,
+    layers: Sequence[str],
+    cost: Callable[[Costs], float],
+    index: int,
+    limits: Sequence[float] = (),
+) -> Iterator[Point]:
+    """The least loss at sizes from the smallest to the largest, for one set of widths.
+
+    Args:
+        channels: The widths.
+        losses: Divergence of choices.
+        sizes: Bytes of kernels at these widths.
+        base: Costs of the int8 file at these widths.
+        layers: The layers to choose for.
+        cost: The size of costs, in bytes.
+        index: Which of `(bytes, bytes under gzip)` that is.
+        limits: Sizes to meet, beside a sweep.
+    """
+    choices = [losses.choices(name) for name in layers]
+    loss = [
+        [losses.of_layer(n, b, s) for b, s in row] for n, row in zip(layers, choices, strict=True)
+    ]
+    change = [
+        [float(sizes(n, b, s)[index] - sizes(n, 8)[index]) for b, s in row]
+        for n, row in zip(layers, choices, strict=True)
+    ]
+    least = sum(min(row) for row in change)
+    most = cost(base)
+    targets = [most + t for t in np.linspace(least, 0.0, _SIZES)]
+    targets += [limit for limit in limits if most + least <= limit < most]
+    seen = set()
+    for target in sorted(set(targets)):
+        chosen = choose(loss, [change], [target - most + 1e-6])
+        if chosen is None:
+            continue
+        picked = [row[i] for row, i in zip(choices, chosen, strict=True)]
+        assignment = Assignment(
+            channels,
+            {n: s for n, (_, s) in zip(layers, picked, strict=True) if s},
+            {n: b for n, (b, _) in zip(layers, picked, strict=True) if b != 8},
+        )
+        if assignment.key not in seen:
+            seen.add(assignment.key)
+            costs = predicted_costs(base, assignment, sizes, layers)
+            yield Point(assignment, losses.of(assignment), costs)
+
+
+def undominated(points: Sequence[Point], cost: Callable[[Costs], float]) -> list[Point]:
+    """The points that no other one beats in both cost and loss, cheapest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (cost(p.costs), p.loss)):
+        if not kept or point.loss < kept[-1].loss:
+            kept.append(point)
+    return kept
+
+
+def knee(points: Sequence[Point], cost: Callable[[Costs], float]) -> int:
+    """Index of the point farthest below the line between the ends, in logarithms of both."""
+    if len(points) < 3:
+        return len(points) - 1
+    x = np.log([cost(p.costs) for p in points])
+    y = np.log([max(p.loss, 1e-12) for p in points])
+    x, y = (x - x[0]) / (x[-1] - x[0]), (y - y[-1]) / (y[0] - y[-1])
+    return int(np.argmax(1 - x - y))

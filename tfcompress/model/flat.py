@@ -1,0 +1,23 @@
+"""A model without nested models: a copy whose layers have names of their own."""
+
+from __future__ import annotations
+
+import keras
+
+from tfcompress.model.graph import Graph
+from tfcompress.model.rewrite import rebuild, rename_duplicates
+
+
+def flat_copy(model: keras.Model) -> keras.Model:
+    """The model itself, or where it calls other models a copy with their layers inlined.
+
+    Layers keep their names, but for those that two nested models share.
+
+    Args:
+        model: A functional model.
+    """
+    graph = Graph.from_model(model)
+    if not any(node.path for node in graph.nodes):
+        return model
+    rename_duplicates(graph)
+    return rebuild(graph, {})

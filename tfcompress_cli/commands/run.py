@@ -1,0 +1,77 @@
+"""`tfcompress run`: follows a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from tfcompress_cli.data import add_data_arguments, labels_from, samples_for
+from tfcompress_cli.output import Output
+
+SUMMARY = "follow a recipe, and measure the file that it gives"
+DESCRIPTION = """\
+Follows a recipe in JSON or YAML, such as `tfcompress search` writes: compresses and trains the
+model, exports it, and measures the file on the test data. MODEL and DATA are those of the recipe
+unless they are given. A recipe that search wrote is followed on the same part of the training data
+as the search."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a .json, .yaml or .yml file")
+    parser.add_argument("-o", "--out", required=True, metavar="FOLDER", help="of the results")
+    parser.add_argument("--model", metavar="MODEL", help="a .keras file; default the recipe's")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for the card")
+    add_data_arguments(parser, required=False)
+
+
+def run(options: argparse.Namespace) -> Output:
+    """Follows the recipe, and writes the folder."""
+    import dataclasses
+    import json
+
+    import tfcompress as tfc
+    from tfcompress.model.loading import load_model, sample_shape
+    from tfcompress_cli.commands.search import split
+    from tfcompress_cli.output import plain
+
+    recipe = tfc.Recipe.load(options.recipe)
+    path, options.data = options.model or recipe.model, options.data or recipe.data
+    if not path or not options.data:
+        raise ValueError(
+            "Expected a model and data, in the recipe or as --model and --data. Received: "
+            f"model={path!r}, data={options.data!r}."
+        )
+    model = load_model(path)
+    shape = sample_shape(model)
+    train, validation = split(samples_for(options, shape, "train"))
+    test = samples_for(options, shape, "test")
+    folder = pathlib.Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    compressed = recipe.run(model, train, verbose=2 if options.verbose else 0)
+    report = tfc.export_tflite(
+        compressed,
+        folder / "model.tflite",
+        verify_data=validation[0][:256],
+        float_model=model,
+        labels=labels_from(options.labels),
+    )
+    compressed.save(folder / "model.keras")
+    dataclasses.replace(recipe, model=str(path), data=str(options.data)).save(
+        folder / "recipe.json"
+    )
+    content = {"report": plain(report.to_dict())}
+    text = str(report)
+    if test.y is not None:
+        metric = recipe.metric or None
+        scores = {
+            name: tfc.evaluate_file(which, model, (test.x, test.y), metric=metric)
+            for name, which in (("float", model), ("file", folder / "model.tflite"))
+        }
+        content["test"] = scores
+        text += (
+            f"On {len(test.x):,} test samples: {recipe.metric or 'the metric'} of the float model "
+            f"{scores['float']:.4f}, of the file {scores['file']:.4f}.\n"
+        )
+    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return Output(f"{text}Written to {folder}.", content)
