@@ -12,7 +12,7 @@
 | `steps`     | what a training step costs with each quantizer, beside min-max             |
 
 Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
-benchmark skips what is there. An epoch of `accuracy` takes about two minutes of a core.
+benchmark skips what is there. `--nomeasure` writes the tables of `docs/low-bits.md` alone. An epoch of `accuracy` takes about two minutes of a core.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, steps
+from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, page, steps
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
 from recipes.results import Results
 
@@ -44,6 +44,7 @@ _ONLY = flags.DEFINE_list("only", [], "Names of rows; all of the part by default
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, one run each.")
 _EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of training; by default the part's own.")
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
+_MEASURE = flags.DEFINE_bool("measure", True, "Whether to run what is missing.")
 _RESNET8 = flags.DEFINE_string("resnet8", None, "A trained ResNet-8 for CIFAR-10.")
 _OUTPUT = flags.DEFINE_string("output", str(RESULTS), "Folder of the rows.")
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     results = Results(pathlib.Path(_OUTPUT.value) / "low_bits.csv", _KEY)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(_DATA.value, _RESNET8.value, pathlib.Path(folder))
-        for seed in _SEEDS.value:
+        for seed in _SEEDS.value if _MEASURE.value else ():
             for name in _ONLY.value or part.rows:
                 epochs = part.epochs if _EPOCHS.value is None else _EPOCHS.value
                 key = {"part": _PART.value, "row": name, "seed": seed, "epochs": epochs}
@@ -84,6 +85,8 @@ def main(argv: Sequence[str]) -> None:
                 command += f' --only="{name}" --seeds={seed}'
                 results.add(**key, **figures, commit=origin, command=command)
                 print(key, figures, flush=True)
+    if _OUTPUT.value == str(RESULTS):
+        page.write(results.rows)
 
 
 if __name__ == "__main__":

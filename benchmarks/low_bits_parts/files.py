@@ -1,8 +1,9 @@
 """Files of dense nets in 8, 4 and 2 bits: bytes, agreement, accuracy, and time beside int8.
 
 LeNet-300-100 on MNIST is trained on for an epoch with its bits. The autoencoder has the shape of
-MLPerf Tiny's (640, four layers of 128, 8, four of 128, 640) and random weights and data: it shows
-bytes, agreement and time. `ratio` is the median time of the file over that of the int8 file, in
+MLPerf Tiny's (640, four layers of 128, 8, four of 128, 640), MobileNetV1-0.25 is that of Keras for
+64 pixels; both have random weights and data: they show bytes, agreement and time. "packed" rows are
+exported with `pointwise_as_dense=True`. `ratio` is the median time of the file over that of the int8 file, in
 interleaved runs of one thread.
 """
 
@@ -27,7 +28,10 @@ from tfcompress.tools import datasets
 EPOCHS, BATCH, FLOAT_EPOCHS = 1, 128, 3
 
 PRESETS = ("int8", "int4", "w2a8", "ternary", "binary")
-ROWS = tuple(f"{net} {preset}" for net in ("lenet300", "autoencoder") for preset in PRESETS)
+ROWS = (
+    *(f"{net} {preset}" for net in ("lenet300", "autoencoder") for preset in PRESETS),
+    *("mobilenet int4", "mobilenet int4 packed", "mobilenet w2a8 packed"),
+)
 
 
 def autoencoder() -> keras.Model:
@@ -38,6 +42,13 @@ def autoencoder() -> keras.Model:
         x = layers.Dense(units)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
     return keras.Model(inputs, layers.Dense(640, name="logits")(x))
+
+
+def mobilenet() -> keras.Model:
+    """MobileNetV1-0.25 for 64 pixels, ten logits."""
+    return keras.applications.MobileNet(
+        input_shape=(64, 64, 3), alpha=0.25, weights=None, classes=10, classifier_activation=None
+    )
 
 
 @functools.cache
@@ -55,23 +66,26 @@ def _lenet300(seed: int, data_dir: str | None) -> keras.Model:
 
 
 def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[str, Any]:
-    net, preset = name.split()
+    net, preset, *packed = name.split()
     if net == "lenet300":
         (images, labels), (test_images, test_labels) = _mnist(settings.data_dir)
         model = _lenet300(seed, settings.data_dir)
     else:
         keras.utils.set_random_seed(seed)
-        model = autoencoder()
-        images = np.random.default_rng(seed).normal(size=(512, 640)).astype(np.float32)
+        model = autoencoder() if net == "autoencoder" else mobilenet()
+        shape = (256, *model.input_shape[1:])
+        images = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         labels, test_images, test_labels = None, images, None
     reference = settings.folder / "int8.tflite"
-    tfc.export_tflite(model, reference, calibration_data=images[:512], verify_samples=0)
-    trained = tfc.quantize(model, preset, calibration_data=images[:512])
+    tfc.export_tflite(model, reference, calibration_data=images[:128], verify_samples=0)
+    trained = tfc.quantize(model, preset, calibration_data=images[:128])
     if labels is not None:
         data, steps = shifted(images, labels, seed, BATCH), len(labels) // BATCH
         fit(trained, data, epochs, 5e-4, steps)
     path = settings.folder / "this.tflite"
-    report = tfc.export_tflite(trained, path, verify_data=test_images[:500])
+    report = tfc.export_tflite(
+        trained, path, verify_data=test_images[:256], pointwise_as_dense=bool(packed)
+    )
     found = {}
     if test_labels is not None:
         outputs = next(iter(tfc.Runner(path).predict(test_images).values()))
