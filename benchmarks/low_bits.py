@@ -12,7 +12,8 @@
 | `steps`     | what a training step costs with each quantizer, beside min-max             |
 
 Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
-benchmark skips what is there. `--nomeasure` writes the tables of `docs/low-bits.md` alone. An epoch of `accuracy` takes about two minutes of a core.
+benchmark skips what is there. `--nomeasure` writes the tables of
+`docs/low-bits.md` alone. An epoch of `accuracy` takes about two minutes of a core.
 """
 
 from __future__ import annotations

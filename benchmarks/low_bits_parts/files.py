@@ -3,8 +3,8 @@
 LeNet-300-100 on MNIST is trained on for an epoch with its bits. The autoencoder has the shape of
 MLPerf Tiny's (640, four layers of 128, 8, four of 128, 640), MobileNetV1-0.25 is that of Keras for
 64 pixels; both have random weights and data: they show bytes, agreement and time. "packed" rows are
-exported with `pointwise_as_dense=True`. `ratio` is the median time of the file over that of the int8 file, in
-interleaved runs of one thread.
+exported with `pointwise_as_dense=True`. `ratio` is the median time of the file over that of the
+int8 file, in interleaved runs of one thread.
 """
 
 from __future__ import annotations
