@@ -37,6 +37,14 @@ def float_model():
 @pytest.mark.parametrize(("preset", "stored"), [("int4", "int4"), ("w2a8", "int2")])
 def test_the_codes_are_those_of_the_convolutions(preset, stored, tmp_path, converter):
     quantized = tfc.quantize(float_model(), preset, calibration_data=IMAGES)
+    said = {entry.name: entry.stored for entry in quantized.plan if entry.stored}
+    by_choice = f"int8; {stored} with pointwise_as_dense"
+    assert said == {
+        **dict.fromkeys(("normed", "relu", "sequence"), (by_choice,)),
+        "separable": ("int8", by_choice),
+        **dict.fromkeys(KEPT, ("int8",)),
+    }
+    assert "in the file" in str(quantized.plan)
     found, reports = {}, {}
     for as_dense in (False, True):
         path = tmp_path / f"{as_dense}.tflite"

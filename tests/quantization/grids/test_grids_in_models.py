@@ -166,6 +166,7 @@ def test_dense_kernels_are_packed(preset, rows, stored, tmp_path, converter):
     assert report.agreement == 1.0
     assert report.fully_delegated
     assert {row.name: row.stored for row in report.layers}["a"] == stored
+    assert {entry.name: entry.stored for entry in quantized.plan}["a"] == (stored,)
     found = tfc.inspect_tflite(tmp_path / "m.tflite")
     assert stored in {tensor.dtype for tensor in found.tensors}
     out = tfc.Runner(tmp_path / "m.tflite").predict(data)

@@ -23,6 +23,7 @@ from tfcompress.export.flatbuffer.editing import (
 )
 from tfcompress.export.flatbuffer.int8_ops import PACKED_VERSIONS, WEIGHT_OPS
 from tfcompress.export.flatbuffer.planned import PlannedTensor
+from tfcompress.quantization.placement.stored import packed_bits
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
 
@@ -67,13 +68,9 @@ def write_kernel(
 def _stored_type(tensor: PlannedTensor, code: int, codes: np.ndarray) -> int:
     """The type that holds the codes of a kernel, which is stored in rows of one output each."""
     bits = 8 if tensor.kernel is None else tensor.kernel.num_bits
-    if bits > 4 or (code, _TYPE.INT4) not in PACKED_VERSIONS:
+    if (code, _TYPE.INT4) not in PACKED_VERSIONS:
         return _TYPE.INT8
-    # XNNPACK reads rows that begin with a byte, so theirs must end with one.
-    for width, dtype in ((2, _TYPE.INT2), (4, _TYPE.INT4)):
-        if bits <= width and codes.shape[-1] * width % 8 == 0:
-            return dtype
-    return _TYPE.INT8
+    return {2: _TYPE.INT2, 4: _TYPE.INT4, 8: _TYPE.INT8}[packed_bits(bits, codes.shape[-1])]
 
 
 def add_operand(

@@ -20,7 +20,7 @@ from keras import tree
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, Table
 from tfcompress.export.lowering.bake import BakedKernel, bake
 from tfcompress.export.lowering.marks import Marks, is_constant
-from tfcompress.export.lowering.pointwise import as_dense, packs_as_dense
+from tfcompress.export.lowering.pointwise import as_dense
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.kernels import has_bias
@@ -35,6 +35,7 @@ from tfcompress.quantization.operators.registry import (
 )
 from tfcompress.quantization.placement.from_graph import int8_calls
 from tfcompress.quantization.placement.keep_float import KeepFloat
+from tfcompress.quantization.placement.stored import packs_pointwise
 
 
 @dataclasses.dataclass
@@ -193,7 +194,7 @@ class _Lowering:
                 # One operator that the converter leaves as it is marks the place of the table.
                 return tf.nn.elu(args[0])
             baked = self._baked.get(node) if self._pointwise_as_dense else None
-            if baked is not None and packs_as_dense(operation, baked):
+            if baked is not None and packs_pointwise(operation, baked.num_bits):
                 return as_dense(operation, args[0], *self._constants[node])
             form = operator_of(operation).lower
             if form is not None and node.inputs and is_int8:

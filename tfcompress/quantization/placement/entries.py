@@ -19,6 +19,7 @@ from tfcompress.quantization.placement.plan import (
     describe_weights,
     weight_limits,
 )
+from tfcompress.quantization.placement.stored import stored_type
 
 
 def plan_entries(decisions: Decisions) -> tuple[PlanEntry, ...]:
@@ -43,9 +44,12 @@ def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -
     reason = "" if nodes and not counted else _reason(decisions, computing, len(parts))
     weights, activations = "", "" if nodes else "returns its input"
     limits: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
     if scheme is not None and not reason and any(role(n.operation) is Role.KERNEL for n in nodes):
         weights = describe_weights(scheme.weights)
         limits += weight_limits(scheme.weights)
+        kernels = [n.operation for n in nodes if role(n.operation) is Role.KERNEL]
+        stored = tuple(stored_type(layer, scheme.weights) for layer in kernels)
     if nodes and not counted:
         activations = "no floating point values"
     elif counted and not reason:
@@ -67,6 +71,7 @@ def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -
         (TIED_PRODUCT,) if has_ties else (),
         any(decisions.is_float(n) and _has_floats(n) for n in computing),
         tuple(operator for operator in outside if operator is not None),
+        stored,
     )
 
 

@@ -35,6 +35,7 @@ class PlanEntry:
         is_float: Whether it computes on floating point values in the file.
         outside: Names of LiteRT's int8 operators of it that are known not to run under XNNPACK;
             `tfcompress.lint` looks at the file.
+        stored: The types that hold its kernels in the file; empty where it has none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PlanEntry:
     notes: tuple[str, ...] = ()
     is_float: bool = False
     outside: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +89,15 @@ class Plan(Printable):
 
     def __str__(self) -> str:
         rows = []
+        # Kernels of 8 bits are held in int8, which needs no column.
+        shows_types = any(e.stored and "int8" not in e.weights for e in self.entries)
         for entry in self.entries:
             parts = "" if entry.parts == (entry.name,) else ", ".join(entry.parts)
             note = f"float: {entry.float_reason}" if entry.float_reason else entry.activations
-            rows.append((entry.name, entry.type, parts, entry.weights, note))
-        columns = ("layer", "type", "becomes", "weights", "activations")
+            stored = (", ".join(dict.fromkeys(entry.stored)),) if shows_types else ()
+            rows.append((entry.name, entry.type, parts, entry.weights, *stored, note))
+        types = ("in the file",) if shows_types else ()
+        columns = ("layer", "type", "becomes", "weights", *types, "activations")
         text = render_table(f"Quantization plan of {self.model}", columns, rows)
         for name, limits in self.limits.items():
             text += f"LiteRT cannot hold {name}: {'; '.join(limits)}\n"
