@@ -8,7 +8,7 @@ if [ -z "$python" ]; then
   done
 fi
 if [ -z "$python" ] || ! "$python" -c "$wanted" 2>/dev/null; then
-  found="$("${python:-python3}" --version 2>&1 || echo none)"
+  found="$("${python:-python3}" --version 2>/dev/null)" || found=none
   echo "error: expected Python 3.10 to 3.13, found: $found. Set PYTHON to the path of one." >&2
   exit 2
 fi
