@@ -88,7 +88,8 @@ def export_tflite(
             the runtime rounds activations to int8 by the range of each call. Nothing is trained for
             that: calibration data is only what file and model are compared on.
         compare_float: Convert the float model too, so that the report can compare sizes. It
-            doubles the time of a conversion.
+            doubles the time of a conversion. It is `float_model` where that is given, else the
+            model without its quantizers, whose rounded weights gzip to less.
         golden_data: Samples for the golden pairs; synthetic by default.
         labels: Class names, for the app.
         preprocessing: Steps from raw data to the model's input, for the app: a list of dicts with

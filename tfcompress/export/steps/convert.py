@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import keras
+
 from tfcompress.export.conversion.converter import Converter
 from tfcompress.export.lowering.bake import BakedKernel
 from tfcompress.export.lowering.lower import Lowered, lower
 from tfcompress.export.options import FileOptions
 from tfcompress.export.steps.prepare import Signature
+from tfcompress.model.rewrite import as_float32
 from tfcompress.model.strip import strip
+from tfcompress.model.subclassed import functional_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,13 @@ def convert(
     is_smaller = is_sparse or options.weights is not None
     float_data = None if is_quantized or is_smaller else data
     if is_smaller or (options.compare_float and is_quantized):
-        plain = {s.key: lower(strip(s.model), s.output_names) for s in signatures}
+        plain = {s.key: lower(_float_model(s), s.output_names) for s in signatures}
         float_data = converter.convert(plain)
     return Converted(data, lowered, is_quantized, float_data)
+
+
+def _float_model(signature: Signature) -> keras.Model:
+    """The float model to compare sizes with: the given one, whose weights are not rounded."""
+    if signature.float_model is None:
+        return strip(signature.model)
+    return as_float32(functional_for(signature.float_model))

@@ -68,7 +68,7 @@ class Signature:
         samples: Inputs to verify it on; `None` for none.
         float_reference: What the float model gives that it was quantized from; `None` where that
             is not known, or is not to be compared.
-        float_model: The float model itself, where it was given and samples have labels.
+        float_model: The float model itself, where it was given.
     """
 
     key: str
@@ -139,8 +139,7 @@ def prepare(
         signature = Signature(key, ready, output_names(ready), samples, reference)
         if is_scored:
             _check_scored(signature)
-            signature = dataclasses.replace(signature, float_model=float_model)
-        signatures.append(signature)
+        signatures.append(dataclasses.replace(signature, float_model=float_model))
     return tuple(signatures)
 
 
