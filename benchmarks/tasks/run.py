@@ -69,12 +69,17 @@ def _fit(model: keras.Model, task: Task, train: Split, epochs: int, rate: float)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     trained.compile(keras.optimizers.Adam(schedule), task.loss())
     targets = keras.tree.map_structure(lambda y: y[:count], train.targets)
+    callbacks = []
+    if isinstance(model, tfc.QuantizedModel):
+        # The last third trains on the grids that the file has.
+        callbacks = [tfc.callbacks.QuantizationSchedule(freeze_ranges_step=2 * steps // 3)]
     trained.fit(
         _as_given(train.first(count)),
         targets,
         batch_size=task.batch_size,
         epochs=epochs,
         verbose=0,
+        callbacks=callbacks,
     )
     norms = [la for la in _all_layers(model) if isinstance(la, keras.layers.BatchNormalization)]
     if any(la.trainable for la in norms):
