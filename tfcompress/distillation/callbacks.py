@@ -55,8 +55,8 @@ class DistillationSchedule(keras.callbacks.Callback):
                 )
         self._moved: list[tuple[str, keras.Variable, Schedule]] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        model = self.model
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
         if not isinstance(model, Distiller):
             raise ValueError(
                 "Expected DistillationSchedule in the `fit` of a Distiller. Received: "
@@ -82,7 +82,13 @@ class DistillationSchedule(keras.callbacks.Callback):
         self._moved = [one for one in moved if one[-1] is not None]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        step = int(self.model.optimizer.iterations.numpy())
+        self.update(int(self.model.optimizer.iterations.numpy()))
+
+    def update(self, step: int) -> None:
+        """Sets every temperature and weight to that of `step`.
+
+        A custom loop calls `set_model` once, and this before every step.
+        """
         for name, variable, schedule in self._moved:
             value = float(schedule(step))
             is_temperature = name == "temperature"

@@ -80,7 +80,10 @@ class QuantizationSchedule(keras.callbacks.Callback):
             reestimate_batch_norm(self.model, self.reestimate_batch_norm)
 
     def update(self, step: int) -> None:
-        """Sets every variable to what the schedule says for `step`."""
+        """Sets every variable to what the schedule says for `step`.
+
+        A custom loop calls `set_model` once, this before every step, and once after the last.
+        """
         state = (
             float(step >= self.start_step),
             float(self.freeze_ranges_step is not None and step >= self.freeze_ranges_step),

@@ -109,12 +109,16 @@ class Clustering(keras.callbacks.Callback):
         self.end_step = end_step
         self.reseed = reseed
         self._found: list = []
+        self._last: int | None = None
         self._watch = LossWatch("Assignments")
 
     def set_model(self, model):
         super().set_model(model)
         check_replicas(model)
-        _clustered(model)
+        self._last = None
+        self._found = _clustered(model)
+        # A run that broke off in the middle of a step may have left them set.
+        self._set_reassigns(False)
 
     def is_due(self, step: int, last: int | None = None) -> bool:
         """Whether assignments are refreshed at `step`.
@@ -135,14 +139,15 @@ class Clustering(keras.callbacks.Callback):
         """Whether assignments follow the weights in the step that is taken next."""
         return self.begin_step <= step and (self.end_step is None or step < self.end_step)
 
-    def on_train_begin(self, logs=None):
-        self._last = None
-        self._found = _clustered(self.model)
-        # A run that broke off in the middle of a step may have left them set.
-        self._set_reassigns(False)
-
     def on_train_batch_begin(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations.numpy())
+        self.update(int(self.model.optimizer.iterations.numpy()))
+
+    def update(self, step: int) -> None:
+        """Brings assignments to where they belong before the step that follows `step` others.
+
+        A custom loop calls `set_model` before the first step, this before every step, and
+        `finish` after the last.
+        """
         if self.is_due(step, self._last):
             refresh_assignments(self.model, reseed=self.reseed)
         if self.is_moving(step):
@@ -168,6 +173,10 @@ class Clustering(keras.callbacks.Callback):
         self._settle()
 
     def on_train_end(self, logs=None):
+        self.finish()
+
+    def finish(self) -> None:
+        """Stores the last assignments, and gives zeros that are new a centroid of their own."""
         self._settle()
         found = _finite(self.model, _latent(self.model))
         pinned = _pin_zeros(found)

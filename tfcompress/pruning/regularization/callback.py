@@ -105,14 +105,23 @@ class Regularization(keras.callbacks.Callback):
                 "one of them, or each its own `layers`."
             )
         if self.schedule is not None:
-            self._move(int(self.model.optimizer.iterations.numpy()))
+            self.update(int(self.model.optimizer.iterations.numpy()))
 
     def on_train_end(self, logs: Any = None) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Takes penalties and proximal steps off."""
         for piece in self.pieces:
             regularization.detach_all(piece.target.variable)
         self._retrace()
 
-    def _move(self, step: int) -> None:
+    def update(self, step: int) -> None:
+        """Sets the factor to that of `step`.
+
+        A custom loop calls `set_model` before its step is traced, this before every step, and
+        `finish` after the last.
+        """
         if self.schedule is None or self.factor is None:
             return
         factor = float(self.schedule(step))
