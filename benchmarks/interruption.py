@@ -1,11 +1,12 @@
 """Trainings that are killed and started again, beside the same trainings undisturbed.
 
     python -m benchmarks.interruption                 # every technique, killed in three places
-    python -m benchmarks.interruption --cases=SET     # one of them
+    python -m benchmarks.interruption --cases=LSQ     # one of them
     python -m benchmarks.interruption --print         # the table of what was measured before
 
-Each training is a process: three epochs of five steps, dropout, shuffled batches, momentum. It is
-killed by SIGKILL and run again with the same `callbacks.BackupAndRestore`:
+Each training is a process: three epochs of five steps, dropout, shuffled batches, momentum. The
+methods of pruning and the penalties train together, on a layer each. It is killed by SIGKILL and
+run again with the same `callbacks.BackupAndRestore`:
 
 - epoch: a backup after every epoch; killed at the eighth step, so three steps are done again;
 - mid-epoch: a backup every two steps; killed at the eighth step, one step after the last backup;
@@ -19,6 +20,7 @@ again.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -111,49 +113,97 @@ def _channels(criterion: str = "magnitude") -> Callable[[], list]:
     ]
 
 
-Make = Callable[[], Any]
-#: Name → model, callbacks, optimizer.
-CASES: dict[str, tuple[Make, Make, Make]] = {
-    "no technique": (net, list, _sgd),
-    "Adam": (net, list, lambda: keras.optimizers.Adam(0.01)),
-    "magnitude": (net, pruning(_decay()), _sgd),
-    "global, Block(1, 4)": (net, pruning(_decay(), scope="global", pattern=tfc.Block(1, 4)), _sgd),
-    "NOfM(2, 4)": (net, pruning(tfc.ConstantSparsity(0.5), pattern=tfc.NOfM(2, 4)), _sgd),
-    "random": (net, pruning(_decay(), criterion="random"), _sgd),
-    "taylor": (net, pruning(_decay(), criterion="taylor"), _sgd),
-    "movement": (net, pruning(_decay(), criterion="movement"), _sgd),
-    "surgery": (net, pruning(tfc.DynamicNetworkSurgery(_decay(), frequency=2)), _sgd),
-    "SET": (net, pruning(tfc.SET(0.75, 12, frequency=3)), _sgd),
-    "RigL": (net, pruning(tfc.RigL(0.75, 12, frequency=3)), _sgd),
-    "MetricGuided": (net, pruning(tfc.MetricGuided("loss", 10.0)), _sgd),
-    "ThresholdPruning": (
-        net,
-        lambda: [tfc.callbacks.ThresholdPruning([4, 11], num_std=0.5, l1=1e-3, verbose=0)],
-        _sgd,
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A training.
+
+    Attributes:
+        make: Makes the model.
+        callbacks: Makes the callbacks.
+        optimizer: Makes the optimizer.
+        rows: Row of the table → the layer whose variables it tells of; by default one of all.
+    """
+
+    make: Callable[[], Any] = net
+    callbacks: Callable[[], list] = list
+    optimizer: Callable[[], Any] = _sgd
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+#: Row → schedule or method, and options. Each prunes a layer of its own, all in one training.
+_PRUNINGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Pruning, magnitude": (_decay(), {}),
+    "Pruning, Block(1, 4)": (_decay(), {"pattern": tfc.Block(1, 4)}),
+    "Pruning, channels": (_decay(), {"criterion": "l2", "pattern": "channels"}),
+    "Pruning, NOfM(2, 4)": (tfc.ConstantSparsity(0.5), {"pattern": tfc.NOfM(2, 4)}),
+    "Pruning, random": (_decay(), {"criterion": "random"}),
+    "Pruning, taylor": (_decay(), {"criterion": "taylor"}),
+    "Pruning, fisher": (_decay(), {"criterion": "fisher"}),
+    "Pruning, entropy": (_decay(), {"criterion": "entropy"}),
+    "Pruning, snip": (tfc.ConstantSparsity(0.5, 0, 0), {"criterion": "snip"}),
+    "Pruning, movement": (_decay(), {"criterion": "movement"}),
+    "DynamicNetworkSurgery": (tfc.DynamicNetworkSurgery(_decay(), frequency=2), {}),
+    "SET": (tfc.SET(0.75, 12, frequency=3), {}),
+    "RigL": (tfc.RigL(0.75, 12, frequency=3), {}),
+    "MetricGuided": (tfc.MetricGuided("loss", 10.0), {}),
+}
+_PENALTIES = ("ThresholdPruning", "Regularization", "Regularization, proximal")
+
+
+def _layer(index: int) -> str:
+    return f"layer{index:02d}"
+
+
+def _stack() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Dense(8)(layers.Dropout(0.25)(layers.Flatten()(inputs)))
+    for index in range(len(_PRUNINGS) + len(_PENALTIES)):
+        x = layers.Add()([x, layers.Dense(8, "tanh", name=_layer(index))(x)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def _all_prunings() -> list:
+    scoring = tfc.ScoringOptions(num_batches=1)
+    options = {"data": data(), "scoring": scoring, "verbose": 0}
+    made = [
+        tfc.callbacks.Pruning(method, layers=_layer(i), **options, **own)
+        for i, (method, own) in enumerate(_PRUNINGS.values())
+    ]
+    threshold, penalty, proximal = (_layer(len(made) + i) for i in range(3))
+    return [
+        *made,
+        tfc.callbacks.ThresholdPruning([4, 11], num_std=0.5, l1=1e-3, layers=threshold, verbose=0),
+        tfc.callbacks.Regularization(l1=1e-3, schedule=lambda s: s / 10, layers=penalty),
+        tfc.callbacks.Regularization(l1=0.05, proximal=True, layers=proximal),
+    ]
+
+
+def _everything() -> keras.Model:
+    return distiller(tfc.quantize(tfc.cluster(net(), 4), calibration_data=data()[0]))
+
+
+def _lsq() -> keras.Model:
+    scheme = tfc.Scheme(weights=tfc.WeightScheme(quantizer=tfc.LSQ()))
+    return tfc.quantize(net(), scheme, calibration_data=data()[0])
+
+
+CASES: dict[str, Case] = {
+    "no technique": Case(),
+    "pruning": Case(
+        _stack,
+        _all_prunings,
+        rows={name: _layer(i) for i, name in enumerate((*_PRUNINGS, *_PENALTIES))},
     ),
-    "Regularization": (
-        net,
-        lambda: [
-            tfc.callbacks.Regularization(l1=1e-3, schedule=lambda s: s / 10, proximal=True),
-        ],
-        _sgd,
-    ),
-    "ChannelPruning": (net, _channels(), _sgd),
-    "ChannelPruning, taylor": (net, _channels("taylor"), _sgd),
-    "cluster": (lambda: tfc.cluster(net(), 4), lambda: [tfc.callbacks.Clustering(3)], _sgd),
-    "quantize": (quantized, _schedule, _sgd),
-    "quantize, LSQ": (
-        lambda: tfc.quantize(
-            net(), tfc.Scheme(weights=tfc.WeightScheme(quantizer=tfc.LSQ())),
-            calibration_data=data()[0],
-        ),
-        _schedule,
-        _sgd,
-    ),
-    "Distiller": (lambda: distiller(net("student")), _temperatures, _sgd),
-    "QuantizedGradients": (net, list, lambda: tfc.QuantizedGradients(_sgd(), 4)),
-    "everything": (
-        lambda: distiller(tfc.quantize(tfc.cluster(net(), 4), calibration_data=data()[0])),
+    "ChannelPruning": Case(callbacks=_channels()),
+    "ChannelPruning, taylor": Case(callbacks=_channels("taylor")),
+    "Clustering": Case(lambda: tfc.cluster(net(), 4), lambda: [tfc.callbacks.Clustering(3)]),
+    "QuantizationSchedule": Case(quantized, _schedule),
+    "LSQ": Case(_lsq, _schedule),
+    "Distiller": Case(lambda: distiller(net("student")), _temperatures),
+    "QuantizedGradients": Case(optimizer=lambda: tfc.QuantizedGradients(_sgd(), 4)),
+    "everything": Case(
+        _everything,
         lambda: [
             *pruning(_decay())(),
             tfc.callbacks.Clustering(3),
@@ -163,7 +213,7 @@ CASES: dict[str, tuple[Make, Make, Make]] = {
         ],
         lambda: tfc.QuantizedGradients(_sgd(), 6),
     ),
-}  # fmt: skip
+}
 
 
 def train(case: str, folder: pathlib.Path | None, place: str, kill: bool = False) -> dict[str, str]:
@@ -175,15 +225,15 @@ def train(case: str, folder: pathlib.Path | None, place: str, kill: bool = False
         place: Where it is, or was, killed.
         kill: Whether it is killed now.
     """
-    make, callbacks, optimizer = CASES[case]
+    chosen = CASES[case]
     keras.utils.set_random_seed(0)
-    model = make()
+    model = chosen.make()
     # Another sequence of a layer's random numbers in each process, until a backup is restored.
     keras.utils.set_random_seed(0 if folder is None or kill else 1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(), loss, metrics=["accuracy"])
+    model.compile(chosen.optimizer(), loss, metrics=["accuracy"])
     batches = tfc.ShuffledBatches(*data(), batch_size=BATCH)
-    used = [*([Kill(place)] if kill else []), *callbacks()]
+    used = [*([Kill(place)] if kill else []), *chosen.callbacks()]
     if folder is not None:
         frequency = 2 if place == "mid-epoch" else "epoch"
         used.append(tfc.callbacks.BackupAndRestore(folder, frequency, data=batches))
@@ -191,7 +241,8 @@ def train(case: str, folder: pathlib.Path | None, place: str, kill: bool = False
         used.append(_InOrder(batches))
     logs = model.fit(batches, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=used).history
     variables = (*model.variables, *model.optimizer.variables)
-    state = {f"{i} {v.name}": np.asarray(v) for i, v in enumerate(variables)}
+    # The paths of a second model in one process are others.
+    state = {f"{i} {v.path}": np.asarray(v) for i, v in enumerate(variables)}
     if place != "end" or folder is None:
         state |= {f"log {name}": np.asarray(values[-1:]) for name, values in logs.items()}
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in state.items()}
@@ -212,7 +263,8 @@ def outcome(whole: dict[str, str], resumed: dict[str, str], place: str) -> str:
     """ "equal", or what differs."""
     # After the last epoch there is none left to log.
     names = [n for n in whole if not (place == "end" and n.startswith("log "))]
-    wrong = [name for name in names if resumed.get(name) != whole[name]]
+    others = list(resumed.values())
+    wrong = [n for i, n in enumerate(whole) if n in names and others[i : i + 1] != [whole[n]]]
     return "equal" if not wrong else f"differs: {', '.join(wrong[:4])} ({len(wrong)} in all)"
 
 
@@ -236,9 +288,10 @@ def run(*arguments: Any, folder: pathlib.Path) -> dict[str, str] | None:
     return json.loads(target.read_text(encoding="utf-8"))
 
 
-def measure(case: str) -> dict[str, str]:
-    """Place → outcome."""
-    found = {}
+def measure(case: str) -> dict[str, dict[str, str]]:
+    """Row of the table → place → outcome."""
+    rows = CASES[case].rows or {case: ""}
+    found: dict[str, dict[str, str]] = {row: {} for row in rows}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         whole = run(case, None, "", folder=folder)
@@ -249,7 +302,12 @@ def measure(case: str) -> dict[str, str]:
             resumed = run(case, backups, place, folder=folder)
             assert whole is not None
             assert resumed is not None
-            found[place] = outcome(whole, resumed, place)
+            for row, layer in rows.items():
+                of_layer = [
+                    {n: digest for n, digest in each.items() if layer in n}
+                    for each in (whole, resumed)
+                ]
+                found[row][place] = outcome(*of_layer, place)
     return found
 
 
@@ -265,7 +323,8 @@ def main(argv: list[str]) -> None:
     del argv
     path = pathlib.Path(flags.FLAGS.csv)
     for case in [] if flags.FLAGS.print else flags.FLAGS.cases or CASES:
-        if all((case, place) in read(path) for place in PLACES):
+        rows = CASES[case].rows or {case: ""}
+        if all((row, place) in read(path) for row in rows for place in PLACES):
             continue
         found = measure(case)
         is_new = not path.exists()
@@ -273,7 +332,7 @@ def main(argv: list[str]) -> None:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
                 writer.writerow(_COLUMNS)
-            writer.writerows((case, place, found[place]) for place in PLACES)
+            writer.writerows((row, place, found[row][place]) for row in rows for place in PLACES)
         print(case, found, flush=True)
     found = read(path)
     print(f"| technique | {' | '.join(PLACES)} |\n|---|{'---|' * len(PLACES)}")

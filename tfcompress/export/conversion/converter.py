@@ -193,4 +193,5 @@ def _save(signatures: Mapping[str, Lowered], path: pathlib.Path) -> None:
         function = tf.function(lowered.function, autograph=False)
         functions[key] = function.get_concrete_function(*lowered.specs)
     module.functions = list(functions.values())
+    module.kernels = [lowered.variables for lowered in signatures.values()]
     tf.saved_model.save(module, str(path), signatures=functions)

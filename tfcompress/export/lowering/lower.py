@@ -8,6 +8,7 @@ computed in float32 and with batch 1, whatever policy the model was trained with
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,11 @@ from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.stored import packs_pointwise
 
 
+# A kernel of so many bytes is a variable in the SavedModel, which the converter makes a constant. As
+# a constant of the graph it would be copied seven times, and the whole graph may have 2 GB.
+_LARGE = 2**22
+
+
 @dataclasses.dataclass
 class Lowered:
     """What lowering one model gives.
@@ -49,6 +55,7 @@ class Lowered:
         planned: The tensors that the plan gives codes, known once the function is traced.
         float_outputs: Names of outputs that no quantizer gives.
         float_inputs: Names of inputs that no quantizer reads.
+        variables: What the function reads large kernels from, once it is traced.
     """
 
     function: Any
@@ -57,6 +64,15 @@ class Lowered:
     planned: list[PlannedTensor] = dataclasses.field(default_factory=list)
     float_outputs: list[str] = dataclasses.field(default_factory=list)
     float_inputs: list[str] = dataclasses.field(default_factory=list)
+    variables: list[tf.Variable] = dataclasses.field(default_factory=list)
+
+    def release(self) -> None:
+        """Gives back the memory of the function's constants: it cannot be called any more."""
+        is_large = bool(self.variables)
+        self.function, self.variables = None, []
+        if is_large:
+            # They are held by cycles.
+            gc.collect()
 
 
 def lower(
@@ -97,6 +113,7 @@ def lower(
         }
 
     lowered = Lowered(function, specs, walker.kernels, walker.marks.planned)
+    lowered.variables = walker.large
     for name, value in zip(output_names, graph.flat_outputs, strict=True):
         if not walker.holds_codes(value):
             lowered.float_outputs.append(name)
@@ -115,6 +132,8 @@ class _Lowering:
         self._pointwise_as_dense = pointwise_as_dense
         self._int8 = int8_calls(graph)
         self.marks = Marks()
+        self._large: dict[Node, tf.Variable] = {}
+        self.large: list[tf.Variable] = []
         # Everything that is read from variables is read now, before a graph is traced.
         self._constants: dict[Node, tuple] = {}
         self._baked: dict[Node, BakedKernel] = {}
@@ -135,6 +154,9 @@ class _Lowering:
             elif is_compressed(node.operation):
                 kernel, bias, baked = bake(node.operation, call_index)
                 self._constants[node] = kernel, bias
+                if kernel.nbytes >= _LARGE:
+                    # No variable can be made while a graph is traced.
+                    self._large[node] = tf.Variable(kernel, trainable=False)
                 if baked is not None and node in self._int8:
                     self._baked[node] = baked
             elif isinstance(node.operation, FakeQuantize):
@@ -315,12 +337,18 @@ class _Lowering:
         if result is not None:
             return result
         variables = compressed_variables(layer)
-        mapping = [(variables["kernel"], tf.constant(kernel))]
+        mapping = [(variables["kernel"], self._constant(node, kernel))]
         if has_bias(layer):
             mapping.append((variables["bias"], tf.constant(bias)))
         with keras.StatelessScope(mapping):
             y = _run(layer, args, kwargs)
         return y if bias is None or has_bias(layer) else y + tf.constant(bias)
+
+    def _constant(self, node: Node, kernel: np.ndarray) -> tf.Tensor:
+        if node not in self._large:
+            return tf.constant(kernel)
+        self.large.append(self._large[node])
+        return tf.convert_to_tensor(self._large[node])
 
 
 def _is_never_negative(value: Value) -> bool:

@@ -56,6 +56,8 @@ def convert(
     is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     is_sparse = options.sparse_encoding and not is_quantized
     data = converter.convert(lowered, sparse=is_sparse, weights=options.weights)
+    for low in lowered.values():
+        low.release()
     # A float file is its own float size; a smaller one is compared with a plain one.
     is_smaller = is_sparse or options.weights is not None
     float_data = None if is_quantized or is_smaller else data
