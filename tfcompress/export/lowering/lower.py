@@ -38,8 +38,8 @@ from tfcompress.quantization.placement.from_graph import int8_calls
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.stored import packs_pointwise
 
-# A kernel of so many bytes is a variable in the SavedModel, which the converter makes a constant. As
-# a constant of the graph it would be copied seven times, and the whole graph may have 2 GB.
+# A kernel of so many bytes is a variable in the SavedModel, which the converter makes a constant.
+# As a constant of the graph it would be copied seven times, and the whole graph may have 2 GB.
 _LARGE = 2**22
 
 
