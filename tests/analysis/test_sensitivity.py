@@ -5,9 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.analysis.changes import round_activation
 
 OPTIONS = ("int8", "int4", "sparsity=0.5", "channels=0.5", "rank=0.5")
 
@@ -74,6 +76,14 @@ def test_four_bits_are_fifteen_codes_per_channel(measured):
         assert table.row(name, "int4").divergence == pytest.approx(
             with_kernel(model, name, four_bits), rel=0.2
         )
+
+
+def test_activations_are_rounded_to_256_codes_of_their_range():
+    x = np.abs(np.random.default_rng(0).normal(size=(64, 5))).astype("float32")
+    step = x.max() / 255
+    np.testing.assert_allclose(
+        round_activation(tf.constant(x)), np.round(x / step) * step, atol=1e-6
+    )
 
 
 def test_channels_that_go_together_are_one_row(measured):

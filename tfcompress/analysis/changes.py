@@ -17,7 +17,7 @@ from tfcompress.factorization.decompositions import Spectrum
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.kernels import Kernel, iterate_layers, layer_kernels
 from tfcompress.model.paths import graph_paths
-from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_quantize_tensor
+from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_quantize
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
 from tfcompress.quantization.quantize import plan
 from tfcompress.quantization.schemes import Scheme, WeightScheme, resolve
@@ -133,7 +133,7 @@ class Changes:
 def round_activation(x: tf.Tensor) -> tf.Tensor:
     """A tensor on the int8 grid of its own range."""
     scale, zero_point = affine_parameters(tf.reduce_min(x), tf.reduce_max(x))
-    return fake_quantize_tensor(x, scale, zero_point)
+    return fake_quantize(x, scale, zero_point)
 
 
 def round_kernel(kernel: Kernel, scheme: WeightScheme) -> np.ndarray:

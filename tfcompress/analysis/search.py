@@ -138,15 +138,13 @@ def search(
         work = Trials(flat, model, held, scored, found, confidence, training, predictions, state)
         with progress_bar("search", trials, verbose) as advance:
             work.advance = advance
-            if max_drop is None:
-                start = undominated(inside, predictions.cost)
-                best = _best_metric(work, inside, trials if budgets else 1)
-                if not budgets:
-                    best = work.measure(start[knee(start, predictions.cost)])
+            ladder = undominated(inside, predictions.cost)
+            if max_drop is not None:
+                best = _smallest_that_holds(work, ladder, max_drop, trials)
+            elif budgets:
+                best = _best_metric(work, inside, trials)
             else:
-                best = _smallest_that_holds(
-                    work, undominated(inside, predictions.cost), max_drop, trials
-                )
+                best = work.measure(ladder[knee(ladder, predictions.cost)])
         result_model = work.model_of(best)
     measured = sorted(work.measured, key=lambda c: predictions.cost(c.point.costs))
     return SearchResult(
