@@ -80,9 +80,10 @@ def export_tflite(
             On phones the sparse layers of an int8 file do not run under XNNPACK.
         pointwise_as_dense: Store the kernels of pointwise convolutions in 4 or 2 bits, where they
             have so few: such a convolution is then a FULLY_CONNECTED in the file, and computes the
-            same codes. XNNPACK runs no convolution with such kernels. It saves bytes and costs
-            time: several times that of an int8 convolution on CPUs with int8 matrix products. Those
-            with strides, and those with an odd number of input channels, stay in int8.
+            same codes. XNNPACK runs no convolution with such kernels. What it costs in time depends
+            on CPU and shape, from a tenth less than int8 to several times as much: measure it with
+            `compare_latency`. Convolutions with strides, and those with an odd number of input
+            channels, stay in int8.
         weights: A float file instead, for a float model: `"float16"` stores weights in half the
             bytes, and XNNPACK computes in float32; `"dynamic"` stores large kernels in int8, and
             the runtime rounds activations to int8 by the range of each call. Nothing is trained for
