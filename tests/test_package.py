@@ -85,3 +85,9 @@ def test_the_namespace_holds_nothing_else():
     modules = {name for name in others if isinstance(getattr(tfc, name), types.ModuleType)}
     assert others == modules
     assert all(getattr(tfc, name).__name__ == f"tfcompress.{name}" for name in modules)
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "docs" / "reference.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\.\. auto(?:function|class):: tfcompress\.(\w+)$", page, re.M))
+    assert named == set(PUBLIC) - {"callbacks", "distribute", "__version__"}
