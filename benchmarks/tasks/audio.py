@@ -118,7 +118,7 @@ def sensor_joined(train: Split) -> keras.Model:
 
 
 _COMMON = {"metric": "accuracy, %", "loss": cross_entropy, "score": accuracy}
-_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 14, "extra_epochs": 4}
+_SPOKEN = {**_COMMON, "load": data.spoken_digits, "epochs": 14, "extra_epochs": 10}
 
 TASKS = (
     Task(name="lstm", about="LSTM of 16 steps, spoken digits", build=lstm, **_SPOKEN),
