@@ -39,6 +39,17 @@ def recipe(tmp_path_factory):
     return folder, on_two_workers(folder, "whole")
 
 
+def test_imports_run_nothing():
+    """A strategy of several workers must be made before TensorFlow runs anything."""
+    fresh.run(
+        """
+        import tensorflow as tf
+        import recipes.distributed
+        tf.config.threading.set_intra_op_parallelism_threads(1)  # Raises once TensorFlow has run.
+        """
+    )
+
+
 def test_pruning_on_two_workers_is_pruning_on_one(tmp_path):
     first, second = on_two_workers(tmp_path, "float")
     assert [first.pop("chief"), second.pop("chief")] == [True, False]

@@ -119,3 +119,7 @@ def test_the_epoch_that_fit_begins_with():
     assert sequential.fit(x, y, epochs=3, verbose=0).epoch == [2]
     keras_private.set_initial_epoch(sequential, None)
     assert sequential.fit(x, y, verbose=0).epoch == [0]
+
+
+def test_the_cell_of_convolutional_lstms():
+    assert type(layers.ConvLSTM2D(1, 1).cell) is keras_private.conv_lstm_cell()

@@ -119,3 +119,14 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     if not hasattr(model, "_initial_epoch"):
         raise AttributeError("keras.Model._initial_epoch has moved")
     model._initial_epoch = epoch
+
+
+def conv_lstm_cell() -> type[keras.Layer]:
+    """The class of the cell of ConvLSTM layers.
+
+    Not taken from a layer: making one draws a seed, and a multi-worker strategy must be made before
+    TensorFlow runs anything.
+    """
+    from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
+
+    return ConvLSTMCell

@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from tfcompress.model.graph import Value
+from tfcompress.model.keras_private import conv_lstm_cell
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constants import times
 from tfcompress.quantization.operators.steps import (
@@ -225,6 +226,5 @@ CELLS: dict[type, type[CellSteps]] = {
     layers.LSTMCell: _LSTM,
     layers.GRUCell: _GRU,
     layers.SimpleRNNCell: _SimpleRNN,
-    # It has no public name.
-    type(layers.ConvLSTM2D(1, 1).cell): _ConvLSTM,
+    conv_lstm_cell(): _ConvLSTM,
 }
