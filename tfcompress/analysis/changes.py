@@ -58,7 +58,7 @@ class Changes:
     def __init__(self, model: keras.Model, options: Sequence[Option]):
         self.model = model
         self.graph = Graph.from_model(model)
-        self._layers = {path: op for op, path in graph_paths(self.graph).items()}
+        self._by_path = {path: op for op, path in graph_paths(self.graph).items()}
         self._position = {node: i for i, node in enumerate(self.graph.nodes)}
         self.skipped: dict[str, str] = {}
         self._ships = {o: self._shippable(o) for o in options if o.kind == "bits"}
@@ -78,7 +78,7 @@ class Changes:
             units = self.widths.removed({candidate.target: option.value})
             changed = reading_variables(group, units)
             return {key: (variable, value) for key, (variable, value, _) in changed.items()}
-        kernels = _kernels(self._layers[candidate.target])
+        kernels = _kernels(self._by_path[candidate.target])
         return {id(k.variable): (k.variable, _changed(k, option)) for k in kernels}
 
     @contextlib.contextmanager
@@ -98,7 +98,7 @@ class Changes:
         """Paths of the layers whose weights a file can hold at these bits."""
         entries = plan(self.model, PRESETS[int(option.value)])
         for entry in entries:
-            if entry.limits or (entry.float_reason and entry.name in self._layers):
+            if entry.limits or (entry.float_reason and entry.name in self._by_path):
                 reason = "; ".join(entry.limits) or entry.float_reason
                 self.skipped.setdefault(entry.name, reason)
         return {e.name for e in entries if e.weights and not e.limits and not e.is_float}
@@ -107,7 +107,7 @@ class Changes:
         if option.kind == "channels":
             yield from self._of_channels(option)
             return
-        for path, layer in self._layers.items():
+        for path, layer in self._by_path.items():
             kernels = _kernels(layer)
             if not kernels or (option.kind == "bits" and path not in self._ships[option]):
                 continue
