@@ -88,23 +88,23 @@ class GuidedBits(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         trained = self._trained
-        self._layers = {
+        self._by_name = {
             layer.name: transform
             for layer in iterate_layers(trained)
             if is_compressed(layer)
             for transform in layer.transformed.of_type(FakeQuantizeWeights).values()
             if _follows_the_kernel(transform)
         }
-        if not self._layers:
+        if not self._by_name:
             raise ValueError(
                 "Expected a quantized model with uniform weights whose range follows the kernel. "
                 f"Received: {trained.name!r}, which has none. Train what "
                 "tfcompress.quantize(model) returns."
             )
         layers = {layer.name: layer for layer in iterate_layers(trained)}
-        sizes = {n: int(np.prod(t.grid.shape)) for n, t in self._layers.items()}
+        sizes = {n: int(np.prod(t.grid.shape)) for n, t in self._by_name.items()}
         self._turns = sorted(
-            self._layers,
+            self._by_name,
             key=lambda n: (look_up(self.sensitivity, layers[n], default=0.0), -sizes[n]),
         )
         self._steps = [(name, bits) for bits in self.bits for name in self._turns]
@@ -147,7 +147,7 @@ class GuidedBits(keras.callbacks.Callback):
 
     def _entry(self, entry: PlanEntry) -> PlanEntry:
         """An entry of the plan with the bits that were chosen."""
-        found = [self._layers[part] for part in entry.parts if part in self._layers]
+        found = [self._by_name[part] for part in entry.parts if part in self._by_name]
         if not found or not entry.weights:
             return entry
         return dataclasses.replace(entry, weights=describe_weights(found[0].scheme))
@@ -161,7 +161,7 @@ class GuidedBits(keras.callbacks.Callback):
         """Gives the next layer in turn fewer bits."""
         while self._steps:
             name, bits = self._steps.pop(0)
-            if self._layers[name].num_bits > bits:
+            if self._by_name[name].num_bits > bits:
                 self._changed = name, bits
                 self._set({name: bits})
                 return
@@ -178,11 +178,11 @@ class GuidedBits(keras.callbacks.Callback):
             self._steps = [step for step in self._steps if step[0] != self._changed[0]]
 
     def _bits(self) -> dict[str, int]:
-        return {name: transform.num_bits for name, transform in self._layers.items()}
+        return {name: transform.num_bits for name, transform in self._by_name.items()}
 
     def _set(self, bits: Mapping[str, int]) -> None:
         for name, number in bits.items():
-            transform = self._layers[name]
+            transform = self._by_name[name]
             transform.scheme = dataclasses.replace(transform.scheme, num_bits=number)
             transform.grid = dataclasses.replace(transform.grid, options=transform.scheme)
         # The numbers are constants of the traced steps.
