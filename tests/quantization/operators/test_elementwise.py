@@ -50,6 +50,8 @@ FUNCTIONS = {
     "operation_of_a_kernel": lambda x: layers.Dense(2, ops.softplus)(x),
     "threshold": lambda x: ops.threshold(x, 0.1, -0.5),
     "clip": lambda x: ops.clip(x, -0.5, 0.7),
+    "angle": lambda x: ops.arctan2(x, -1.5),
+    "angle_to": lambda x: ops.arctan2(0.5, x),
     "cube": lambda x: ops.power(x, 3),
     "power_of_two": lambda x: 2.0**x,
     "inverse": lambda x: 1.0 / x,

@@ -5,7 +5,6 @@ import pytest
 
 from tests.one_op import one_op, run
 from tfcompress.quantization.calibration.limits import LARGEST_RATIO, SMALLEST_RATIO
-from tfcompress.quantization.placement.reasons import FLOAT_IN_LITERT
 
 _IMAGE, _VOLUME = (1, 4, 4, 2), (1, 4, 4, 4, 2)
 _STRIDES = {f"stride{axis}": 1 for axis in "DHW"} | {f"dilation{axis}Factor": 1 for axis in "DHW"}
@@ -48,17 +47,15 @@ def runs(name, dtype, version):
     return True
 
 
-@pytest.mark.parametrize("name", sorted(FLOAT_IN_LITERT.values()))
-def test_what_litert_is_said_to_have_in_float_only_it_has_in_float_only(name):
+def test_litert_has_the_angle_of_two_tensors_in_float_only():
     versions = range(1, 7)
-    assert any(runs(name, np.float32, version) for version in versions)
-    assert not any(runs(name, np.int8, version) for version in versions)
+    assert any(runs("ATAN2", np.float32, version) for version in versions)
+    assert not any(runs("ATAN2", np.int8, version) for version in versions)
 
 
 @pytest.mark.parametrize("name", ["SQRT", "ABS", "RSQRT"])
 def test_operators_of_which_it_is_not_said_run_in_int8(name):
     assert any(runs(name, np.int8, version) for version in (1, 2))
-    assert name not in FLOAT_IN_LITERT.values()
 
 
 @pytest.mark.parametrize("kind", SMALLEST_RATIO)

@@ -35,6 +35,7 @@ def around(shape, call, dtype="float32"):
             "int64",
             r"look \(IntegerLookup",
         ),
+        (VECTOR, lambda x: ops.arctan2(x, x[:, :1]), "float32", "Atan2 of two shapes"),
     ],
 )
 def test_what_no_file_can_hold_is_refused_before_training(shape, call, dtype, message, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from keras import activations, layers, ops
@@ -30,6 +31,18 @@ register(
     layers.ELU,
     spec=TABLE,
 )
+
+
+def _angle_reason(node: Node) -> str | None:
+    """Why an angle that is no table stays in float."""
+    if len(node.inputs) > 1:
+        return "LiteRT has no int8 form of Arctan2"
+    assert TABLE.call_reason is not None
+    return TABLE.call_reason(node)
+
+
+# Of a tensor and a number it is a table.
+register(ops.arctan2, spec=dataclasses.replace(TABLE, call_reason=_angle_reason))
 
 
 def _glu(b: Builder, node: Node) -> Value | list[Value] | None:

@@ -18,9 +18,6 @@ from tfcompress.quantization.operators.registry import (
 )
 from tfcompress.quantization.placement.plan import AS_CONFIGURED
 
-#: Keras name → the LiteRT operator for it, which takes no int8 tensors.
-FLOAT_IN_LITERT = {"Arctan2": "ATAN2"}
-
 
 def float_reason(node: Node, is_configured: bool) -> str | None:
     """Why a call stays in float, in words for the report; `None` where it runs in int8.
@@ -53,9 +50,7 @@ def _unknown_reason(operation: Any) -> str:
     if isinstance(operation, keras.layers.Lambda):
         return "its function is not known; register_operator describes one that has a name"
     name = activation_of(operation) or keras_class(operation).__name__
-    whose = "LiteRT" if name in FLOAT_IN_LITERT else "tfcompress"
-    yet = "" if name in FLOAT_IN_LITERT else " yet"
-    return f"{whose} has no int8 form of {name}{_options(operation)}{yet}"
+    return f"tfcompress has no int8 form of {name}{_options(operation)} yet"
 
 
 def _options(operation: Any) -> str:

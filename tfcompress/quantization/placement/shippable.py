@@ -33,6 +33,9 @@ _MISSING = frozenset(
     )
 )
 
+# Operators that LiteRT has for operands of one shape alone.
+_OF_ONE_SHAPE = frozenset(("Atan2",))
+
 
 def check_shippable(nodes: Iterable[Node]) -> None:
     """Raises `ValueError` that names every call of which LiteRT has no form, and why.
@@ -72,6 +75,9 @@ def missing_operators(node: Node) -> list[str]:
             depends.add(operation.name)
             if operation.type in _MISSING:
                 missing[operation.type] = None
+            shapes = {tuple(tensor.shape) for tensor in operation.inputs}
+            if operation.type in _OF_ONE_SHAPE and len(shapes) > 1:
+                missing[f"{operation.type} of two shapes"] = None
     for inner in graph.as_graph_def().library.function:
         missing.update({n.op: None for n in inner.node_def if n.op in _MISSING})
     return list(missing)
