@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from keras import layers, ops
 import tfcompress as tfc
 from benchmarks import latency
 from recipes.models import build
+from tests.parity import cases as sweep
 from tests.parity import test_attention, test_layers, test_moves, test_recurrent
 from tests.parity.conftest import randomize
 from tests.quantization.operators import test_elementwise, test_normalization
@@ -73,6 +75,7 @@ def cases() -> list[Case]:
     shape = test_recurrent.STEPS, test_recurrent.WIDTH
     unrolled = keras.KerasTensor((None, *shape))
     found.append(_outputs(_normal(*shape), unrolled, test_recurrent.recurrent, "recurrent: "))
+    found += _sweep()
     found.append(Case(_mobilenet_v2, ("MobileNetV2-0.35, 64 px",), _images(64)))
     found.append(Case(_resnet8, ("ResNet-8, 32 px",), _images(32)))
     return found
@@ -141,13 +144,14 @@ def _table(
     suffix: str = "",
     scheme: tfc.Scheme | str = "int8",
     per_model: int = _OUTPUTS_PER_MODEL,
+    dtype: str = "float32",
 ) -> list[Case]:
     """Models with an output for each of some bodies."""
     names = list(bodies)
 
     def case(chosen: Sequence[str]) -> Case:
         def make() -> keras.Model:
-            inputs = keras.Input(shape, name="x")
+            inputs = keras.Input(shape, dtype=dtype, name="x")
             model = keras.Model(inputs, {name: bodies[name](inputs) for name in chosen})
             randomize(model)
             return model
@@ -172,6 +176,22 @@ def _outputs(
         return model
 
     return Case(make, tuple(prefix + name for name in sorted(call(spec))), data)
+
+
+def _sweep() -> list[Case]:
+    """The calls of the sweep that run in int8, by kind and input."""
+    found = []
+    for kind, listed in sweep.KINDS.items():
+        bodies: dict[str, dict[str, Callable]] = {}
+        for name, case in listed.items():
+            if case.outcome == sweep.INT8:
+                bodies.setdefault(case.given, {})[name] = case.make
+        for given, chosen in bodies.items():
+            data = functools.partial(sweep.samples, given)
+            dtype = "int32" if given in sweep.INTEGERS else "float32"
+            shape = sweep.INPUTS[given]
+            found += _table(data, shape, chosen, f"sweep, {kind}: ", dtype=dtype)
+    return found
 
 
 def _norms() -> dict[str, Callable]:
