@@ -15,10 +15,11 @@ TECHNIQUES = {"quantization", "pruning", "sharing", "factorization", "distillati
 #: gather names; the tools are on top.
 ALLOWED = {
     "files": set(),
-    "model": {"files"},
-    **{technique: {"files", "model"} for technique in TECHNIQUES},
-    "export": {"files", "model", *TECHNIQUES},
-    "analysis": {"files", "model", "export", *TECHNIQUES},
+    "tables": set(),
+    "model": {"files", "tables"},
+    **{technique: {"files", "tables", "model"} for technique in TECHNIQUES},
+    "export": {"files", "tables", "model", *TECHNIQUES},
+    "analysis": {"files", "tables", "model", "export", *TECHNIQUES},
 }
 
 

@@ -24,7 +24,7 @@ from tfcompress.export.runtime.metrics import Metric, Scores, score
 from tfcompress.model.batches import input_batches
 from tfcompress.model.labelled import split_labels
 from tfcompress.model.progress import Progress
-from tfcompress.model.tables import Printable, html_of, render_table
+from tfcompress.tables import Printable, html_of, render_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,11 +22,11 @@ from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.graph import Graph
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.subclassed import functional_for
-from tfcompress.model.tables import render_table
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import Scheme
+from tfcompress.tables import render_table
 
 
 @dataclasses.dataclass(frozen=True)

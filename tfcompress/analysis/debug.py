@@ -29,10 +29,10 @@ from tfcompress.model.graph import Graph
 from tfcompress.model.labelled import split_labels
 from tfcompress.model.progress import Progress
 from tfcompress.model.rewrite import as_float32
-from tfcompress.model.tables import Printable, html_of, render_table
 from tfcompress.quantization.calibration.ranges import calibration_batches
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import LeastSquares
+from tfcompress.tables import Printable, html_of, render_table
 
 # A remedy that gains less is none.
 _GAIN_DB = 0.1

@@ -21,7 +21,7 @@ from tfcompress.analysis.html import page, save_page
 from tfcompress.analysis.subjects import ModelOrFile, Subject, subject
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.export.runtime.metrics import class_probabilities
-from tfcompress.model.tables import Printable, html_of, render_table
+from tfcompress.tables import Printable, html_of, render_table
 
 # Squares along each side of a picture that are covered in turn, and pictures that this is done to.
 _GRID, _MAPS = 8, 8

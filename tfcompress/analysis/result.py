@@ -11,8 +11,8 @@ from tfcompress.analysis.confidence import Drop
 from tfcompress.analysis.front import Point
 from tfcompress.analysis.recipe import Recipe
 from tfcompress.analysis.table import Sensitivity
-from tfcompress.model.tables import render_table
 from tfcompress.quantization.quantized_model import QuantizedModel
+from tfcompress.tables import render_table
 
 
 @dataclasses.dataclass(frozen=True)

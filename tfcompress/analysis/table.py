@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfcompress.files.writing import write_atomically
-from tfcompress.model.tables import render_table
+from tfcompress.tables import render_table
 
 _FORMAT = "tfcompress sensitivity 1"
 

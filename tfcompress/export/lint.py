@@ -27,13 +27,13 @@ from tfcompress.model.graph import Graph, is_functional
 from tfcompress.model.keras_private import all_layers
 from tfcompress.model.rewrite import as_float32
 from tfcompress.model.subclassed import functional_for
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.quantization.calibration.ranges import calibrate
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.quantize import quantize
 from tfcompress.quantization.schemes import Scheme
+from tfcompress.tables import Printable, render_table
 
 _INT8_FORM = "an operation that has an int8 form; tfc.plan says why this has none"
 # Milliseconds for which one operator is run.

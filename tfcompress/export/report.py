@@ -8,7 +8,7 @@ from typing import Any
 from tfcompress.export.runtime.float_agreement import FloatAgreement
 from tfcompress.export.runtime.metrics import Scores
 from tfcompress.export.runtime.parity import Parity, lowest_agreement
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 #: Source of samples that are drawn from the ranges of the input quantizers.
 SYNTHETIC = "synthetic inputs"

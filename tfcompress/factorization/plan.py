@@ -19,7 +19,7 @@ from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.macs import count_macs
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rename_duplicates
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 # A layer with a smaller share of the model's MACs is not worth decomposing for a budget of MACs.
 _WORTH = 0.01

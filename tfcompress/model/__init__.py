@@ -11,8 +11,8 @@ from tfcompress.model.macs import count_macs, uncounted_layers
 from tfcompress.model.paths import layer_paths
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.strip import strip
-from tfcompress.model.tables import render_table
 from tfcompress.model.transforms import CLUSTER, FAKE_QUANT, KEEP_MASK, KeepMask, WeightTransform
+from tfcompress.tables import render_table
 
 __all__ = [
     "CLUSTER",

@@ -14,8 +14,8 @@ from tfcompress.model.compressed import is_compressed
 from tfcompress.model.inventory import Inventory, LayerRow, inventory
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.model.transforms import TransformedWeights
+from tfcompress.tables import Printable, render_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.lookup import check_keys, find_key
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import fresh, rebuild, rename_duplicates
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.sharing.similarity import Candidate, distance_of, find_candidates, group_similar
+from tfcompress.tables import Printable, render_table
 
 _VALUES = ("mean", "first")
 

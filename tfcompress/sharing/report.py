@@ -19,9 +19,9 @@ from tfcompress.model.kernels import (
     layer_kernels,
 )
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.model.transforms import WeightCall, WeightTransform
 from tfcompress.sharing.clustering import clustered_kernels
+from tfcompress.tables import Printable, render_table
 
 # Their scales and shifts are no kernels, also where they run along several axes.
 _NORMS = (

@@ -22,8 +22,7 @@ import importlib.metadata
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import keras
+from typing import TYPE_CHECKING
 
 from tfcompress.export.bundle.plain_json import plain, sealed
 from tfcompress.export.bundle.preprocessing import check_preprocessing
@@ -31,6 +30,9 @@ from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.version import __version__
+
+if TYPE_CHECKING:
+    import keras
 
 FORMAT = 2
 

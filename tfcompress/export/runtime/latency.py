@@ -15,7 +15,7 @@ import numpy as np
 
 from tfcompress.export.files import PathOrBytes
 from tfcompress.export.runtime.runner import Runner
-from tfcompress.model.tables import Printable
+from tfcompress.tables import Printable
 
 _BLOCKS_PER_TURN = 3
 

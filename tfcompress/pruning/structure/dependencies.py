@@ -14,7 +14,6 @@ import numpy as np
 
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.paths import layer_paths
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.pruning.structure.rules import (  # noqa: F401
     elementwise,
     kernels,
@@ -31,6 +30,7 @@ from tfcompress.pruning.structure.tracer import (
     is_kernel,
     operation_class,
 )
+from tfcompress.tables import Printable, render_table
 
 
 @dataclasses.dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from tfcompress.model.tables import Printable, render_table
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.placement.advice import instead_of
 from tfcompress.quantization.schemes import ActivationScheme, WeightScheme
+from tfcompress.tables import Printable, render_table
 
 #: What is said of products of two tensors whose scales are powers of two.
 TIED_PRODUCT = (

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 #: In the order of the tables.
 PARTS = (

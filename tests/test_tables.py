@@ -1,6 +1,6 @@
 """Plain-text tables."""
 
-from tfcompress.model.tables import Printable, render_table
+from tfcompress.tables import Printable, render_table
 
 
 def test_cells_headings_and_title():
