@@ -81,6 +81,20 @@ def test_weights_of_inner_layers_find_each_other_by_path_and_shape():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_model_inside_a_layer_may_name_its_variables_by_itself():
+    inner = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(4)],
+        name="inner",
+    )
+    outer = keras.layers.TimeDistributed(inner)
+    outer(keras.Input((5, 3)))
+    copy = keras.layers.TimeDistributed.from_config(outer.get_config())
+    copy(keras.Input((5, 3)))
+    copy_variables(outer, copy)
+    for one, other in zip(outer.weights, copy.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_variable_without_a_place_is_an_error_unless_skipped():
     source, target = layers.Dense(3, name="d"), layers.Dense(4, name="d")
     source.build((None, 2))

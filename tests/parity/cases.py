@@ -87,6 +87,9 @@ OPERATIONS = {
             "where_both": lambda x: ops.where(ops.logical_and(x > -1, x < 1), x, -x),
             "where_other": lambda x: ops.where(x[:, ::-1] >= 0, x, 0.37 * x[:, 1:2]),
             "where_array": lambda x: ops.where(x > np.linspace(-1, 1, 8), 0.0, x),
+            "where_zeros_like": lambda x: ops.where(x > 0.3, x, ops.zeros_like(x)),
+            "ones_like_beside": lambda x: ops.concatenate([x, ops.ones_like(x)], axis=-1),
+            "full_like": lambda x: x * ops.full_like(x, 0.7),
         },
     ),
     **all_of(

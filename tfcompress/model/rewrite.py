@@ -181,14 +181,24 @@ def copy_variables(source: keras.Layer, target: keras.Layer, missing: str = "rai
         ValueError: A variable of the source has no counterpart of its shape.
     """
     wanted, offered = _by_stem(source), _by_stem(target)
+    left: list[keras.Variable] = []
+    filled: set[int] = set()
     for key, variables in wanted.items():
         others = offered.get(key, [])
         if len(others) != len(variables):
             variables, others = _same_paths_first(source, variables, target, others)
         for variable, other in zip(variables, others, strict=False):
             other.assign(variable)
-        if len(others) < len(variables) and missing == "raise":
-            variable = variables[len(others)]
+            filled.add(id(other))
+        left += variables[len(others) :]
+    # A model inside a layer names its variables by itself or by where it was built.
+    free = [variable for variable in target.variables if id(variable) not in filled]
+    for variable in left:
+        other = next((v for v in free if _short_stem(v) == _short_stem(variable)), None)
+        if other is not None:
+            free = [v for v in free if v is not other]
+            other.assign(variable)
+        elif missing == "raise":
             raise ValueError(
                 f"Expected a variable {_relative_path(source, variable)!r} of shape "
                 f"{tuple(variable.shape)} in the layer that replaces {source.name!r}. Received: "
@@ -206,6 +216,12 @@ def _by_stem(layer: keras.Layer) -> dict[tuple, list[keras.Variable]]:
         stem = re.sub(r"_\d+(?=/|$)", "", _relative_path(layer, variable))
         found.setdefault((stem, tuple(variable.shape)), []).append(variable)
     return found
+
+
+def _short_stem(variable: keras.Variable) -> tuple:
+    """The end of its path, its layer's name and its own, without what is counted up, and shape."""
+    end = "/".join(variable.path.split("/")[-2:])
+    return re.sub(r"_\d+(?=/|$)", "", end), tuple(variable.shape)
 
 
 def _same_paths_first(

@@ -28,6 +28,8 @@ register(
     *(ops.sinh, ops.cosh, ops.arcsinh, ops.arccosh, ops.arctanh),
     *(ops.floor, ops.ceil, ops.round, ops.trunc, ops.nan_to_num),
     *(ops.deg2rad, ops.rad2deg, ops.power),
+    # Not constants, which the converter would fold together with their quantizers.
+    *(ops.zeros_like, ops.ones_like, ops.full_like),
     layers.ELU,
     spec=TABLE,
 )
