@@ -95,6 +95,13 @@ OPERATIONS = {
     **all_of(
         "sequence",
         {
+            "dilated_gate": lambda x: (
+                ops.tanh(layers.Conv1D(6, 3, padding="causal", dilation_rate=2)(x))
+                * ops.sigmoid(layers.Conv1D(6, 3, padding="causal", dilation_rate=2)(x))
+            ),
+            "sum_of_single_filters": lambda x: (
+                layers.Conv1D(1, 3, padding="same")(x) + layers.Conv1D(1, 3, padding="same")(x)
+            ),
             "log_softmax_axis": lambda x: ops.log_softmax(x, axis=1),
             "cumsum": lambda x: ops.cumsum(x, axis=1),
             "cumsum_last": lambda x: ops.cumsum(x, axis=-1),
@@ -112,6 +119,16 @@ OPERATIONS = {
     **all_of(
         "image",
         {
+            "dilated_twice": lambda x: (
+                layers.Conv2D(4, 3, padding="same", dilation_rate=2)(x)
+                + layers.Conv2D(4, 3, padding="same", dilation_rate=2)(x)
+            ),
+            "dilated_twice_depthwise": lambda x: (
+                layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)(x)
+                + layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)(x)
+            ),
+            "sum_along_width": lambda x: x + ops.mean(x, axis=(1, 3), keepdims=True),
+            "array_along_width": lambda x: x + np.linspace(-1, 1, 8).reshape(1, 1, 8, 1),
             "softmax_of_two_axes": lambda x: layers.Softmax(axis=[1, 2])(x),
             "softmax_of_other_axes": lambda x: layers.Softmax(axis=(1, 3))(x),
             "conv_constant": lambda x: ops.conv(x, _KERNEL),

@@ -404,11 +404,22 @@ def _code_sources(graph: Graph, is_int8: Callable[[Node], bool]) -> dict[Value, 
 
 def _run(operation: Any, args: tuple, kwargs: dict) -> Any:
     """Runs the `call` of an operation's Keras class in inference, as precise as its arguments."""
+    terms = tree.flatten(args)
+    if keras_class(operation).__name__ == "Add" and len(terms) == 2 and _broadcasts(*terms):
+        # Of one sample `keras.ops.add` takes a tensor with one axis of several values for a bias,
+        # and may add it along another axis of that size.
+        return tf.add(*terms)
     call = keras_class(operation).call  # type: ignore[attr-defined]
     kwargs = {k: v for k, v in kwargs.items() if k != "call_index"}
     if "training" in inspect.signature(call).parameters:
         kwargs = {**kwargs, "training": False}
     return call(operation, *args, **kwargs)
+
+
+def _broadcasts(first: Any, second: Any) -> bool:
+    """Whether two terms are tensors of one rank."""
+    ranks = {x.shape.rank if isinstance(x, tf.Tensor) else None for x in (first, second)}
+    return None not in ranks and len(ranks) == 1
 
 
 def _checked_quantizer(quantizer: FakeQuantize) -> tuple[tuple[float, float], float, int]:

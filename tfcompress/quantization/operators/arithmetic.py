@@ -57,7 +57,7 @@ class _Arithmetic(Linked):
     def call(
         self, inputs: list[tf.Tensor], training: bool | None = None, call_index: int = 0
     ) -> tf.Tensor:
-        outputs = super().call(inputs)  # type: ignore[misc]
+        outputs = self._real(inputs)
         quantizer = self.sum_quantizers.get(call_index)
         operands: tuple = self._operands.get(call_index) or (None,)
         if training or quantizer is None or None in operands or self.compute_dtype != "float32":
@@ -76,6 +76,10 @@ class _Arithmetic(Linked):
     ) -> keras.KerasTensor:
         return super().compute_output_spec(inputs)  # type: ignore[misc]
 
+    def _real(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """What is computed of real values."""
+        return super().call(inputs)  # type: ignore[misc]
+
     def _rounded(
         self,
         quantizer: TensorQuantizer,
@@ -83,6 +87,7 @@ class _Arithmetic(Linked):
         scales: list[tf.Tensor],
         outputs: tf.Tensor,
     ) -> tf.Tensor:
+        """The same of codes, on the grid of the quantizer."""
         raise NotImplementedError
 
     def stripped(self) -> list[keras.Layer]:
@@ -110,6 +115,14 @@ class QuantizedAdd(_Sum, layers.Add):
     """a + b of two quantized tensors."""
 
     keras_class = layers.Add
+
+    def _real(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        first, second = inputs
+        if first.shape.rank != second.shape.rank:
+            return super()._real(inputs)
+        # Of one sample `keras.ops.add` takes a tensor with one axis of several values for a bias,
+        # and may add it along another axis of that size.
+        return tf.add(first, second)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

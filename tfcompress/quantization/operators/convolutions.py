@@ -1,4 +1,4 @@
-"""Convolutions whose form in the file is another: in three dimensions, and transposed ones."""
+"""Convolutions whose form in the file is another: dilated, in three dimensions, transposed."""
 
 from __future__ import annotations
 
@@ -54,32 +54,61 @@ register(
 
 
 def _lower_conv1d(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
-    """Of one filter (or one channel, depthwise) with a bias, as a convolution of images.
+    """A dilated one, or of one filter (depthwise: channel) with a bias, as one of images.
 
     Behind the squeeze of Keras' form the converter does not fuse a bias of one value.
     """
     layer = call.operation
     kernel, bias = call.constants
-    if bias is None or bias.size != 1 or layer.data_format != "channels_last":
-        return None
     (stride,), (dilation,) = layer.strides, layer.dilation_rate
-    padding = layer.padding.upper()
-    if padding == "CAUSAL":
+    is_single = bias is not None and bias.size == 1
+    if not (is_single or dilation > 1) or layer.data_format != "channels_last":
+        return None
+    padding = layer.padding
+    if padding == "causal":
         x = tf.pad(x, [[0, 0], [(kernel.shape[0] - 1) * dilation, 0], [0, 0]])
-        padding = "VALID"
-    y = tf.nn.conv2d(
-        tf.expand_dims(x, 1),
-        tf.constant(kernel[None]),
-        (1, stride),
-        padding,
-        dilations=(1, dilation),
-    )
-    return tf.squeeze(layer.activation(tf.nn.bias_add(y, tf.constant(bias))), 1)
+        padding = "valid"
+    y = _convolved(layer, tf.expand_dims(x, 1), kernel[None], (1, stride), padding, (1, dilation))
+    y = y if bias is None else tf.nn.bias_add(y, tf.constant(bias))
+    return tf.squeeze(layer.activation(y), 1)
+
+
+def _lower_conv2d(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
+    """A dilated one as a single operator.
+
+    Keras' form moves positions into the batch and back, which the converter makes a dilation of.
+    Where two such layers read one tensor they share the first move, and it does not.
+    """
+    layer = call.operation
+    kernel, bias = call.constants
+    if set(layer.dilation_rate) == {1} or layer.data_format != "channels_last":
+        return None
+    y = _convolved(layer, x, kernel, layer.strides, layer.padding, layer.dilation_rate)
+    return layer.activation(y if bias is None else tf.nn.bias_add(y, tf.constant(bias)))
+
+
+def _convolved(
+    layer: Any, x: tf.Tensor, kernel: np.ndarray, strides: Any, padding: str, dilations: Any
+) -> tf.Tensor:
+    """A convolution of images, depthwise where the layer is."""
+    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        return tf.raw_ops.DepthwiseConv2dNative(
+            input=x,
+            filter=tf.constant(kernel),
+            strides=(1, *strides, 1),
+            padding=padding.upper(),
+            dilations=(1, *dilations, 1),
+        )
+    return tf.nn.conv2d(x, tf.constant(kernel), strides, padding.upper(), dilations=dilations)
 
 
 register(
     *(layers.Conv1D, layers.DepthwiseConv1D),
     spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv1d),
+)
+register(
+    *(layers.Conv2D, layers.DepthwiseConv2D),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv2d),
 )
 
 

@@ -1,4 +1,4 @@
-"""Dense and convolution layers: an int32 sum, a bias, a fused ReLU, then one rounding."""
+"""Dense and separable layers: an int32 sum, a bias, a fused ReLU, then one rounding."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from tfcompress.quantization.operators.registry import OperatorSpec, Role, regis
 
 register(
     layers.Dense,
-    layers.Conv2D,
-    layers.DepthwiseConv2D,
     spec=OperatorSpec(role=Role.KERNEL, fused_activations=("linear", "relu", "relu6")),
 )
 
