@@ -131,3 +131,19 @@ def test_sums_of_squares_are_rounded_as_the_runtime_does():
         np.testing.assert_array_equal(rounded_square_sum(*arguments, False), expected)
         even = np.rint(totals.astype(np.float32) * (step * step / scale))
         np.testing.assert_array_equal(rounded_square_sum(*arguments, True), even)
+
+
+def test_they_train_in_mixed_precision(images):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input(images.shape[1:])
+        x = layers.Conv2D(8, 3)(inputs)
+        model = keras.Model(inputs, {name: norm(x) for name, norm in NORMS.items()})
+    finally:
+        keras.config.set_dtype_policy(policy)
+    quantized = tfc.quantize(model, calibration_data=images[:32])
+    outputs, expected = quantized(images[:8], training=True), model(images[:8])
+    for name, value in outputs.items():
+        difference = tf.cast(value, tf.float32) - tf.cast(expected[name], tf.float32)
+        assert float(tf.reduce_mean(tf.abs(difference))) < 0.1, name

@@ -227,7 +227,7 @@ class MeanOverGroups(NormPart, keras.layers.Layer):
         return np.kron(np.eye(self.groups), np.full((size, size), 1.0 / size)).astype(np.float32)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(inputs, tf.constant(self.kernel(inputs.shape[-1])))
+        return tf.matmul(inputs, tf.constant(self.kernel(inputs.shape[-1]), inputs.dtype))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
