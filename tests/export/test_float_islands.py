@@ -213,3 +213,21 @@ def test_what_is_left_in_float_changes_the_outputs(images, tmp_path):
     outputs, step = File((tmp_path / "model.tflite").read_bytes()).run(images)
     expected = in_float.predict(images, verbose=0)
     assert np.mean(np.abs(outputs - expected) < step / 2) < 0.9
+
+
+def test_constants_left_in_float_keep_their_values(images, tmp_path):
+    """Four readers of a constant: a product, a sum, a choice and a concatenation."""
+    image = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(4, 3, padding="same", name="first")(image)
+    x = x * keras.ops.full_like(image, 0.5) + keras.ops.full_like(x, 0.25)
+    x = keras.ops.where(x > 0.3, keras.ops.ones_like(x), x)
+    x = keras.ops.concatenate([x, keras.ops.zeros_like(x)], axis=1)
+    model = keras.Model(image, layers.Conv2D(5, 3, name="last")(x))
+    names = [o.name for o in model.operations if "_like" in o.name]
+    config = tfc.QuantizationConfig(by_name=dict.fromkeys(names))
+    quantized = tfc.quantize(model, config, calibration_data=images)
+    tfc.export_tflite(quantized, tmp_path / "model.tflite")
+    outputs, step = File((tmp_path / "model.tflite").read_bytes()).run(images)
+    expected = quantized.predict(images, verbose=0)
+    assert np.mean(np.abs(outputs - expected) < step / 2) >= _AGREEMENT
+    assert len(names) == 4

@@ -49,9 +49,13 @@ class Converter:
     def start(self) -> WorkerProcess:
         """Starts the worker, which imports TensorFlow meanwhile; returns the one there is.
 
+        A worker that has converted `_JOBS_PER_WORKER` models is replaced here.
+
         Raises:
             ValueError: There is no folder for temporary files.
         """
+        if self._jobs >= _JOBS_PER_WORKER:
+            self.close()
         # One that an exception has interrupted is closed.
         if self._worker is None or self._worker.closed:
             self._worker, self._jobs = WorkerProcess(worker.__file__), 0
@@ -75,10 +79,7 @@ class Converter:
             ConversionError: With the converter's own message, or the signal that ended it; or the
                 temporary folder is full.
         """
-        if self._jobs >= _JOBS_PER_WORKER:
-            self.close()
         with self._folder() as folder:
-            self._jobs += 1
             output = folder / "model.tflite"
             job = {
                 "saved_model": str(folder / "saved_model"),
@@ -99,6 +100,7 @@ class Converter:
                 # Graphs are cycles, with a copy of every constant; the next steps need the memory.
                 gc.collect()
             error_text = self._run(job, f"The converter crashed on {keys!r}")
+            self._jobs += 1
             if error_text is not None:
                 remedy = f". {_FULL}" if "No space left" in error_text else ""
                 raise ConversionError(f"The converter refused {keys!r}: {error_text}{remedy}")

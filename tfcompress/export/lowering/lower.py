@@ -253,12 +253,12 @@ class _Lowering:
 
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         before = node.inputs[0].node
-        if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
-            return self._held_in_range(node, self._mark(node, node, Kind.ROUNDED, x))
         if is_constant(x):
             # The converter would round it to the mark. What reads it writes its codes.
             self._constant_codes[node.output] = self._quantizers[node][1:]
             return x
+        if not node.kwargs.get("computed") or before is None or not self.is_int8(before):
+            return self._held_in_range(node, self._mark(node, node, Kind.ROUNDED, x))
         kernel = self._fused_kernel(before)
         marked = self._mark(
             node,
@@ -317,7 +317,7 @@ class _Lowering:
 
         def mark(leaf, x):
             leaf = _before_mark(leaf) if isinstance(leaf, Value) else leaf
-            if not isinstance(leaf, Value) or not self.holds_codes(leaf):
+            if not isinstance(leaf, Value) or not self.holds_codes(leaf) or is_constant(x):
                 return x
             name = f"{node.name}/{leaf.name}"
             return self.marks.mark((node, leaf), PlannedTensor(name, node.name, Kind.FLOAT), x)
