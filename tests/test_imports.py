@@ -18,6 +18,7 @@ ALLOWED = {
     "tables": set(),
     "model": {"files", "tables"},
     **{technique: {"files", "tables", "model"} for technique in TECHNIQUES},
+    "compat": {"files", "tables", "model", *TECHNIQUES},
     "export": {"files", "tables", "model", *TECHNIQUES},
     "analysis": {"files", "tables", "model", "export", *TECHNIQUES},
 }

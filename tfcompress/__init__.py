@@ -116,6 +116,7 @@ if _typing.TYPE_CHECKING:
     from tfcompress.analysis.search import search
     from tfcompress.analysis.sensitivity import sensitivity
     from tfcompress.analysis.table import Sensitivity
+    from tfcompress.compat.tfmot.migrate import from_tfmot
     from tfcompress.export import (
         ConversionError,
         ExportReport,
@@ -152,6 +153,7 @@ _LAZY_NAMES = {
     "tfcompress.analysis.search": ("search",),
     "tfcompress.analysis.sensitivity": ("sensitivity",),
     "tfcompress.analysis.table": ("Sensitivity",),
+    "tfcompress.compat.tfmot.migrate": ("from_tfmot",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
     "tfcompress.export.flatbuffer.inspect": ("inspect_tflite",),
     "tfcompress.export.lint": ("LintReport", "lint"),
@@ -278,6 +280,7 @@ __all__ = [
     "explain_difference",
     "export_tflite",
     "factorize",
+    "from_tfmot",
     "inspect_tflite",
     "inventory",
     "lint",

@@ -136,6 +136,11 @@ def test_compress_then_report_and_bundle(call, model_files, tmp_path):
     assert card["golden_difference"] == 0
     code, out, _ = call("bundle", path, "--golden", 1)
     assert (code, "small.json" in out) == (0, True)
+    android = ("--android", tmp_path / "module", "--package", "org.example.small")
+    code, out, error = call("bundle", path, *android)
+    assert (code, error) == (0, "")
+    assert (tmp_path / "module" / "src/main/assets/small.tflite").is_file()
+    assert call("bundle", path, "--package", "a.b")[0] == 2
     (tmp_path / "small.golden.json").write_text("{}", encoding="utf-8")
     code, out, error = call("report", path)
     assert (code, error.count("\n")) == (2, 1)

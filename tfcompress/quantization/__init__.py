@@ -12,6 +12,7 @@ from tfcompress.quantization.gradients.optimizer import QuantizedGradients
 from tfcompress.quantization.grids.binary import BinaryWeights
 from tfcompress.quantization.grids.codebook import CodebookWeights
 from tfcompress.quantization.grids.dorefa import DoReFaActivations, DoReFaWeights
+from tfcompress.quantization.grids.last_value import LastValueWeights
 from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
 from tfcompress.quantization.grids.levels import APoT, LevelWeights, PowerOfTwoWeights
 from tfcompress.quantization.grids.pact import PACT
@@ -45,6 +46,7 @@ __all__ = [
     "GradientScheme",
     "KernelGrid",
     "LSQPlus",
+    "LastValueWeights",
     "LeastSquares",
     "LevelWeights",
     "MeanStd",

@@ -129,15 +129,7 @@ def quantize(
     _check_something_quantized(planner, the_plan)
     _warn_of_floats(the_plan)
     _warn_of_limits(the_plan)
-    replacements, masks = _replacements(planner, preserve_sparsity)
-    _number_calls(planner, replacements)
-    graph = planner.graph
-    model_class, arguments = class_of_copies(given)
-    quantized = rebuild(graph, replacements, model_class=quantized_class(model_class), **arguments)
-    copy_attributes(given, quantized)
-    for layer, mask in masks:
-        layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
-    fit_weight_quantizers(quantized)
+    quantized = build_quantized(planner, given, preserve_sparsity)
     quantized.plan = the_plan
     if batches is not None:
         if bias_correction is None:
@@ -145,6 +137,29 @@ def quantize(
         calibrate(quantized, batches, correct_biases=bias_correction)
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
         quantized.float_outputs = float_outputs(given, quantized.calibration_inputs)
+    return quantized
+
+
+def build_quantized(
+    planner: Planner, given: keras.Model, preserve_sparsity: bool = True
+) -> QuantizedModel:
+    """Builds the model of a planner's graph; no range of an activation is known yet.
+
+    Args:
+        planner: What was decided. Its graph is used up.
+        given: The model whose class and attributes the copy has.
+        preserve_sparsity: As for `quantize`.
+    """
+    replacements, masks = _replacements(planner, preserve_sparsity)
+    _number_calls(planner, replacements)
+    model_class, arguments = class_of_copies(given)
+    quantized = rebuild(
+        planner.graph, replacements, model_class=quantized_class(model_class), **arguments
+    )
+    copy_attributes(given, quantized)
+    for layer, mask in masks:
+        layer.transformed.of_type(KeepMask)["kernel"].mask.assign(mask)
+    fit_weight_quantizers(quantized)
     return quantized
 
 

@@ -35,10 +35,11 @@ class Planner(Decisions):
         super().__init__(model, config)
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
-        self._place_quantizers()
+        self.place_quantizers()
         self._mark_floats()
 
-    def _place_quantizers(self) -> None:
+    def place_quantizers(self) -> None:
+        """Puts the quantizers into the graph."""
         graph = self.graph
         needs = self._values_that_need_codes()
         rounded: list[tuple[Value, Node | None]] = []
@@ -69,7 +70,7 @@ class Planner(Decisions):
         ]
         requantized = []
         for node in joins:
-            target = self._join_quantizer(node, holders)
+            target = self.join_quantizer(node, holders)
             for value in _float_inputs(node):
                 if target is not None and self.codes(value) is not target:
                     requantized.append((node, value, target))
@@ -160,13 +161,17 @@ class Planner(Decisions):
         for node in self.graph.nodes:
             if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
                 continue
-            sources = [self.source(v) for v in _float_inputs(node)]
+            sources = self.tied_inputs(node)
             free = [s for s in sources if s in parent and self._fixed_range(s.node) is None]
             for other in free[1:]:
                 parent[find(other)] = find(free[0])
         return {v: find(v) for v in rounded}, {find(v) for v in over_steps}
 
-    def _join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
+    def tied_inputs(self, join: Node) -> list[Value]:
+        """The values behind the inputs of a join that share the range of its output."""
+        return [self.source(v) for v in _float_inputs(join)]
+
+    def join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
         """The quantizer of a join: of an input whose range is free, else of its first input."""
         sources = [self.source(v) for v in _float_inputs(node)]
         free = [s for s in sources if s in holders and self._fixed_range(s.node) is None]

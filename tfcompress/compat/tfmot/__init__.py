@@ -1,0 +1,1 @@
+"""Models of tf_keras and of tensorflow-model-optimization (tfmot) as Keras 3 models."""
