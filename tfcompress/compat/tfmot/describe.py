@@ -127,7 +127,7 @@ class Describer:
         """Type, options and range of a quantizer; `None` where there is none."""
         if quantizer is None or type(quantizer).__name__ == "NoQuantizer":
             return None
-        found = {"type": type(quantizer).__name__, "bases": _bases(quantizer)}
+        found: dict[str, Any] = {"type": type(quantizer).__name__, "bases": _bases(quantizer)}
         for option in ("num_bits", "per_axis", "symmetric", "narrow_range"):
             found[option] = getattr(quantizer, option, None)
         if found["type"] == "FixedQuantizer":
@@ -227,7 +227,8 @@ def main(path: str, folder: str) -> int:
         content = {"error": str(error)}
     except Exception as error:
         content = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    np.savez(pathlib.Path(folder, ARRAYS), **describer.arrays)
+    arrays: dict[str, Any] = dict(describer.arrays)
+    np.savez(pathlib.Path(folder, ARRAYS), **arrays)
     pathlib.Path(folder, DESCRIPTION).write_text(json.dumps(content), encoding="utf-8")
     return 0
 

@@ -67,7 +67,7 @@ def _sequential(description: Mapping[str, Any], maker: LayerMaker) -> keras.Mode
         inputs = keras.Input(batch_shape=shape, name=f"{first['name']}_input")
     layers: list[Callable] = []
     for entry in entries:
-        _note_input(entry, description, maker, layers[-1].name if layers else inputs.name)
+        _note_input(entry, description, maker, _called(layers, "") if layers else inputs.name)
         layers += _made(entry, description, maker)
     if all(isinstance(layer, keras.Layer) for layer in layers):
         return keras.Sequential([inputs, *layers], name=config["name"])
@@ -147,7 +147,12 @@ def _note_input(
 def _call(made: list[Callable], node: Any, results: Mapping[tuple[str, int], Any]) -> Any:
     """Calls a layer by a node of a configuration: its first argument, then its keywords."""
     leaves: list[Any] = []
-    arguments = _structure(node, lambda leaf: leaves.append(leaf) or _first(leaf, results))
+
+    def first(leaf: Any) -> Any:
+        leaves.append(leaf)
+        return leaf[2] if leaf[0] == _CONSTANT else _pick(results, leaf)
+
+    arguments = _structure(node, first)
     keywords = dict(leaves[0][3]) if leaves and len(leaves[0]) > 3 else {}
     keywords = {k: _keyword(v, results) for k, v in keywords.items() if v is not None}
     if isinstance(arguments, list) and len(arguments) == 1 and _is_list(node):
@@ -155,10 +160,6 @@ def _call(made: list[Callable], node: Any, results: Mapping[tuple[str, int], Any
     for function in made:
         arguments, keywords = function(arguments, **keywords), {}
     return arguments
-
-
-def _first(leaf: Sequence, results: Mapping[tuple[str, int], Any]) -> Any:
-    return leaf[2] if leaf[0] == _CONSTANT else _pick(results, leaf)
 
 
 def _keyword(value: Any, results: Mapping[tuple[str, int], Any]) -> Any:

@@ -29,7 +29,7 @@ _OWN_LAMBDAS: Mapping[str, Callable] = {
 
 
 @dataclasses.dataclass
-class Quantized:
+class FoundQuantization:
     """What tfmot quantized, by the names of the new layers.
 
     Attributes:
@@ -69,7 +69,7 @@ class LayerMaker:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays = arrays
-        self.quantized = Quantized()
+        self.quantized = FoundQuantization()
         self._pending: list[Callable[[], None]] = []
 
     def make(self, entry: Mapping[str, Any], record: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfcompress.compat.tfmot.fake_quant import Range
 from tfcompress.compat.tfmot.graph import build
-from tfcompress.compat.tfmot.layers import LayerMaker, Quantized
+from tfcompress.compat.tfmot.layers import FoundQuantization, LayerMaker
 from tfcompress.compat.tfmot.placement import RangePlanner
 from tfcompress.compat.tfmot.reading import read
 from tfcompress.model.graph import Graph
@@ -90,7 +90,9 @@ def from_tfmot(
     return _quantized(plain, found, calibration_data)
 
 
-def _never_trained(plain: keras.Model, found: Quantized, calibration_data: Any) -> QuantizedModel:
+def _never_trained(
+    plain: keras.Model, found: FoundQuantization, calibration_data: Any
+) -> QuantizedModel:
     if calibration_data is None:
         warnings.warn(
             f"No training batch has set the ranges of {plain.name!r}: tfmot has -6 … 6 everywhere. "
@@ -101,7 +103,9 @@ def _never_trained(plain: keras.Model, found: Quantized, calibration_data: Any) 
     return quantize(plain, config, calibration_data=calibration_data)
 
 
-def _quantized(plain: keras.Model, found: Quantized, calibration_data: Any) -> QuantizedModel:
+def _quantized(
+    plain: keras.Model, found: FoundQuantization, calibration_data: Any
+) -> QuantizedModel:
     by_name: dict[str, Scheme | None] = {
         name: Scheme(WeightScheme(quantizer=LastValueWeights(group)), _MOVES)
         for name, (_, group) in found.kernels.items()
@@ -129,7 +133,7 @@ def _quantized(plain: keras.Model, found: Quantized, calibration_data: Any) -> Q
     return quantized
 
 
-def _set_limits(quantized: QuantizedModel, found: Quantized) -> None:
+def _set_limits(quantized: QuantizedModel, found: FoundQuantization) -> None:
     """Gives the kernels the limits by which tfmot rounds them."""
     for name, (limit, _) in found.kernels.items():
         layer = quantized.get_layer(name)
@@ -177,7 +181,7 @@ def _set_ranges(
         quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
 
 
-def _float_layers(plain: keras.Model, found: Quantized) -> dict[str, None]:
+def _float_layers(plain: keras.Model, found: FoundQuantization) -> dict[str, None]:
     """The layers that tfmot left alone and that compute."""
     left: dict[str, None] = {}
     for operation in Graph.from_model(plain).operations():
