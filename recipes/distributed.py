@@ -41,6 +41,7 @@ def train(
     epochs: int = 8,
     sparsity: float = 0.8,
     samples: int | None = None,
+    gradient_bits: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[list[float], str]:
     """Trains on the cluster of `TF_CONFIG`, or alone; the first worker saves `model.keras`.
@@ -50,11 +51,12 @@ def train(
         epochs: Epochs; rounding begins after a quarter of their steps.
         sparsity: Share of weights that are zero in the end.
         samples: How many of the training images; by default all.
+        gradient_bits: Bits of the codes that workers send each other; 0 for floats.
         callbacks: More callbacks.
 
     Returns:
         The loss of each epoch, and a digest of all weights, masks, ranges and momenta, which is the
-        same on every worker.
+        same on every worker. What rounding has taken from its gradients, each keeps for itself.
     """
     is_cluster = "TF_CONFIG" in os.environ
     # Before TensorFlow does anything else.
@@ -66,7 +68,10 @@ def train(
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = tfc.quantize(models.build("digits_cnn", x.shape[1:], 10))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        if gradient_bits:
+            optimizer = tfc.QuantizedGradients(optimizer, gradient_bits)
+        model.compile(optimizer, loss, metrics=["accuracy"])
     if strategy:
         tfc.distribute.across_workers(model)
     decay = tfc.PolynomialDecay(0.0, sparsity, steps // 4, steps * 3 // 4, frequency=5)
@@ -80,7 +85,9 @@ def train(
     history = model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=used).history
     if tfc.distribute.is_chief():
         model.save(folder / "model.keras")
-    state = [np.asarray(v) for v in (*model.weights, *model.optimizer.variables)]
+    own = {id(v) for v in getattr(model.optimizer, "replica_variables", ())}
+    shared = [v for v in (*model.weights, *model.optimizer.variables) if id(v) not in own]
+    state = [np.asarray(v) for v in shared]
     digest = hashlib.sha256(b"".join(value.tobytes() for value in state)).hexdigest()
     return history.get("loss", []), digest
 
@@ -100,7 +107,7 @@ def launch(workers: int, arguments: Sequence[str], restarts: int = 3) -> int:
         RuntimeError: One was lost once more.
     """
     for attempt in range(restarts + 1):
-        ports = _free_ports(workers)
+        ports = free_ports(workers)
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "recipes.distributed", *arguments],
@@ -127,7 +134,7 @@ def cluster(ports: Sequence[int], index: int) -> str:
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -151,7 +158,8 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if "TF_CONFIG" in os.environ:
-        losses, digest = train(folder, flags.FLAGS.epochs, flags.FLAGS.sparsity)
+        options = {"sparsity": flags.FLAGS.sparsity, "gradient_bits": flags.FLAGS.gradient_bits}
+        losses, digest = train(folder, flags.FLAGS.epochs, **options)
         print(f"Losses {[round(loss, 3) for loss in losses]}; state {digest[:16]}", flush=True)
         return
     if flags.FLAGS.workers:
@@ -159,6 +167,7 @@ def main(argv: list[str]) -> None:
             f"--output_dir={folder.resolve()}",
             f"--epochs={flags.FLAGS.epochs}",
             f"--sparsity={flags.FLAGS.sparsity}",
+            f"--gradient_bits={flags.FLAGS.gradient_bits}",
         ]
         lost = launch(flags.FLAGS.workers, arguments)
         print(f"Trained on {flags.FLAGS.workers} workers, started again {lost} times")
@@ -169,6 +178,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("workers", 2, "Processes on this machine; 0 only exports.", 0)
     flags.DEFINE_integer("epochs", 8, "Epochs.", 1)
     flags.DEFINE_float("sparsity", 0.8, "Share of weights that are zero in the end.", 0.0, 1.0)
+    flags.DEFINE_integer(
+        "gradient_bits", 0, "Bits of gradients between workers; 0: float32.", 0, 16
+    )
     flags.DEFINE_string(
         "output_dir", "distributed", "Folder of the backups, the model and the file."
     )

@@ -17,6 +17,7 @@ from tfcompress.distribute import is_chief
 from tfcompress.files.writing import STAGING_PREFIX
 from tfcompress.model.graph import is_functional, output_structure
 from tfcompress.model.keras_private import set_initial_epoch
+from tfcompress.model.replicas import ReplicaState
 from tfcompress.model.shuffled_batches import ShuffledBatches
 from tfcompress.model.training import make_training_variables
 
@@ -99,6 +100,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"{self.model.name!r}. Call it on a batch before `fit`."
             )
         self._restored, self._left = None, 0
+        self._replicas = ReplicaState(self.model.optimizer, self.model.distribute_strategy)
         if is_chief():
             for stage in self.folder.glob(STAGING_PREFIX + "*"):
                 shutil.rmtree(stage, ignore_errors=True)
@@ -138,12 +140,14 @@ class BackupAndRestore(keras.callbacks.Callback):
                 self.folder.rmdir()
 
     def _save(self, epoch: int, batch: int) -> None:
+        # Of every worker, before the first one writes.
+        states = _states(self.model, self._replicas)
         if not is_chief():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         stage = pathlib.Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.folder))
         try:
-            with _attached(self.model, _Progress(epoch, batch, _states(self.model))):
+            with _attached(self.model, _Progress(epoch, batch, states)):
                 self.model.save_weights(stage / _FILE)
             with open(stage / _FILE, "rb") as file:
                 os.fsync(file.fileno())
@@ -161,6 +165,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             self.model.load_weights(self.path)
         for variable, value in zip(_seeds(self.model), progress.values("seed"), strict=False):
             variable.assign(value)
+        self._replicas.assign(progress.values("replicas"))
         set_initial_epoch(self.model, progress.epoch)
         self._restored = progress
 
@@ -228,12 +233,14 @@ class _Progress(keras.Operation):
         self.states = arrays
 
 
-def _states(model: keras.Model) -> dict[str, np.ndarray]:
+def _states(model: keras.Model, replicas: ReplicaState) -> dict[str, np.ndarray]:
     states = {f"seed_{i}": np.asarray(v) for i, v in enumerate(_seeds(model))}
     # Those of several replicas are summed when they are read, which all workers would have to do.
     if model.distribute_strategy.num_replicas_in_sync == 1:
         metrics = enumerate(model.metrics_variables)
         states |= {f"metric_{i}": np.asarray(v) for i, v in metrics}
+    else:
+        states |= {f"replicas_{i}": value for i, value in enumerate(replicas.values())}
     return states
 
 

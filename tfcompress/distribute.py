@@ -9,8 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.keras_private import build_without_batch
+from tfcompress.model.workers import check_same_weights
+from tfcompress.quantization.gradients.traffic import GradientTraffic, gradient_traffic
 
-__all__ = ["across_workers", "is_chief"]
+__all__ = ["GradientTraffic", "across_workers", "gradient_traffic", "is_chief"]
 
 
 def across_workers(model: keras.Model) -> keras.Model:
@@ -37,7 +39,8 @@ def across_workers(model: keras.Model) -> keras.Model:
         The same model.
 
     Raises:
-        ValueError: A model of another strategy, or one that is not built.
+        ValueError: A model of another strategy, one that is not built, or one whose weights are not
+            equal on all workers.
     """
     strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -50,6 +53,7 @@ def across_workers(model: keras.Model) -> keras.Model:
             f"Expected a built model. Received: {model.name!r}. Give it an input shape, or call it "
             "on a batch inside the strategy's scope."
         )
+    check_same_weights(model)
     build_without_batch(model)
     for name in ("train_step", "test_step"):
         setattr(model, name, _with_axis(getattr(model, name)))

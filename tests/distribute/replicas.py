@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras import layers as L
 
 import tfcompress as tfc
+from tfcompress.model.replicas import ReplicaState
 
 ONE, TWO = "one", "two"
 # In batches of 16, the last of 8.
@@ -175,6 +176,29 @@ def channels_and_a_cached_teacher():
     assert (np.asarray(student.get_layer("hidden").kernel) == 0).all(0).sum() >= 7
 
 
+def criteria_that_read_data():
+    """Channel masks by each, from data of which one batch has no sample."""
+    data = [(X[:0], Y[:0]), (X[:16], Y[:16])]
+    zeros = {}
+    for name, strategy in ((ONE, tf.distribute.get_strategy()), (TWO, mirrored())):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = small(True)
+            model.compile("sgd", "mse")
+        start = model.get_weights()
+        for criterion in ("apoz", "activation_mean", "activation_entropy", "taylor", "entropy"):
+            model.set_weights(start)
+            options = {"criterion": criterion, "data": data, "round_to": 1}
+            with tfc.ChannelPruner(model, tfc.ConstantSparsity(0.5), **options) as pruner:
+                pruner.update(0)
+            kernel = model.get_layer("hidden").kernel
+            assert len({value.tobytes() for value in replicas(kernel)}) == 1, criterion
+            zeros[name, criterion] = (np.asarray(kernel) == 0).all(0)
+            assert 7 <= zeros[name, criterion].sum() < 16, criterion
+    for (name, criterion), found in zeros.items():
+        assert (found == zeros[ONE, criterion]).all(), (name, criterion)
+
+
 def clusters():
     both(
         lambda: tfc.cluster(small(), 4),
@@ -189,7 +213,24 @@ def quantized_gradients():
         return tfc.QuantizedGradients(keras.optimizers.SGD(0.05), 8)
 
     # Each replica rounds its own gradients.
-    both(small, optimizer=gradients, tolerance=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = both(small, optimizer=gradients, tolerance=1e-3)
+    said = [str(w.message) for w in caught if "save nothing under Mirrored" in str(w.message)]
+    assert len(said) == 1, caught
+    # Keeps its own errors too, in backups as well.
+    optimizer = runs[TWO][0].optimizer
+    state = ReplicaState(optimizer, mirrored())
+    errors = state.values()
+    assert [e.shape for e in errors] == [(2, *v.shape) for v in optimizer.replica_variables]
+    assert all((error[0] != error[1]).any() for error in errors)
+    state.assign([error[::-1] for error in errors])
+    for error, swapped in zip(errors, state.values(), strict=True):
+        np.testing.assert_array_equal(swapped, error[::-1])
+    # Three replicas before: two have equal shares of what all were owed.
+    state.assign([np.stack([error[0]] * 3) for error in errors])
+    for error, shares in zip(errors, state.values(), strict=True):
+        np.testing.assert_allclose(shares, [1.5 * error[0]] * 2, rtol=1e-6)
 
 
 def quantized_clustered_distilled():
@@ -257,6 +298,7 @@ def main():
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     pruning_methods()
     channels_and_a_cached_teacher()
+    criteria_that_read_data()
     clusters()
     quantized_gradients()
     quantized_clustered_distilled()

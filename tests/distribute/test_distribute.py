@@ -18,7 +18,7 @@ from tests.distribute import worker
 
 def on_two_workers(folder, kind):
     """What both workers print, or the errors that they end with."""
-    ports = distributed._free_ports(2)
+    ports = distributed.free_ports(2)
 
     def run(task):
         code = "import sys; from tests.distribute import worker; "
@@ -50,16 +50,49 @@ def test_imports_run_nothing():
     )
 
 
-def test_pruning_on_two_workers_is_pruning_on_one(tmp_path):
-    first, second = on_two_workers(tmp_path, "float")
-    assert [first.pop("chief"), second.pop("chief")] == [True, False]
-    assert first == second
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory):
+    """What two workers have found without the recipe."""
+    return on_two_workers(tmp_path_factory.mktemp("float"), "float")
+
+
+def test_pruning_on_two_workers_is_pruning_on_one(floats):
+    first, second = floats
+    assert [first["chief"], second["chief"]] == [True, False]
+    assert {**first, "chief": None} == {**second, "chief": None}
     assert np.mean(first["zeros"]) == 0.5
-    alone = worker.train_float()
+    alone = worker.train_float(tf.distribute.get_strategy())
     assert alone["chief"]
     assert first["zeros"] == alone["zeros"]
     np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-5)
     np.testing.assert_allclose(first["evaluated"], alone["evaluated"], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_criteria_read_the_data_of_all_workers_whichever_has_some(floats):
+    alone = worker.masks_from_shards(tf.distribute.get_strategy(), 0)
+    for key, expected in alone.items():
+        assert floats[0]["shards"][key] == expected, key
+    warned = {key[0] for key, found in alone.items() if found is True}
+    assert warned == {"taylor"}
+    assert np.mean(alone["taylor", "one each"]) == 0.5
+    assert 0 < np.mean(alone["apoz", "an empty list"]) < 1
+
+
+def test_workers_send_codes_in_place_of_floats(floats):
+    found = floats[0]["gradients"]
+    assert found["sends_codes"]
+    assert found["losses"][-1] < found["losses"][0]
+    # Of 146 gradients, 8 to a word, and a scale for each column or bias.
+    assert found["handed"] == found["message_bytes"] == 4 * (19 + 16 + 1 + 2 + 1)
+    assert found["float_bytes"] == 4 * 146
+    assert found["code_bytes"] == found["handed"]
+    assert found["loses_from"] == 8
+
+
+def test_a_model_that_is_not_the_same_on_all_workers_is_refused(floats):
+    assert "1 of 4 that differ" in floats[0]["refused"]
+    assert "b/bias" in floats[0]["refused"]
 
 
 def test_quantized_and_pruned_the_workers_hold_the_same_weights_masks_ranges_and_slots(recipe):

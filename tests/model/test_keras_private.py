@@ -101,6 +101,17 @@ def test_fit_builds_a_model_by_the_method_that_is_replaced():
     assert sequential._maybe_symbolic_build.__module__ == keras_private.__name__
 
 
+def test_optimizers_sum_gradients_of_replicas_by_the_method_that_is_replaced():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+    keras_private.leave_out_reduction(optimizer)
+    inner = optimizer.inner_optimizer
+    assert inner._all_reduce_sum_gradients is list
+    summed = []
+    inner._all_reduce_sum_gradients = lambda pairs: summed.append(1) or pairs
+    optimizer.apply([np.ones(2)], [keras.Variable(np.zeros(2))])
+    assert summed == [1]
+
+
 def test_variables_are_added_to_a_layer_that_is_built():
     layer = layers.Dense(2)
     layer.build((None, 3))

@@ -114,6 +114,18 @@ def build_without_batch(model: keras.Model) -> None:
     model._maybe_symbolic_build = build
 
 
+def leave_out_reduction(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes an optimizer take gradients as they are, which replicas have summed already.
+
+    Of one that wraps another, such as a `LossScaleOptimizer`, it is the innermost that sums.
+    """
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    if not callable(getattr(optimizer, "_all_reduce_sum_gradients", None)):
+        raise AttributeError("keras.Optimizer._all_reduce_sum_gradients has moved")
+    optimizer._all_reduce_sum_gradients = list
+
+
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     """Makes `fit` begin with this epoch; `None`: with what it is given."""
     if not hasattr(model, "_initial_epoch"):

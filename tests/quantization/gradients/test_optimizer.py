@@ -47,6 +47,13 @@ def test_scales_by_channel_and_by_norm():
     np.testing.assert_allclose(
         norm.quantize(tf.constant(gradient)), np.round(gradient / size * 3) * size / 3, rtol=1e-6
     )
+    both = tfc.QuantizedGradients(
+        keras.optimizers.SGD(), 3, "nearest", per_channel=True, method="qsgd"
+    )
+    sizes = np.linalg.norm(gradient, axis=0)
+    np.testing.assert_allclose(
+        both.quantize(tf.constant(gradient)), np.round(gradient / sizes * 3) * sizes / 3, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", ["uniform", "qsgd", "dorefa"])

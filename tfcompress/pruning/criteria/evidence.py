@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfcompress.model.finite import check_finite
+from tfcompress.model.workers import mean_over_workers, several_workers
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
@@ -53,15 +54,13 @@ class Evidence:
 
     def scores(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """The criterion's scores, one array per kernel."""
-        parts = self.batches(step, batch) if self.criterion.needs_data else ()
-        return compute_scores(self.criterion, self.statistics, self.names, self.seeds, parts)
+        if not self.criterion.needs_data:
+            return self._scores(())
+        return self._mean(self._scores, step, batch)
 
     def gradients(self, step: int, batch: Any = None) -> list[np.ndarray]:
         """The gradient of each kernel, averaged over the batches of an update."""
-        every = [self.statistics.gradients(one) for one in self.batches(step, batch)]
-        for gradients in every:
-            check_finite(gradients, self.names, "gradients")
-        return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
+        return self._mean(self._gradients, step, batch)
 
     def batches(self, step: int, batch: Any = None) -> list[tuple[Any, ...]]:
         """The batches that an update at `step` reads: `batch` alone where it is given."""
@@ -83,14 +82,41 @@ class Evidence:
         """
         if self.data is None or not (with_gradients or self.criterion.needs_data):
             return
-        (part,) = self._read(1, step)
-        if with_gradients:
-            self.statistics.gradients(part)
-        if self.criterion.needs_data:
-            compute_scores(self.criterion, self.statistics, self.names, self.seeds, [part])
+        for part in self._read(1, step):
+            if with_gradients:
+                self.statistics.gradients(part)
+            if self.criterion.needs_data:
+                self._scores([part])
+
+    def _scores(self, parts: Sequence[tuple[Any, ...]]) -> list[np.ndarray]:
+        return compute_scores(self.criterion, self.statistics, self.names, self.seeds, parts)
+
+    def _gradients(self, parts: Sequence[tuple[Any, ...]]) -> list[np.ndarray]:
+        every = [self.statistics.gradients(part) for part in parts]
+        for gradients in every:
+            check_finite(gradients, self.names, "gradients")
+        return [np.mean(one_kernel, axis=0) for one_kernel in zip(*every, strict=True)]
+
+    def _mean(
+        self,
+        compute: Callable[[Sequence[tuple[Any, ...]]], list[np.ndarray]],
+        step: int,
+        batch: Any,
+    ) -> list[np.ndarray]:
+        """What is computed from batches; of several workers with batches of their own, the mean."""
+
+        def of_this_worker() -> tuple[list[np.ndarray], int]:
+            parts = self.batches(step, batch)
+            return (compute(parts) if parts else []), len(parts)
+
+        strategy = self.statistics.model.distribute_strategy
+        shapes = [tuple(kernel.variable.shape) for kernel in self.statistics.kernels]
+        means = mean_over_workers(strategy, shapes, of_this_worker)
+        return [mean for mean in means if mean is not None]
 
     def _read(self, count: int, step: int) -> list[tuple[Any, ...]]:
         found = list(batches(self.data, count, self.options.batch_size, offset=step))
-        if not found:
+        # A worker may have no data where others have some.
+        if not found and not several_workers(self.statistics.model.distribute_strategy):
             raise ValueError("`data` yielded no batch; pass something that can be iterated again.")
         return found

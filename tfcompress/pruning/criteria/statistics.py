@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,19 +28,29 @@ def batches(
         batch_size: Batch size for arrays.
         offset: For arrays, where to begin, in batches; so that successive updates see other
             examples, and the same ones after a resume.
+
+    Batches without a sample are passed over: their means are not numbers.
     """
-    arrays = isinstance(data, tuple) or (isinstance(data, list) and hasattr(data[0], "shape"))
+    arrays = isinstance(data, tuple) or (
+        isinstance(data, list) and len(data) > 0 and hasattr(data[0], "shape")
+    )
     if arrays:
         size = len(keras.tree.flatten(data[0])[0])
-        for index in range(num_batches):
+        for index in range(num_batches if size else 0):
             start = (offset + index) * batch_size
             rows = np.arange(start, start + min(batch_size, size)) % size
             yield keras.tree.map_structure(lambda a, rows=rows: np.asarray(a)[rows], tuple(data))
         return
-    for index, batch in enumerate(data):
-        if index == num_batches:
-            return
-        yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    yield from itertools.islice(filter(_has_samples, map(_as_tuple, data)), num_batches)
+
+
+def _as_tuple(batch: Any) -> tuple[Any, ...]:
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+
+
+def _has_samples(batch: tuple[Any, ...]) -> bool:
+    shape: Any = getattr(keras.tree.flatten(batch[0])[0], "shape", ())
+    return len(shape) == 0 or shape[0] != 0
 
 
 class Statistics:

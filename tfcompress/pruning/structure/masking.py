@@ -82,7 +82,8 @@ class ChannelPruner:
         self.schedule = get_schedule(schedule)
         self.round_to = round_to
         self.widths = widths
-        self.scoring = Scoring(criterion, data, scoring, widths, seed, trained=model)
+        strategy = getattr(model, "distribute_strategy", None)
+        self.scoring = Scoring(criterion, data, scoring, widths, seed, model, strategy)
         self.dependencies = Dependencies(getattr(model, "student", model))
         self._attach()
         self._pin_what_no_mask_silences()

@@ -7,13 +7,14 @@ computed for each layer of the group. Both are in `tfcompress.pruning.criteria`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.model.kernels import compressible_kernels
+from tfcompress.model.workers import mean_over_workers
 from tfcompress.pruning.criteria.options import DEFAULT_SCORING, ScoringOptions
 from tfcompress.pruning.criteria.registry import Criterion, get_criterion
 from tfcompress.pruning.criteria.scoring import compute_scores
@@ -26,6 +27,9 @@ from tfcompress.pruning.structure.options import (
     REDUCTIONS,
     WidthOptions,
 )
+
+#: Inputs, and where there are some labels and sample weights.
+Batch = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Scoring:
         seed: For criteria that are random.
         trained: The model whose loss it is, where that is not the one that loses channels: a
             distiller around it.
+        strategy: That of a training whose workers all ask for the scores, each from batches of its
+            own; `None` where one process asks.
 
     Raises:
         ValueError: A name is not known, data is missing, or the criterion adds up over training.
@@ -51,6 +57,7 @@ class Scoring:
     widths: WidthOptions = DEFAULT_WIDTHS
     seed: int = 0
     trained: keras.Model | None = None
+    strategy: Any = None
 
     def __post_init__(self):
         found = get_criterion(self.criterion)
@@ -67,31 +74,39 @@ class Scoring:
 
     def scores(self, dependencies: Dependencies) -> list[np.ndarray | None]:
         """One array per group, one score per channel; `None` where the criterion says nothing."""
-        raw = self._raw(dependencies)
+        if not get_criterion(self.criterion).needs_data:
+            return self._reduced(dependencies, [])
+
+        def of_this_worker() -> tuple[list[np.ndarray | None], int]:
+            parts = list(batches(self.data, self.options.num_batches, self.options.batch_size))
+            return (self._reduced(dependencies, parts) if parts else []), len(parts)
+
+        shapes = [(len(group),) for group in dependencies.groups]
+        return mean_over_workers(self.strategy, shapes, of_this_worker)
+
+    def _reduced(self, dependencies: Dependencies, parts: list[Batch]) -> list[np.ndarray | None]:
         reduce = REDUCTIONS[self.widths.reduction]
         normalize = NORMALIZATIONS[self.widths.normalization]
+        raw = self._raw(dependencies, parts)
         return [None if r is None else normalize(reduce(np.stack(r))) for r in raw]
 
-    def _raw(self, dependencies: Dependencies) -> list[list[np.ndarray] | None]:
+    def _raw(self, dependencies: Dependencies, parts: list[Batch]) -> list[list[np.ndarray] | None]:
         """Per group, the scores by each of its layers."""
         criterion, groups = get_criterion(self.criterion), dependencies.groups
         if not criterion.scores_channels:
-            return self._by_weights(criterion, dependencies)
+            return self._by_weights(criterion, dependencies, parts)
         (needed,) = criterion.parameters
         if needed in _INPUTS_OF_GROUPS:
             inputs = _INPUTS_OF_GROUPS[needed]
             return [_nothing([_scored(criterion, g, a) for a in inputs(g)]) for g in groups]
         seen = ChannelActivations(dependencies)
-        for batch in self._batches():
-            seen.observe(batch[0])
+        for part in parts:
+            seen.observe(part[0])
         measure = getattr(seen, needed)
         return [[_scored(criterion, g, measure(g))] if seen.sees(g) else None for g in groups]
 
-    def _batches(self) -> Iterator[tuple[Any, ...]]:
-        return batches(self.data, self.options.num_batches, self.options.batch_size)
-
     def _by_weights(
-        self, criterion: Criterion, dependencies: Dependencies
+        self, criterion: Criterion, dependencies: Dependencies, parts: list[Batch]
     ) -> list[list[np.ndarray] | None]:
         groups = dependencies.groups
         by_variable = {id(k.variable): k for k in compressible_kernels(dependencies.model)}
@@ -104,7 +119,6 @@ class Scoring:
         }
         kernels = list(wanted.values())
         statistics = Statistics(self.trained or dependencies.model, kernels, self.options.loss)
-        parts = list(self._batches()) if criterion.needs_data else []
         seeds = [(self.seed, i) for i in range(len(kernels))]
         arrays = compute_scores(criterion, statistics, [k.name for k in kernels], seeds, parts)
         by_kernel = dict(zip(wanted, arrays, strict=True))

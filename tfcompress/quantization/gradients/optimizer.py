@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfcompress.quantization.gradients.rounding import dorefa, uniform
+from tfcompress.model.keras_private import leave_out_reduction
+from tfcompress.model.workers import several_workers
+from tfcompress.quantization.gradients.exchange import sum_over_replicas
+from tfcompress.quantization.gradients.rounding import Grid
 
 _METHODS = ("uniform", "qsgd", "dorefa")
 _ROUNDINGS = ("stochastic", "nearest")
@@ -16,7 +21,7 @@ _ROUNDINGS = ("stochastic", "nearest")
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class QuantizedGradients(keras.optimizers.Optimizer):
-    """Quantizes every gradient before it reaches an optimizer, as if few bits had been sent.
+    """Quantizes every gradient before it reaches an optimizer, and what workers send each other.
 
     The grid of b bits has 2ᵇ⁻¹ − 1 levels on either side of 0:
 
@@ -28,11 +33,22 @@ class QuantizedGradients(keras.optimizers.Optimizer):
     (Seide et al. 2014; Karimireddy et al. 2019) what rounding takes away is added to the next
     gradient, so that nothing is lost over many steps.
 
-    It studies what low-precision gradients do to training; values stay float32, and nothing is
-    faster. Clipping, weight decay, averaging and accumulation are the inner optimizer's, behind the
-    quantization. The random numbers follow from `seed` and the step, so a resumed training draws
-    the same. Under a distribution strategy each replica quantizes its own gradients, and keeps its
-    own errors, of which a checkpoint has the first replica's.
+    Under `tf.distribute.MultiWorkerMirroredStrategy` each worker quantizes its own gradients and
+    sends the codes, packed, with their scales, to all others; each sums what all have sent, and the
+    inner optimizer gets the sum. That is 32 / b times fewer bytes than floats on two workers, and
+    more from about 64 / b workers on, because every worker receives the codes of all:
+    `tfc.distribute.gradient_traffic` tells both. On one device, and under `MirroredStrategy`, whose
+    replicas sum floats, nothing is sent in fewer bits: it studies what low-precision gradients do
+    to training.
+
+    Clipping, weight decay, averaging and accumulation are the inner optimizer's, behind the
+    quantization, and on several workers behind the sum. The random numbers follow from `seed` and
+    the step, so a resumed training draws the same. Each replica keeps its own errors: a saved model
+    has the first replica's, `callbacks.BackupAndRestore` those of all.
+
+    On several workers a loss scale belongs inside, where all of them see that the gradient of one
+    has overflowed: `QuantizedGradients(LossScaleOptimizer(...))`, and
+    `compile(..., auto_scale_loss=False)`, since Keras puts one around it otherwise.
 
     Args:
         optimizer: Any Keras optimizer; also one that wraps another.
@@ -80,6 +96,7 @@ class QuantizedGradients(keras.optimizers.Optimizer):
         self._errors: list[keras.Variable] = []
         self._positions: dict[int, int] = {}
         self._trained: Callable[[], list[keras.Variable]] = list
+        self._warned = False
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -113,22 +130,61 @@ class QuantizedGradients(keras.optimizers.Optimizer):
         if not self.built:
             self.build(list(trainable_variables or ()))
         variables = self._trained() if trainable_variables is None else trainable_variables
-        rounded = [
-            None if gradient is None else self._rounded(gradient, self._positions[id(variable)])
-            for gradient, variable in zip(grads, variables, strict=True)
-        ]
-        return self.inner_optimizer.apply(rounded, trainable_variables)
+        given = list(zip(grads, variables, strict=True))
+        indices = [self._positions[id(v)] for gradient, v in given if gradient is not None]
+        dense = [_dense(gradient, v) for gradient, v in given if gradient is not None]
+        rounded = iter(self._rounded(dense, indices) if dense else ())
+        result = [None if gradient is None else next(rounded) for gradient, _ in given]
+        return self.inner_optimizer.apply(result, trainable_variables)
 
-    def _rounded(self, gradient: tf.Tensor | tf.IndexedSlices, index: int) -> tf.Tensor:
-        gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-        error = self._errors[index] if self.error_feedback else None
-        wanted = gradient if error is None else gradient + error.value
-        rounded = self.quantize(wanted, self._noise(tf.shape(gradient), index))
-        # A gradient that overflowed passes, for a loss scale to see it, and spoils no error.
-        is_finite = tf.reduce_all(tf.math.is_finite(wanted))
-        if error is not None:
-            self.assign(error, tf.where(is_finite, wanted - rounded, error.value))
-        return tf.where(is_finite, rounded, gradient)
+    @property
+    def replica_variables(self) -> list[keras.Variable]:
+        """The variables that are not the same on all replicas: the errors."""
+        return list(self._errors)
+
+    def _rounded(self, gradients: Sequence[tf.Tensor], indices: Sequence[int]) -> list[tf.Tensor]:
+        """What the inner optimizer gets in place of these gradients; keeps the errors."""
+        errors = [self._errors[i] for i in indices] if self.error_feedback else []
+        wanted = list(gradients)
+        if errors:
+            wanted = [g + e.value for g, e in zip(gradients, errors, strict=True)]
+        grid = self._grid
+        sizes = [grid.size(w, self._axes(w)) for w in wanted]
+        noise = [self._noise(tf.shape(w), i) for w, i in zip(wanted, indices, strict=True)]
+        codes = [grid.encode(*each) for each in zip(wanted, sizes, noise, strict=True)]
+        own = [grid.decode(c, s) for c, s in zip(codes, sizes, strict=True)]
+        finite = [tf.reduce_all(tf.math.is_finite(w)) for w in wanted]
+        if self._sends():
+            leave_out_reduction(self.inner_optimizer)
+            # A largest value may hide a NaN.
+            sizes = [tf.where(is_good, s, np.nan) for is_good, s in zip(finite, sizes, strict=True)]
+            rounded, is_finite = sum_over_replicas(codes, sizes, grid)
+        else:
+            is_finite = tf.reduce_all(tf.stack(finite))
+            # A gradient that overflowed passes, for a loss scale to see it.
+            each = zip(finite, own, gradients, strict=True)
+            rounded = [tf.where(is_good, o, g) for is_good, o, g in each]
+        # A loss scale leaves out a step with one, of which no error may tell.
+        if errors:
+            for error, w, o in zip(errors, wanted, own, strict=True):
+                self.assign(error, tf.where(is_finite, w - o, error.value))
+        return rounded
+
+    def _sends(self) -> bool:
+        """Whether replicas exchange codes: those of several workers."""
+        strategy = tf.distribute.get_strategy()
+        if several_workers(strategy):
+            return True
+        if strategy.num_replicas_in_sync > 1 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"QuantizedGradients save nothing under {type(strategy).__name__}: its "
+                f"{strategy.num_replicas_in_sync} replicas sum floats. Codes are sent between the "
+                "workers of a MultiWorkerMirroredStrategy.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return False
 
     def quantize(self, gradient: tf.Tensor, noise: tf.Tensor | None = None) -> tf.Tensor:
         """One gradient on its grid.
@@ -137,17 +193,21 @@ class QuantizedGradients(keras.optimizers.Optimizer):
             gradient: float32 of any shape.
             noise: In [0, 1), of the same shape; `None` rounds to nearest.
         """
-        axes = None
-        if self.per_channel and gradient.shape.rank >= 2:
-            axes = list(range(gradient.shape.rank - 1))
-        if self.method == "qsgd":
-            size = tf.norm(gradient, axis=axes, keepdims=True)
-        else:
-            size = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
-        if self.method == "dorefa":
-            rounded = dorefa(gradient, size, self.num_bits, noise)
-            return tf.where(size > 0, rounded, gradient)
-        return uniform(gradient, size, 2 ** (self.num_bits - 1) - 1, noise)
+        size = self._grid.size(gradient, self._axes(gradient))
+        return self._grid.decode(self._grid.encode(gradient, size, noise), size)
+
+    def num_scales(self, shape: Sequence[int]) -> int:
+        """How many scales a gradient of this shape has."""
+        return int(shape[-1]) if self.per_channel and len(shape) >= 2 else 1
+
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self.method, self.num_bits)
+
+    def _axes(self, gradient: tf.Tensor) -> list[int] | None:
+        """The axes that share a scale; `None` for all."""
+        rank = gradient.shape.rank
+        return list(range(rank - 1)) if self.per_channel and rank >= 2 else None
 
     def _noise(self, shape: tf.Tensor, index: int) -> tf.Tensor | None:
         if self.rounding == "nearest":
@@ -201,3 +261,8 @@ class QuantizedGradients(keras.optimizers.Optimizer):
             config.pop("optimizer"), custom_objects=custom_objects
         )
         return cls(inner, **config)
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices, variable: keras.Variable) -> tf.Tensor:
+    """A gradient as float32 of its variable's shape."""
+    return tf.reshape(tf.cast(tf.convert_to_tensor(gradient), tf.float32), variable.shape)
