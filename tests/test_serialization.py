@@ -8,6 +8,7 @@ import pytest
 from keras.saving import deserialize_keras_object, serialize_keras_object
 
 import tfcompress as tfc
+from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.transforms import KeepMask
@@ -27,6 +28,7 @@ from tfcompress.quantization.operators import (
     elementwise,
     embedding,
     fills,
+    masked_scores,
     masking,
     moments,
     normalization,
@@ -44,6 +46,7 @@ from tfcompress.quantization.operators.channel_affine import ChannelAffine
 from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
 from tfcompress.quantization.operators.trained_sum import AddWeight
+from tfcompress.quantization.operators.training_only import TrainingOnly
 from tfcompress.quantization.placement.keep_float import KeepFloat
 
 
@@ -146,6 +149,9 @@ EXAMPLES = {
         [0.5, 2.0], name="times"
     ),
     cumulative.CumulativeSum: lambda: cumulative.CumulativeSum(2, name="total"),
+    SampleConstant: lambda: SampleConstant((1, 2, 3), "l2", "non_neg", name="token"),
+    masked_scores.MaskScores: lambda: masked_scores.MaskScores(True, [[True, False]], name="mask"),
+    TrainingOnly: lambda: TrainingOnly(keras.layers.GaussianNoise(0.1), name="noise"),
     masking.CountFactor: lambda: masking.CountFactor(name="factor"),
     masking.MaskSteps: lambda: masking.MaskSteps(name="steps"),
     masking.StepWeights: lambda: masking.StepWeights(name="weights"),

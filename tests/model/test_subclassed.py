@@ -148,3 +148,61 @@ def test_what_cannot_be_followed_says_what_to_change():
         tfc.as_functional(Weighted(), (None, 4))
     functional = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     assert tfc.as_functional(functional) is functional
+
+
+class Patches(keras.Model):
+    """Reads the batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.cell = layers.Dense(5), layers.Dense(5)
+
+    def call(self, x):
+        batch = keras.ops.shape(x)[0]
+        x = self.dense(keras.ops.reshape(x, (batch, 3, 2, 4)))
+        x = keras.ops.concatenate([x, keras.ops.full((batch, 3, 1, 5), 0.25)], axis=2)
+        x = self.cell(keras.ops.reshape(x, (batch * 3, 15)))
+        return keras.ops.reshape(x, (batch, -1))
+
+
+def test_a_call_may_read_the_batch_size(tmp_path):
+    model = Patches()
+    x = np.random.default_rng(0).normal(size=(7, 6, 4)).astype(np.float32)
+    expected = model(x).numpy()
+    functional = tfc.as_functional(model)
+    np.testing.assert_allclose(functional.predict(x, batch_size=2, verbose=0), expected, 1e-5)
+    assert functional.output_shape == (None, 15)
+    functional.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(x), expected, 1e-5)
+    plain = tfc.strip(functional)
+    assert not [layer for layer in plain.layers if type(layer).__module__.startswith("tfc")]
+    np.testing.assert_allclose(plain(x), expected, 1e-5)
+
+
+def test_a_class_token_is_trained_and_pruned_on(tmp_path):
+    class Token(layers.Layer):
+        def build(self, shape):
+            self.token = self.add_weight(
+                name="token", shape=(shape[-1],), initializer="ones", regularizer="l2"
+            )
+
+        def call(self, x):
+            token = keras.ops.tile(self.token[None, None], (keras.ops.shape(x)[0], 1, 1))
+            return keras.ops.concatenate([token, x], axis=1)
+
+    given = keras.Input((6, 4))
+    x = layers.Dense(8)(Token(name="token")(given))
+    model = keras.Model(given, layers.Dense(2)(layers.Flatten()(x)))
+    data = np.random.default_rng(0).normal(size=(32, 6, 4)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=data)
+    assert not quantized.plan.float_layers
+    (token,) = [v for v in quantized.trainable_variables if "token" in v.path]
+    before = token.numpy().copy()
+    quantized.compile("sgd", "mse")
+    quantized.fit(data, np.ones((32, 2)), verbose=0)
+    assert np.abs(token.numpy() - before).max() > 1e-6
+    assert len(quantized.losses) == 1
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_data=data)
+    assert report.agreement == 1.0
+    assert not report.float_tensors

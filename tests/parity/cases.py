@@ -64,6 +64,7 @@ def symbolic(name: str) -> keras.KerasTensor:
 _RANDOM = np.random.default_rng(7)
 _KERNEL = _RANDOM.normal(0, 0.4, (3, 3, 4, 5)).astype(np.float32)
 _MATRIX = _RANDOM.normal(0, 0.4, (8, 5)).astype(np.float32)
+_CAUSAL = -1e9 * np.triu(np.ones((6, 8), np.float32), 3)
 _POSITIONS = _RANDOM.normal(0, 1, (6, 8)).astype(np.float32)
 
 
@@ -102,6 +103,13 @@ OPERATIONS = {
             "sum_of_single_filters": lambda x: (
                 layers.Conv1D(1, 3, padding="same")(x) + layers.Conv1D(1, 3, padding="same")(x)
             ),
+            "mask_minus_infinity": lambda x: ops.softmax(ops.where(x > -1, x, -np.inf)),
+            "mask_bias": lambda x: ops.softmax(x + (1.0 - ops.cast(x > -1, "float32")) * -1e9),
+            "mask_bias_moved": lambda x: ops.softmax(
+                x - ((1.0 - ops.cast(x[:, 0] > -1, "float32")) * 10000.0)[:, None, :]
+            ),
+            "mask_constant": lambda x: layers.Softmax()(x + _CAUSAL),
+            "mask_of_maximum": lambda x: ops.max(ops.where(x > 0, x, -1e4), axis=1),
             "log_softmax_axis": lambda x: ops.log_softmax(x, axis=1),
             "cumsum": lambda x: ops.cumsum(x, axis=1),
             "cumsum_last": lambda x: ops.cumsum(x, axis=-1),
@@ -213,11 +221,15 @@ OWN_LAYERS = {
             "kernel_transposed": lambda x: own_layers.Transposed()(x),
             "mixer": lambda x: own_layers.Mixer()(x),
             "self_attention": lambda x: own_layers.SelfAttention()(x),
+            "class_token": lambda x: own_layers.ClassToken()(x),
+            "tiled_token": lambda x: own_layers.TiledToken()(x),
+            "heads": lambda x: own_layers.Heads()(x),
+            "drop_path": lambda x: x + own_layers.DropPath()(layers.Dense(8)(x)),
+            "noise_in_training": lambda x: layers.Dense(8)(own_layers.Noisy()(x)),
         },
     ),
     "kernel_masked": Case("image", lambda x: own_layers.MaskedConv()(x), FLOAT),
     "scale_positive": Case("image", lambda x: own_layers.Positive()(x), FLOAT),
-    "noise_in_training": Case("vector", lambda x: own_layers.Noisy()(x), FLOAT),
     "counts_its_calls": Case("vector", lambda x: own_layers.Counting()(x), FLOAT),
 }
 

@@ -153,6 +153,54 @@ class Clipped(layers.Layer):
         return {**super().get_config(), "ceiling": self.ceiling}
 
 
+class ClassToken(layers.Layer):
+    """A trained token before the others, for each sample."""
+
+    def build(self, shape):
+        self.token = self.add_weight(name="token", shape=(1, 1, shape[-1]), initializer="normal")
+
+    def call(self, x):
+        token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1]))
+        return ops.concatenate([token, x], axis=1)
+
+
+class TiledToken(ClassToken):
+    """The same in TensorFlow, and a row of ones."""
+
+    def call(self, x):
+        batch = tf.shape(x)[0]
+        ones = tf.ones((batch, 1, x.shape[-1]))
+        return tf.concat([tf.tile(self.token, [batch, 1, 1]), ones, x], axis=1)
+
+
+class Heads(layers.Layer):
+    """Reshapes that name the batch size."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mix = layers.Dense(4)
+
+    def call(self, x):
+        batch, steps = ops.shape(x)[0], x.shape[1]
+        x = ops.transpose(ops.reshape(x, (batch, steps, 2, 4)), (0, 2, 1, 3))
+        mean = ops.broadcast_to(ops.mean(x, axis=1, keepdims=True), (batch, 2, steps, 4))
+        return ops.reshape(self.mix(x) + mean, (batch, -1))
+
+
+class DropPath(layers.Layer):
+    """Drops whole samples, in training."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator(3)
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        kept = keras.random.uniform((ops.shape(x)[0], 1, 1), seed=self.seed) > 0.3
+        return x * ops.cast(kept, x.dtype) / 0.7
+
+
 class Noisy(layers.Layer):
     """Random numbers in training."""
 

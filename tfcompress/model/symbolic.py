@@ -2,7 +2,8 @@
 
 The function is called on symbolic tensors, twice: once as in inference with the weights as they
 are, once as in training with other weights. What the two graphs do not share (a branch, a constant
-that was computed from weights, a random number) cannot be followed, and is said in words.
+that was computed from weights, a random number) cannot be followed, and is said in words. A call
+that reads the batch size is followed at two of them (`batch_sizes`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model import batch_sizes
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_private import kept_calls
 from tfcompress.model.tf_functions import UnknownFunction, translated
@@ -69,9 +71,20 @@ def follow(
     run = _Run(function, values, args, kwargs, owners, list(variables.values()))
     is_given = kwargs.get("training") is not None
     modes = (False, True) if "training" in _parameters(function) and not is_given else (None, None)
-    first, others = run(modes[0]), run(modes[1], run.other_weights)
+    try:
+        first, others = run(modes[0]), run(modes[1], run.other_weights)
+    except Untraceable as error:
+        try:
+            first, others = run.at_two_sizes(modes)
+        except Untraceable:
+            raise error from None
+    else:
+        if batch_sizes.needs_size(first):
+            first, others = run.at_two_sizes(modes)
     difference = _merge(first, others, run)
-    if difference is not None:
+    if difference is None:
+        batch_sizes.place_rows(first)
+    else:
         if _merge(run(modes[0]), run(modes[0]), run) is not None:
             raise Untraceable("its call draws random numbers")
         if _merge(run(modes[0]), run(modes[0], run.other_weights), run) is not None:
@@ -99,8 +112,27 @@ class _Run:
         rng = np.random.default_rng(0)
         self.other_weights = [(v, _other_value(v, rng)) for v in variables]
 
-    def __call__(self, training: bool | None, weights: Sequence[tuple] = ()) -> Graph:
-        feed = {v: keras.Input(batch_shape=v.shape, dtype=v.spec.dtype) for v in self.values}
+    def at_two_sizes(self, modes: tuple) -> tuple[Graph, Graph]:
+        """Both graphs, each at a batch size of its own; the sizes of the first are unknown."""
+        if not all(v.shape and v.shape[0] is None for v in self.values):
+            raise Untraceable("its call reads the batch size of an input without one")
+        first, others = (
+            self(mode, weights, size)
+            for mode, weights, size in zip(
+                modes, ((), self.other_weights), batch_sizes.SIZES, strict=True
+            )
+        )
+        if len(first.nodes) == len(others.nodes):
+            batch_sizes.free_sizes(first, others)
+        return first, others
+
+    def __call__(
+        self, training: bool | None, weights: Sequence[tuple] = (), batch_size: int | None = None
+    ) -> Graph:
+        shapes = {
+            v: (batch_size or v.shape[0], *v.shape[1:]) if v.shape else () for v in self.values
+        }
+        feed = {v: keras.Input(batch_shape=shapes[v], dtype=v.spec.dtype) for v in self.values}
         args, kwargs = tree.map_structure(
             lambda leaf: feed[leaf] if isinstance(leaf, Value) else leaf, (self.args, self.kwargs)
         )
@@ -136,6 +168,10 @@ class _Run:
         foreign = [v.name for v in tape.watched_variables() if id(v) not in own]
         if foreign:
             raise Untraceable(f"its call reads {foreign[0]}, a weight of another layer")
+
+
+def _sized(shape: tuple, batch_size: int | None) -> tuple:
+    return shape if batch_size is None else (batch_size, *shape[1:])
 
 
 def _other_value(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
@@ -191,7 +227,9 @@ def _merge_node(one: Node, other: Node, numbers: dict[Value, int], run: _Run) ->
         return f"{one.name} instead of {other.name}"
     elif type(one.operation) is not type(other.operation):
         return f"{kind} instead of {type(other.operation).__name__}"
-    elif _config(one.operation) != _config(other.operation):
+    elif _config(one.operation) != _config(other.operation) and not (
+        batch_sizes.free_operation(one, other)
+    ):
         return f"options of {kind}"
     kwargs, others = dict(one.kwargs), dict(other.kwargs)
     if (kwargs.get("training"), others.get("training")) == (False, True):
@@ -207,10 +245,14 @@ def _merge_node(one: Node, other: Node, numbers: dict[Value, int], run: _Run) ->
             if numbers[a] != numbers[b]:
                 differences.append(f"inputs of {one.name}")
             return a
+        rows = batch_sizes.equal_rows(a, b)
+        if rows is not None:
+            a, b = rows
         weight = _weight(a, b, run)
         if weight is None and not _equal(a, b):
             differences.append(f"a constant of {kind}")
-        return a if weight is None else weight
+        found = a if weight is None else weight
+        return found if rows is None else batch_sizes.EqualRows(found)
 
     args, kwargs = tree.map_structure(merge, (one.args, kwargs), (other.args, others))
     if differences:
@@ -221,9 +263,13 @@ def _merge_node(one: Node, other: Node, numbers: dict[Value, int], run: _Run) ->
             raise Untraceable("its call reads a tensor of the model that is not its argument")
         if isinstance(leaf, keras.Variable):
             raise Untraceable(f"its call reads {leaf.path}, a weight of another layer")
-        if callable(leaf) and not isinstance(leaf, (Weight, np.generic, tf.Tensor, tf.DType)):
+        if callable(leaf) and not isinstance(leaf, _DATA):
             raise Untraceable(f"its call holds control flow ({kind})")
     return None
+
+
+# Arguments that hold no code, whatever their class defines.
+_DATA = (Weight, batch_sizes.EqualRows, np.generic, tf.Tensor, tf.DType)
 
 
 def _config(operation: Any) -> str:

@@ -191,7 +191,7 @@ class Noise(layers.Layer):
 
 class Branch(layers.Layer):
     def call(self, x, training=None):
-        return x * 2.0 if training else x
+        return x * 2.0 if training else x + 1.0
 
 
 class Flow(layers.Layer):
@@ -235,7 +235,7 @@ class Position(layers.Layer):
 
 class Dropping(layers.Layer):
     def call(self, x, training=None):
-        return keras.random.dropout(x, 0.5) if training else x
+        return keras.random.dropout(x, 0.5) if training else 2 * x
 
 
 class Elsewhere(layers.Layer):

@@ -20,6 +20,7 @@ from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constant_operands import as_constant_layer
 from tfcompress.quantization.operators.constants import plus, times
+from tfcompress.quantization.operators.masked_sums import masked_sum
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.runtime_arithmetic import runtime_sum
@@ -158,7 +159,7 @@ def has_array_operand(node: Node) -> bool:
 def chain(b: Builder, node: Node) -> Value | None:
     """f([a, b, c]) → f([f([a, b]), c]): LiteRT's operators take two tensors."""
     if len(node.inputs) < 3:
-        return None
+        return masked_sum(b, node) if type(node.operation) is layers.Add else None
     cls, total = type(node.operation), node.inputs[0]
     for i, value in enumerate(node.inputs[1:-1], 1):
         total = b.call(lambda n: cls(name=n), f"part{i}", total, value)
@@ -170,6 +171,9 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
 
     def rule(b: Builder, node: Node) -> Value | None:
         """Its layer, where both have one rank; one that is not trained for a constant array."""
+        masked = None if cls is layers.Multiply else masked_sum(b, node)
+        if masked is not None:
+            return masked
         if len(node.inputs) == 1:
             number = _with_number(b, node, cls)
             return number or as_rescaling(b, node) or as_constant_layer(b, node)

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_private import all_layers, padding_mask
@@ -27,6 +28,7 @@ from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.own_weights import constants_per_channel, take_weights
 from tfcompress.quantization.operators.registry import UNKNOWN, keras_class, operator_of
 from tfcompress.quantization.operators.tracing import Taken, distinct_inputs, insert_parts
+from tfcompress.quantization.operators.training_only import TrainingOnly
 
 Rule = Callable[[Builder, Node], "list[Value] | None"]
 
@@ -84,9 +86,34 @@ def _rule(b: Builder, node: Node) -> list[Value] | None:
                 _follow(other)
         graph, taken = _follow(node)
     except Untraceable as error:
+        if _returns_its_input(node):
+            layer = fresh(operation)
+            layer.build(node.inputs[0].shape)
+            copy_variables(operation, layer)
+            return [b.call(lambda name: TrainingOnly(layer, name=name), "", node.inputs[0])]
         b.result.refused[operation] = f"{_kind(operation)} cannot be traced: {error}"
         return None
     return insert_parts(b, node, graph, taken)
+
+
+def _returns_its_input(node: Node) -> bool:
+    """Whether a layer without trained weights returns the one tensor that it gets in inference."""
+    layer = node.operation
+    is_plain = not isinstance(layer, (keras.layers.Lambda, keras.layers.Activation))
+    if (
+        not is_plain
+        or layer.trainable_variables
+        or len(node.inputs) != 1
+        or node.kwargs.get("training")
+    ):
+        return False
+    try:
+        kwargs = {**_taken_arguments(layer.call, node.kwargs), "training": False}
+        call = functools.partial(type(layer).call, layer)
+        graph = follow(call, node.inputs, node.args, kwargs, [layer])
+    except Untraceable:
+        return False
+    return graph.flat_outputs == graph.flat_inputs
 
 
 def _kind(operation: Any) -> str:
@@ -241,6 +268,8 @@ def _check_copies(graph: Graph, operation: Any, made: list[keras.Layer]) -> None
     """Its layers can be copied, and those with weights are its own."""
     held = {id(layer) for layer in (*all_layers(operation), *made)}
     for part in graph.operations():
+        if isinstance(part, SampleConstant):
+            continue
         if getattr(part, "variables", ()) and id(part) not in held:
             raise Untraceable(f"its call runs {part.name!r}, a layer that it does not hold")
         try:

@@ -34,11 +34,13 @@ from tfcompress.quantization.operators import (  # noqa: F401
     recurrent,
     reductions,
     resizing,
+    sample_constants,
     selection,
     sequence_wrappers,
     spectral,
     steps,
     trained_affine,
     trained_sum,
+    training_only,
     upsampling,
 )

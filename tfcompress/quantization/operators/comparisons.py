@@ -19,6 +19,7 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.masked_scores import masked_scores
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
@@ -276,7 +277,9 @@ def choose(b: Builder, mask: Value, branches: list[Any], shape: tuple) -> Value 
     if x.shape != shape or constants[0].ndim > len(x.shape) or not fits:
         return None
     value = constants[0] if constants[0].size > 1 else float(constants[0].ravel()[0])
-    return b.call(lambda n: FillIf(value, filled, name=n), "", x, mask)
+    return masked_scores(b, x, value, mask, filled) or b.call(
+        lambda n: FillIf(value, filled, name=n), "", x, mask
+    )
 
 
 # --- bins ---------------------------------------------------------------------------------------

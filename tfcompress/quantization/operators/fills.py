@@ -13,6 +13,7 @@ from keras import ops
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.comparisons import choose
+from tfcompress.quantization.operators.masked_scores import masked_scores
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import SAMPLES
 
@@ -116,7 +117,9 @@ def _where(b: Builder, node: Node) -> Value | None:
     if value is None or not _fits(np.shape(mask), x) or not _fits(np.shape(value), x):
         return None
     kept = np.asarray(mask, bool) if is_first else ~np.asarray(mask, bool)
-    return b.call(lambda n: FillWhere(kept, value, name=n), "", x)
+    return masked_scores(b, x, value, kept, False) or b.call(
+        lambda n: FillWhere(kept, value, name=n), "", x
+    )
 
 
 def _fits(shape: tuple[int, ...], x: Value) -> bool:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.symbolic import Untraceable, Weight
 from tfcompress.quantization.operators.per_channel import is_per_channel, rescaling_of
@@ -254,6 +255,13 @@ def _sum(node: Node, weight: Weight) -> _Layer | None:
     return _Layer(AddWeight, {}, {"addend": weight.variable}, x)
 
 
+def _sample_constant(node: Node, weight: Weight) -> _Layer | None:
+    """A class token."""
+    value = _in_shape(weight)
+    source = None if value is weight.variable else weight.variable
+    return _Layer(SampleConstant, {}, {"value": value}, node.inputs[0], source=source)
+
+
 _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
     "Matmul": _dense,
     "Dot": _dense,
@@ -263,6 +271,7 @@ _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
     "ConvTranspose": _conv_transpose,
     "Add": _sum,
     "Multiply": _affine("scale"),
+    "SampleConstant": _sample_constant,
 }
 
 
@@ -270,7 +279,7 @@ def _merge(graph: Graph, before: _Layer, found: _Layer) -> bool:
     """Makes an offset the bias of the kernel, or the offset of the scale, just before it."""
     role = "bias" if "kernel" in before.weights else "offset"
     variable = found.weights.get("offset")
-    if variable is None or before.cls is AddWeight or role in before.weights:
+    if variable is None or before.cls in (AddWeight, SampleConstant) or role in before.weights:
         return False
     if graph.sole_consumer(found.input) is None:
         return False
@@ -299,6 +308,10 @@ def _make(graph: Graph, planned: dict[Node, _Layer], dtype_policy: Any) -> Any:
         yield layer, plan.weights
 
 
+# Layers that take the shapes of their weights.
+_OF_ONE_SHAPE = (TrainedAffine, AddWeight, SampleConstant)
+
+
 def _arguments(plan: _Layer) -> dict[str, Any]:
     arguments = {**plan.arguments, "name": next(iter(plan.weights.values())).name}
     prefixes = {role: role for role in plan.weights}
@@ -307,8 +320,8 @@ def _arguments(plan: _Layer) -> dict[str, Any]:
     for role, variable in plan.weights.items():
         arguments[f"{prefixes[role]}_regularizer"] = variable.regularizer
         arguments[f"{prefixes[role]}_constraint"] = variable.constraint
-        if plan.cls in (TrainedAffine, AddWeight):
+        if plan.cls in _OF_ONE_SHAPE:
             arguments[f"{role}_shape"] = tuple(variable.shape)
-    if plan.cls not in (TrainedAffine, AddWeight):
+    if plan.cls not in _OF_ONE_SHAPE:
         arguments["use_bias"] = "bias" in plan.weights
     return arguments
