@@ -157,7 +157,7 @@ class ClassToken(layers.Layer):
     """A trained token before the others, for each sample."""
 
     def build(self, shape):
-        self.token = self.add_weight(name="token", shape=(1, 1, shape[-1]), initializer="normal")
+        self.token = self.add_weight(name="token", shape=(1, 1, shape[-1]), initializer="ones")
 
     def call(self, x):
         token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1]))
@@ -187,6 +187,7 @@ class Heads(layers.Layer):
         return ops.reshape(self.mix(x) + mean, (batch, -1))
 
 
+@keras.saving.register_keras_serializable("own_layers")
 class DropPath(layers.Layer):
     """Drops whole samples, in training."""
 
@@ -201,6 +202,7 @@ class DropPath(layers.Layer):
         return x * ops.cast(kept, x.dtype) / 0.7
 
 
+@keras.saving.register_keras_serializable("own_layers")
 class Noisy(layers.Layer):
     """Random numbers in training."""
 

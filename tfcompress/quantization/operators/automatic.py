@@ -144,7 +144,8 @@ def _follow(node: Node) -> tuple[Graph, Taken]:
     _recognize_hard_silu(graph)
     constants_per_channel(graph, operation.dtype_policy)
     taken, reordered = take_weights(graph, operation.dtype_policy)
-    if [v.shape for v in graph.flat_outputs] != [v.shape for v in node.outputs]:
+    shapes = [[v.shape for v in values] for values in (graph.flat_outputs, node.outputs)]
+    if not _refines(*shapes):
         raise Untraceable("the shape of its output is not that of the operations in its call")
     _check_copies(graph, operation, [*taken, *bases.values()])
     _check_all_used(graph, operation, taken, bases, reordered)
@@ -154,6 +155,15 @@ def _follow(node: Node) -> tuple[Graph, Taken]:
             by_name = {v.name: v for v in source.variables if "transformed" not in v.path}
             taken[base] = {v.name: by_name[v.name] for v in base.variables}
     return graph, taken
+
+
+def _refines(found: list[tuple], declared: list[tuple]) -> bool:
+    """Whether shapes are the declared ones, or know a size that those do not."""
+    return [len(shape) for shape in found] == [len(shape) for shape in declared] and all(
+        n in (m, None)
+        for one, other in zip(found, declared, strict=True)
+        for m, n in zip(one, other, strict=True)
+    )
 
 
 def _followed(node: Node, bases: _Bases) -> Graph:

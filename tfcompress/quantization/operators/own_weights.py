@@ -271,7 +271,7 @@ _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
     "ConvTranspose": _conv_transpose,
     "Add": _sum,
     "Multiply": _affine("scale"),
-    "SampleConstant": _sample_constant,
+    SampleConstant.__name__: _sample_constant,
 }
 
 
