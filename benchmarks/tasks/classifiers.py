@@ -48,9 +48,14 @@ BEFORE, AFTER = range(5), range(5, 10)
 
 def backbone() -> keras.Model:
     """MobileNetV3Small of a third of the width, on images of 64×64."""
-    return keras.applications.MobileNetV3Small(
+    body = keras.applications.MobileNetV3Small(
         (64, 64, 3), alpha=0.35, weights=None, include_top=False, pooling="avg"
     )
+    for layer in body.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            # Keras' 0.999 needs thousands of steps, and this trains for hundreds.
+            layer.momentum = 0.9
+    return body
 
 
 def transfer(train: Split) -> keras.Model:
