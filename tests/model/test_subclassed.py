@@ -206,3 +206,30 @@ def test_a_class_token_is_trained_and_pruned_on(tmp_path):
     report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_data=data)
     assert report.agreement == 1.0
     assert not report.float_tensors
+
+
+class Sentences(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.dense = layers.Embedding(50, 8), layers.Dense(3)
+
+    def call(self, tokens):
+        return self.dense(keras.ops.mean(self.embedding(tokens), axis=1))
+
+
+def test_the_type_of_the_inputs_is_that_of_the_data():
+    tokens = np.random.default_rng(0).integers(0, 50, (32, 7)).astype(np.int32)
+    model = Sentences()
+    model(tokens)
+    quantized = tfc.quantize(model, calibration_data=tokens)
+    assert quantized.inputs[0].dtype == "int32"
+    assert not quantized.plan.float_layers
+    batches = [tokens[:8], tokens[8:16]]
+    assert tfc.quantize(model, calibration_data=batches).inputs[0].dtype == "int32"
+
+
+def test_an_operation_that_holds_functions_is_refused_with_what_to_do():
+    inputs = keras.Input((4,))
+    looped = keras.ops.fori_loop(0, 3, lambda i, x: x * 0.5, layers.Dense(2)(inputs))
+    with pytest.raises(ValueError, match=r"ForiLoop that holds functions. Move its call into a"):
+        tfc.quantize(keras.Model(inputs, looped))

@@ -34,7 +34,8 @@ def fresh(operation: Any) -> Any:
     learned is not in its configuration, and nothing in it is ever trained.
 
     Raises:
-        ValueError: A custom layer that cannot be made again from its configuration.
+        ValueError: A custom layer that cannot be made again from its configuration, or an operation
+            such as `ops.fori_loop` that holds functions.
     """
     if hasattr(operation, "get_vocabulary"):
         return operation
@@ -48,6 +49,13 @@ def fresh(operation: Any) -> Any:
             return copy
         return type(operation).from_config(operation.get_config())
     except Exception as error:
+        if not isinstance(operation, keras.Layer):
+            raise ValueError(
+                f"Expected operations that can be copied by from_config(get_config()), as Keras "
+                f"does to save a model. Received: {operation.name!r}, a "
+                f"{type(operation).__name__} that holds functions. Move its call into a "
+                "keras.layers.Layer of its own, which may then stay in float."
+            ) from error
         raise ValueError(
             f"Expected layers that can be copied by from_config(get_config()). Received: "
             f"{operation.name!r} of type {type(operation).__name__}, which raises "

@@ -113,15 +113,32 @@ def functional_for(model: Any, data: Any = None) -> Any:
     """`as_functional` for a technique that was given `data` for the model, or none."""
     if not is_subclassed(model):
         return model
-    if data is None or _build_shapes(model) is not None:
+    is_built = _build_shapes(model) is not None
+    is_iterator = data is not None and not _is_array(data) and iter(data) is data
+    if data is None or (is_built and is_iterator):
         return as_functional(model)
-    if not _is_array(data) and iter(data) is data:
+    if is_iterator:
         raise ValueError(
             f"Expected a subclassed model that was built, or data that can be read twice. "
             f"Received: {model.name!r} and an iterator. Call the model on a batch first, or pass "
             "tfcompress.as_functional(model, batch)."
         )
-    return as_functional(model, next(iter(input_batches(data, None))))
+    if not is_built:
+        return as_functional(model, next(iter(input_batches(data, None))))
+    specs = _specs(model, None)
+    is_one_of_many = isinstance(data, list) and len(data) != len(tree.flatten(specs))
+    batch = data[0] if is_one_of_many and data else next(iter(input_batches(data, None)))
+    return as_functional(model, _typed(specs, batch))
+
+
+def _typed(specs: Any, batch: Any) -> Any:
+    """The inputs that a model was built with, of the types of a batch: Keras keeps none."""
+    given = [_specs(None, array).dtype for array in tree.flatten(batch)]
+    inputs = tree.flatten(specs)
+    if len(given) != len(inputs):
+        return specs
+    typed = [keras.Input(batch_shape=s.shape, dtype=d) for s, d in zip(inputs, given, strict=True)]
+    return tree.pack_sequence_as(specs, typed)
 
 
 def _is_array(data: Any) -> bool:

@@ -200,7 +200,11 @@ def _with_number(b: Builder, node: Node, cls: type[keras.Layer]) -> Value | None
 
 
 def _call_reason(node: Node) -> str | None:
-    return "its constant array widens the tensor" if has_array_operand(node) else None
+    if not has_array_operand(node):
+        return None
+    if node.inputs[0].shape == node.output.shape:
+        return "tfcompress has no int8 form of it with this constant array"
+    return "its constant array widens the tensor"
 
 
 def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: Callable) -> None:
