@@ -144,7 +144,10 @@ def free_operation(one: Node, other: Node) -> bool:
         return True
     given = one.inputs[0].shape if one.inputs else ()
     if name == "shape" and len(given) == len(wanted) and given[0] is None is wanted[0]:
-        repeats = [1, *(n // m for n, m in zip(wanted[1:], given[1:], strict=True))]
+        sizes = list(zip(wanted[1:], given[1:], strict=True))
+        repeats = [1, *(n // m for n, m in sizes if n is not None and m is not None)]
+        if len(repeats) < len(wanted):
+            return False
         one.operation = _operation(lambda x: ops.tile(x, repeats), one)
         one.args, one.kwargs = (one.inputs[0],), {}
         return True
@@ -203,8 +206,9 @@ def _shape_option(node: Node) -> tuple[str | None, tuple | None]:
     """Name and value of the option that holds a shape, of `ops.reshape` and `ops.broadcast_to`."""
     name = {"Reshape": "newshape", "BroadcastTo": "shape"}.get(type(node.operation).__name__)
     given = getattr(node.operation, name, None) if name else None
-    is_shape = isinstance(given, (tuple, list)) and not isinstance(node.operation, keras.Layer)
-    return (name, tuple(given)) if is_shape else (None, None)
+    if isinstance(node.operation, keras.Layer) or not isinstance(given, (tuple, list)):
+        return None, None
+    return name, tuple(given)
 
 
 def _operation(function: Any, node: Node) -> Any:

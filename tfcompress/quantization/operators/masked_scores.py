@@ -116,7 +116,7 @@ register(
 )
 
 
-def masked_scores(b: Builder, x: Value, value: Any, mask: Value, filled: bool) -> Value | None:
+def masked_scores(b: Builder, x: Value, value: Any, mask: Any, filled: bool) -> Value | None:
     """The fill of a node's scores with a number far below them.
 
     Args:

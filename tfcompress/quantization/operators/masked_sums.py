@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,12 @@ def masked_sum(b: Builder, node: Node) -> Value | None:
             mask, filled = found
             for step in path:
                 mask = _moved(b, step, mask)
-            return b.call(lambda n, f=filled: MaskScores(f, name=n), "", scores, mask)
+            return b.call(functools.partial(_mask_scores, filled), "", scores, mask)
     return None
+
+
+def _mask_scores(filled: bool, name: str) -> MaskScores:
+    return MaskScores(filled, name=name)
 
 
 def _moved_from(value: Value) -> list[Node]:
@@ -128,7 +133,7 @@ def _marks(value: Value) -> _Marks | None:
     if found is None:
         return None
     if moves(node):
-        own = tuple(sorted(found.values))
+        own = min(found.values), max(found.values)
         return _Marks(value, own, own)
     if isinstance(operation, AddConstant):
         return found.map(lambda x: x + operation.value)
