@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.model.keras_private import build_without_batch
+from tfcompress.model.replicas import check_replicas
 from tfcompress.model.workers import check_same_weights
 from tfcompress.quantization.gradients.traffic import GradientTraffic, gradient_traffic
 
@@ -19,8 +20,10 @@ def across_workers(model: keras.Model) -> keras.Model:
     """Makes `fit` and `evaluate` of a model work under `MultiWorkerMirroredStrategy`.
 
     Keras 3 builds a model by a reduction that this strategy refuses, and reduces the metrics of a
-    step along an axis that they do not have. Both are mended on this one model; its class, and what
-    is saved of it, stay as they are. Call it once, on every worker:
+    step along an axis that they do not have; and with a loss scale, which `mixed_float16` brings,
+    workers wait for each other for ever once the gradient of one overflows. These are mended on
+    this one model; its class, and what is saved of it, stay as they are. Call it once, on every
+    worker, after `compile`:
 
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         with strategy.scope():
@@ -39,8 +42,8 @@ def across_workers(model: keras.Model) -> keras.Model:
         The same model.
 
     Raises:
-        ValueError: A model of another strategy, one that is not built, or one whose weights are not
-            equal on all workers.
+        ValueError: A model of another strategy, one that is not built or was compiled with
+            `steps_per_execution` above 1, or one whose weights are not equal on all workers.
     """
     strategy = model.distribute_strategy
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -55,9 +58,35 @@ def across_workers(model: keras.Model) -> keras.Model:
         )
     check_same_weights(model)
     build_without_batch(model)
+    _agree_on_overflow(getattr(model, "optimizer", None))
+    check_replicas(model)
     for name in ("train_step", "test_step"):
         setattr(model, name, _with_axis(getattr(model, name)))
     return model
+
+
+def _agree_on_overflow(optimizer: Any) -> None:
+    """Makes a loss scale leave out the same steps on all workers: Keras asks each for itself."""
+    while optimizer is not None:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer.check_finite = _of_all_replicas(optimizer.check_finite)
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def _of_all_replicas(check_finite: Callable[[Any], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
+    if getattr(check_finite, "of_all", False):
+        return check_finite
+
+    def check(gradients: Any) -> tf.Tensor:
+        is_finite = check_finite(gradients)
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            return is_finite
+        overflows = tf.cast(tf.logical_not(is_finite), tf.float32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, overflows) == 0
+
+    check.of_all = True  # type: ignore[attr-defined]
+    return check
 
 
 def is_chief() -> bool:

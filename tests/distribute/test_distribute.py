@@ -3,6 +3,7 @@
 import ast
 import concurrent.futures
 import json
+import sys
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
-from recipes import distributed
+from recipes import distributed, distributed_ray
 from tests import fresh
 from tests.distribute import worker
 
@@ -90,6 +91,10 @@ def test_workers_send_codes_in_place_of_floats(floats):
     assert found["loses_from"] == 8
 
 
+def test_an_overflow_on_one_worker_leaves_out_the_step_of_both(floats):
+    assert floats[0]["overflow"] == floats[1]["overflow"] == [4.0, False]
+
+
 def test_a_model_that_is_not_the_same_on_all_workers_is_refused(floats):
     assert "1 of 4 that differ" in floats[0]["refused"]
     assert "b/bias" in floats[0]["refused"]
@@ -143,6 +148,12 @@ def test_other_strategies_and_unbuilt_models_are_refused():
         mirrored = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
     with pytest.raises(ValueError, match="MirroredStrategy"):
         tfc.distribute.across_workers(mirrored)
+
+
+def test_the_recipe_of_ray_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"tfcompress\[ray\]"):
+        distributed_ray.launch(2, {"folder": str(tmp_path)})
 
 
 @pytest.mark.parametrize(

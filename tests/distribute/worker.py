@@ -30,7 +30,7 @@ def is_alone():
     return "TF_CONFIG" not in os.environ
 
 
-def make(strategy, seed=0, gradient_bits=0):
+def make(strategy, seed=0, gradient_bits=0, scaled=False):
     keras.utils.set_random_seed(seed)
     with strategy.scope():
         model = keras.Sequential(
@@ -39,6 +39,8 @@ def make(strategy, seed=0, gradient_bits=0):
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
         if gradient_bits:
             optimizer = tfc.QuantizedGradients(optimizer, gradient_bits, per_channel=True)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
         model.compile(optimizer, "mse", metrics=["mae"])
     return model
 
@@ -122,6 +124,20 @@ def quantized_gradients(strategy):
     return {"losses": losses, "handed": handed.bytes, **traffic.to_dict()}
 
 
+def overflow_on_one(strategy):
+    """The loss scale after a step in which one worker overflows, and whether weights moved."""
+    model = make(strategy, gradient_bits=8, scaled=True)
+    tfc.distribute.across_workers(tfc.distribute.across_workers(model))
+    before = model.get_weights()
+    x = X[:16].copy()
+    # In the half of the second worker.
+    x[-1] = 1e30
+    model.fit(x, Y[:16], batch_size=16, shuffle=False, verbose=0)
+    pairs = zip(before, model.get_weights(), strict=True)
+    moved = any((a != b).any() for a, b in pairs)
+    return [float(model.optimizer.dynamic_scale.numpy()), moved]
+
+
 def other_weights_are_refused(strategy, task):
     """What is said of a model that is not the same on all workers."""
     model = make(strategy)
@@ -163,6 +179,7 @@ def work(ports, task, folder, kind):
         found = train_float(strategy)
         found["shards"] = masks_from_shards(strategy, task)
         found["gradients"] = quantized_gradients(strategy)
+        found["overflow"] = overflow_on_one(strategy)
         found["refused"] = other_weights_are_refused(strategy, task)
         print(found)
     else:

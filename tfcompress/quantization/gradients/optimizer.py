@@ -46,10 +46,6 @@ class QuantizedGradients(keras.optimizers.Optimizer):
     the step, so a resumed training draws the same. Each replica keeps its own errors: a saved model
     has the first replica's, `callbacks.BackupAndRestore` those of all.
 
-    On several workers a loss scale belongs inside, where all of them see that the gradient of one
-    has overflowed: `QuantizedGradients(LossScaleOptimizer(...))`, and
-    `compile(..., auto_scale_loss=False)`, since Keras puts one around it otherwise.
-
     Args:
         optimizer: Any Keras optimizer; also one that wraps another.
         num_bits: 2 to 16.
