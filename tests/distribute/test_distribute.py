@@ -69,6 +69,7 @@ def test_pruning_on_two_workers_is_pruning_on_one(floats):
     np.testing.assert_allclose(first["evaluated"], alone["evaluated"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_criteria_read_the_data_of_all_workers_whichever_has_some(floats):
     alone = worker.masks_from_shards(tf.distribute.get_strategy(), 0)
@@ -80,6 +81,7 @@ def test_criteria_read_the_data_of_all_workers_whichever_has_some(floats):
     assert 0 < np.mean(alone["apoz", "an empty list"]) < 1
 
 
+@pytest.mark.slow
 def test_workers_send_codes_in_place_of_floats(floats):
     found = floats[0]["gradients"]
     assert found["sends_codes"]
@@ -91,10 +93,12 @@ def test_workers_send_codes_in_place_of_floats(floats):
     assert found["loses_from"] == 8
 
 
+@pytest.mark.slow
 def test_an_overflow_on_one_worker_leaves_out_the_step_of_both(floats):
     assert floats[0]["overflow"] == floats[1]["overflow"] == [4.0, False]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_the_same_on_all_workers_is_refused(floats):
     assert "1 of 4 that differ" in floats[0]["refused"]
     assert "b/bias" in floats[0]["refused"]
