@@ -19,7 +19,6 @@ benchmark skips what is there. `--nomeasure` writes the tables of
 from __future__ import annotations
 
 import pathlib
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from absl import app, flags
 
 from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, page, steps
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
+from benchmarks.origin import commit
 from recipes.results import Results
 
 _KEY = ("part", "row", "seed", "epochs")
@@ -50,16 +50,6 @@ _RESNET8 = flags.DEFINE_string("resnet8", None, "A trained ResNet-8 for CIFAR-10
 _OUTPUT = flags.DEFINE_string("output", str(RESULTS), "Folder of the rows.")
 
 
-def commit() -> str:
-    """The commit that runs, with a `+` where files differ from it."""
-    run = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
-    head = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], **run).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **run).stdout.strip()
-    names = [line[3:] for line in changed.splitlines()]
-    own = ("recipes/results/", "docs/")
-    return head + ("+" if any(not name.startswith(own) for name in names) else "")
-
-
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
@@ -76,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
                 key = {"part": _PART.value, "row": name, "seed": seed, "epochs": epochs}
                 if results.has(**key):
                     continue
-                origin, start = commit(), time.process_time()
+                measured, start = commit(), time.process_time()
                 found = dict(part.measure(name, int(seed), epochs, settings))
                 found.setdefault("cpu_seconds", f"{time.process_time() - start:.0f}")
                 figures = {column: found.pop(column, "") for column in COLUMNS}
@@ -84,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
                     raise ValueError(f"Expected figures among {COLUMNS}. Received: {found}.")
                 command = f"python -m benchmarks.low_bits --part={_PART.value} --epochs={epochs}"
                 command += f' --only="{name}" --seeds={seed}'
-                results.add(**key, **figures, commit=origin, command=command)
+                results.add(**key, **figures, commit=measured, command=command)
                 print(key, figures, flush=True)
     if _OUTPUT.value == str(RESULTS):
         page.write(results.rows)

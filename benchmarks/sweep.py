@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 import tfcompress as tfc
+from benchmarks import origin
 from benchmarks.sweep_page import page
 from recipes.results import Results
 from tests.parity import cases, more_cases, test_layers, test_moves
@@ -274,14 +274,6 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def commit() -> str:
-    """The commit that runs, with a `+` where files differ from it."""
-    run = {"cwd": pathlib.Path(__file__).parent, "capture_output": True, "text": True}
-    head = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], **run).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain"], **run).stdout.strip()
-    return head + ("+" if changed else "")
-
-
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only. Received: {argv[1:]}")
@@ -290,7 +282,7 @@ def main(argv: Sequence[str]) -> None:
         print(page(results.rows), end="")
         return
     warnings.simplefilter("ignore")
-    now = commit()
+    now = origin.commit()
     pending = [
         trial
         for trial in trials()

@@ -40,6 +40,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
+from benchmarks import origin
+
 _MODELS = flags.DEFINE_list(
     "models", ["MobileNetV2", "MobileNetV3Small", "ResNet50", "EfficientNetB0"], "Networks."
 )
@@ -228,12 +230,6 @@ def append(path: pathlib.Path, commit: str, case: str, times: dict[str, list[flo
             writer.writerow((commit, case, quantity, f"{elapsed:.2f}", f"{cpu:.2f}"))
 
 
-def git_commit() -> str:
-    """The short name of the commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def ratio_rows(found: dict) -> Iterator[tuple[str, ...]]:
     """One row for each commit and network: CPU seconds, and ratios of CPU (of elapsed) seconds."""
     for commit, case in dict.fromkeys(key[:2] for key in found if "-" not in key[1]):
@@ -307,7 +303,7 @@ def main(argv: list[str]) -> None:
         case, _, group = _CHILD.value.partition(":")
         print(json.dumps(measure(case, group)))
         return
-    path, commit = pathlib.Path(_CSV.value), _COMMIT.value or git_commit()
+    path, commit = pathlib.Path(_CSV.value), _COMMIT.value or origin.commit()
     cases = _MODELS.value
     if _GROWTH.value:
         cases = [f"{kind}-{depth}" for kind in ("chain", "residual") for depth in _DEPTHS.value]
