@@ -111,6 +111,7 @@ OPERATIONS = {
             "mask_constant": lambda x: layers.Softmax()(x + _CAUSAL),
             "mask_of_maximum": lambda x: ops.max(ops.where(x > 0, x, -1e4), axis=1),
             "log_softmax_axis": lambda x: ops.log_softmax(x, axis=1),
+            "diff": lambda x: ops.diff(x, axis=1),
             "cumsum": lambda x: ops.cumsum(x, axis=1),
             "cumsum_last": lambda x: ops.cumsum(x, axis=-1),
             "prod": lambda x: ops.prod(1.5 * x, axis=1),
@@ -135,6 +136,7 @@ OPERATIONS = {
                 layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)(x)
                 + layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)(x)
             ),
+            "center_crop": lambda x: layers.CenterCrop(5, 6)(x),
             "sum_along_width": lambda x: x + ops.mean(x, axis=(1, 3), keepdims=True),
             "array_along_width": lambda x: x + np.linspace(-1, 1, 8).reshape(1, 1, 8, 1),
             "softmax_of_two_axes": lambda x: layers.Softmax(axis=[1, 2])(x),

@@ -51,11 +51,9 @@ OTHERS = {
             "mod": lambda x: ops.mod(x, 0.7),
             "arctan2": lambda x: ops.arctan2(x, x[:, ::-1]),
             "hypot": lambda x: ops.hypot(x, x[:, ::-1]),
-            "fmod_of_tensors": lambda x: ops.mod(x, x[:, ::-1]),
+            "mod_of_tensors": lambda x: ops.mod(x, 0.5 + ops.square(x[:, ::-1])),
             "outer": lambda x: ops.expand_dims(x, 1) * ops.expand_dims(x, 2),
-            "diff": lambda x: ops.diff(x, axis=-1),
             "tril": lambda x: ops.tril(ops.expand_dims(x, 1) * ops.expand_dims(x, 2)),
-            "broadcast_to": lambda x: ops.broadcast_to(ops.expand_dims(x, 1), (1, 3, 8)),
             "cumprod": lambda x: ops.cumprod(x, axis=-1),
             "rgb": lambda x: ops.image.rgb_to_hsv(ops.reshape(ops.tile(x, (1, 3)), (-1, 2, 4, 3))),
         },
@@ -65,11 +63,9 @@ OTHERS = {
         "image",
         {
             "conv2d_groups": lambda x: layers.Conv2D(4, 3, groups=2)(x),
-            "conv2d_channels_first": lambda x: layers.Conv2D(4, 3, data_format="channels_first")(x),
             "resize_bicubic": lambda x: layers.Resizing(12, 12, "bicubic")(x),
             "rgb_to_grayscale": lambda x: ops.image.rgb_to_grayscale(x[..., :3]),
             "extract_patches": lambda x: ops.image.extract_patches(x, 2),
-            "center_crop": lambda x: layers.CenterCrop(6, 6)(x),
             "random_flip": lambda x: layers.RandomFlip()(x),
             "random_crop": lambda x: layers.RandomCrop(6, 6)(x),
             "average_pool_channels": lambda x: ops.mean(x, axis=-1),
@@ -80,10 +76,8 @@ OTHERS = {
     **all_of(
         "volume",
         {
-            "conv3d_groups": lambda x: layers.Conv3D(4, 3, groups=2)(x),
             "adaptive_average3d": lambda x: layers.AdaptiveAveragePooling3D(2)(x),
             "adaptive_max3d": lambda x: layers.AdaptiveMaxPooling3D(2)(x),
-            "spatial_dropout3d": lambda x: layers.SpatialDropout3D(0.2)(x),
         },
         FLOAT,
     ),
@@ -97,6 +91,7 @@ OTHERS = {
         },
         REFUSED,
     ),
+    "conv3d_groups": Case("volume", lambda x: layers.Conv3D(4, 3, groups=2)(x), REFUSED),
 }
 
 

@@ -36,6 +36,7 @@ def around(shape, call, dtype="float32"):
             r"look \(IntegerLookup",
         ),
         (VECTOR, lambda x: ops.arctan2(x, x[:, :1]), "float32", "Atan2 of two shapes"),
+        ((4, 4, 4, 2), layers.Conv3D(4, 2, groups=2), "float32", "a grouped Conv3D"),
     ],
 )
 def test_what_no_file_can_hold_is_refused_before_training(shape, call, dtype, message, tmp_path):

@@ -49,6 +49,7 @@ register(
         fused_activations=_FUSED,
         lower=_lower_conv3d,
         float_reason=_conv3d_reason,
+        missing=lambda layer: None if layer.groups == 1 else "a grouped Conv3D",
     ),
 )
 

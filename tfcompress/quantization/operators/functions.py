@@ -11,6 +11,7 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import TABLE
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
+from tfcompress.quantization.operators.samples import along_axis
 from tfcompress.quantization.operators.tracing import traced
 
 register(
@@ -101,7 +102,24 @@ def _prod_reason(node: Node) -> str:
     return f"a product goes over one axis of up to {_MAX_FACTORS} values"
 
 
+def _diff(b: Builder, node: Node) -> list[Value] | None:
+    """x[1:] − x[:-1] along an axis, n times."""
+    operation, rank = node.operation, len(node.inputs[0].shape)
+    axis = operation.axis % rank
+    if axis == 0:
+        return None
+
+    def composed(operation: Any, x: Any) -> Any:
+        before = (slice(None),) * axis
+        for _ in range(operation.n):
+            x = ops.subtract(x[(*before, slice(1, None))], x[(*before, slice(None, -1))])
+        return x
+
+    return traced(composed)(b, node)
+
+
 register(ops.logaddexp, spec=OperatorSpec(decompose=_logaddexp))
+register(ops.diff, spec=OperatorSpec(decompose=_diff, call_reason=along_axis("axis")))
 register(
     ops.prod, spec=OperatorSpec(role=Role.ARITHMETIC, decompose=_prod, call_reason=_prod_reason)
 )

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from tfcompress.model.graph import Node
+from tfcompress.model.graph import Node, Value
+from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import (
@@ -43,6 +44,7 @@ register(
     layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.AlphaDropout,
@@ -83,6 +85,26 @@ def _tile_reason(node: Node) -> str | None:
     return SAMPLES if len(repeats) >= rank and repeats[-rank] != 1 else samples_reason(node)
 
 
+def _center_crop(b: Builder, node: Node) -> Value | None:
+    """Cropping2D, of images that are larger."""
+    layer, x = node.operation, node.inputs[0]
+    if len(x.shape) != 4 or None in x.shape[1:3] or not x.is_float:
+        return None
+    extra = [n - m for n, m in zip(x.shape[1:3], (layer.height, layer.width), strict=True)]
+    if min(extra) < 0:
+        return None
+    cropping = [(n // 2, n - n // 2) for n in extra]
+    return b.call(lambda n: layers.Cropping2D(cropping, name=n), "", x)
+
+
+def _crop_reason(node: Node) -> str | None:
+    return "its images have no known size, or are smaller than the crop"
+
+
+register(
+    layers.CenterCrop,
+    spec=OperatorSpec(role=Role.MOVE, decompose=_center_crop, call_reason=_crop_reason),
+)
 register(ops.tile, spec=OperatorSpec(role=Role.MOVE, call_reason=_tile_reason))
 
 

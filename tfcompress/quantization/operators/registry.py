@@ -102,6 +102,8 @@ class OperatorSpec:
             then holds the codes of these values.
         outside: `outside(operation)`: the LiteRT operator of it that does not run under XNNPACK;
             `None` for none.
+        missing: `missing(operation)`: the operator that LiteRT does not have, even in float; `None`
+            for none.
         float_reason: Why it stays in float, or a function of the operation that returns the
             reason, `None` for none.
         call_reason: Why one call stays in float, by its node; `None` for no reason.
@@ -122,6 +124,7 @@ class OperatorSpec:
     options: Callable[[Any], dict[str, Any]] | None = None
     table: Callable[[Any, int], tuple[np.ndarray, str]] | None = None
     outside: Callable[[Any], str | None] | None = None
+    missing: Callable[[Any], str | None] | None = None
     float_reason: str | Callable[[Any], str | None] | None = None
     call_reason: Callable[[Node], str | None] | None = None
 

@@ -60,6 +60,9 @@ def check_shippable(nodes: Iterable[Node]) -> None:
 def missing_operators(node: Node) -> list[str]:
     """The TensorFlow operators of a call that the converter has no form of."""
     spec = operator_of(node.operation)
+    known = None if spec.missing is None else spec.missing(node.operation)
+    if known is not None:
+        return [known]
     if spec is not UNKNOWN and spec.lower is None and spec.decompose is None:
         # Known operators without a form of their own are in every file as Keras computes them.
         return []
