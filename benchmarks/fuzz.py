@@ -1,38 +1,53 @@
 """Damaged files through every public reader: a right answer, another one, or a clean error.
 
-    python -m benchmarks.fuzz --share=0.1      # a tenth of the damage; all of it takes an hour
+    python -m benchmarks.fuzz                  # all of it takes hours; rows are kept in a table
+    python -m benchmarks.fuzz --share=0.1      # a tenth of the damage
+    python -m benchmarks.fuzz --print          # the table of what was counted
 
-One small model is exported, packed and made a teacher with cached outputs. Its files are truncated
-at every byte, and get 10,000 random bit flips each. Every damaged file goes through every reader of
-its kind. The table counts, for each reader and kind of damage:
+One small model is exported, packed, made a teacher with cached outputs, and measured layer by
+layer. Its files are truncated at every byte, and get 10,000 random bit flips each. Every damaged
+file goes through every reader of its kind, in Python and on the command line. The table counts, for
+each reader and kind of damage:
 
 - right: the answer of the whole file;
-- other: another answer. A `.tflite` has no checksum, so a flipped weight is another model. Files of
-  tfcompress itself have one: there it is a failure;
-- clean: a `ValueError` that says what was expected and what was received;
+- other: another answer. A `.tflite` has no checksum, so a flipped weight is another model, and a
+  recipe is what its author writes. Files that tfcompress alone writes have one: there it is a
+  failure;
+- clean: a `ValueError` that says what was expected and what was received, and on the command line
+  the same in one line, with exit code 2;
 - failed: anything else. A crash would end the benchmark.
 
-Also the longest time of one file in seconds, and the memory that the process has gained.
+Also the longest time of one file in seconds, and by how many megabytes the peak memory of the
+process has grown. A reader that takes long gets a part of the damage, which the counts show.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import csv
 import dataclasses
+import functools
+import io
 import pathlib
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
+from tfcompress.analysis.state import State
 from tfcompress.export.bundle.files import check_golden, read_bundle
+from tfcompress.tools.samples import load_samples
+from tfcompress_cli.main import main
 
 FLIPS = 10_000
+_OUTCOMES = ("right", "other", "clean", "failed")
+_COLUMNS = ("file", "reader", "damage", *_OUTCOMES, "seconds", "megabytes")
 
 
 @dataclasses.dataclass
@@ -43,11 +58,13 @@ class Counts:
         outcomes: Outcome → how many files.
         examples: What failed, at most a few.
         slowest: Longest seconds of one file.
+        memory: Megabytes by which the peak of the process has grown.
     """
 
     outcomes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     examples: list[str] = dataclasses.field(default_factory=list)
     slowest: float = 0.0
+    memory: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +91,12 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
     x = keras.layers.Conv2D(2, 3, activation="relu", name="conv")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x)))
     data = np.random.default_rng(0).uniform(0, 1, (16, 6, 6, 1)).astype(np.float32)
-    tflite = folder / "model.tflite"
-    whole = folder / "whole.tflite"
+    tflite, whole = folder / "model.tflite", folder / "whole.tflite"
     tfc.export_tflite(tfc.quantize(model, calibration_data=data), tflite)
     whole.write_bytes(tflite.read_bytes())
-    tfc.pack(tfc.cluster(model, 4), folder / "model.packed")
-    tfc.TeacherCache.compute(model, data, folder / "teacher.npz")
+    card, golden = folder / "model.json", folder / "model.golden.json"
+    packed = folder / "model.packed"
+    tfc.pack(tfc.cluster(model, 4), packed)
 
     def run() -> object:
         return tfc.Runner(tflite).run_codes(data[:1])
@@ -87,23 +104,23 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
     def teach() -> object:
         return tfc.TFLiteTeacher(tflite).predict(data[:2])
 
-    def both() -> object:
+    def compare() -> object:
         found = tfc.compare({"a": tflite, "b": whole}, (data[:4], np.arange(4) % 3), runs=0)
         return found["b"].agreement.largest, found["a"].scores.accuracy
 
-    def unpack() -> object:
-        return tfc.unpack(folder / "model.packed").get_weights()
+    def explain() -> object:
+        return str(tfc.explain_difference(whole, tflite, (data[:4], np.arange(4) % 3)))
 
-    def load() -> object:
-        cache = tfc.TeacherCache.load(folder / "teacher.npz")
-        return cache.outputs, cache.checksum, cache.teacher_checksum, cache.activations
+    def evaluate() -> object:
+        return tfc.evaluate_file(tflite, model, (data[:4], np.arange(4) % 3), metric="accuracy")
 
-    def card() -> object:
-        return read_bundle(folder / "model.json")
+    def time_it() -> object:
+        return sorted(tfc.compare_latency({"a": tflite}, runs=1).medians)
 
-    def golden() -> object:
-        return read_bundle(folder / "model.json"), check_golden(tflite)
+    def read_all() -> object:
+        return read_bundle(card), check_golden(tflite)
 
+    report = command("report", tflite)
     return [
         Target(
             tflite,
@@ -111,17 +128,109 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
                 "inspect_tflite": lambda: dataclasses.asdict(tfc.inspect_tflite(tflite)),
                 "Runner": run,
                 "TFLiteTeacher": teach,
-                "compare": both,
+                "compare": compare,
+                "explain_difference": explain,
+                "evaluate_file": evaluate,
+                "compare_latency": lambda: sorted(
+                    tfc.compare_latency({"a": tflite}, runs=1).medians
+                ),
+                "tfcompress inspect": command("inspect", tflite),
+                "tfcompress lint": command("lint", tflite, "--no-timing"),
             },
             sealed=False,
-            cost={"Runner": 2, "TFLiteTeacher": 4, "compare": 10},
+            cost={
+                **{"Runner": 2, "TFLiteTeacher": 4, "compare": 10, "explain_difference": 10},
+                **{"evaluate_file": 4, "compare_latency": 10},
+                **{"tfcompress inspect": 2, "tfcompress lint": 4},
+            },
         ),
-        Target(tflite, {"read_bundle": card}, sealed=True),
-        Target(folder / "model.json", {"read_bundle": card}, sealed=True),
-        Target(folder / "model.golden.json", {"check_golden": golden}, sealed=True),
-        Target(folder / "model.packed", {"unpack": unpack}, sealed=True),
-        Target(folder / "teacher.npz", {"TeacherCache.load": load}, sealed=True),
+        Target(
+            tflite,
+            {"read_bundle": lambda: read_bundle(card), "tfcompress report": report},
+            sealed=True,
+            cost={"tfcompress report": 4},
+        ),
+        Target(
+            card,
+            {"read_bundle": lambda: read_bundle(card), "tfcompress report": report},
+            sealed=True,
+            cost={"tfcompress report": 4},
+        ),
+        Target(golden, {"check_golden": read_all}, sealed=True),
+        Target(packed, {"unpack": lambda: tfc.unpack(packed).get_weights()}, sealed=True),
+        *_caches(folder, model, data),
+        *_recipes(folder),
     ]
+
+
+def _caches(folder: pathlib.Path, model: keras.Model, data: np.ndarray) -> list[Target]:
+    """What was computed before, and is read to continue: teachers, rows of sensitivities."""
+    teacher, table = folder / "teacher.npz", folder / "sensitivity.json"
+    tfc.TeacherCache.compute(model, data, teacher)
+    tfc.sensitivity(model, data, options=["int8", "int4"], verbose=0).save(table)
+    work = folder / "search"
+    State(work, {"model": model}, {"epochs": 1}).set("key", {"metric": 0.5, "layers": ["conv"]})
+    samples = folder / "samples.npz"
+    np.savez(samples, x=data, y=np.arange(16) % 3)
+
+    def load() -> object:
+        cache = tfc.TeacherCache.load(teacher)
+        return cache.outputs, cache.checksum, cache.teacher_checksum, cache.activations
+
+    def arrays() -> object:
+        found = load_samples(samples)
+        return found.x, found.y
+
+    return [
+        Target(teacher, {"TeacherCache.load": load}, sealed=True),
+        Target(
+            table,
+            {"Sensitivity.load": lambda: tfc.Sensitivity.load(table).to_rows()},
+            sealed=True,
+        ),
+        Target(
+            work / "search.json",
+            {"search": lambda: State(work, {"model": model}, {"epochs": 1}).get("key")},
+            sealed=True,
+        ),
+        Target(samples, {"--data": arrays}, sealed=False),
+    ]
+
+
+def _recipes(folder: pathlib.Path) -> list[Target]:
+    recipe = tfc.Recipe(
+        [
+            {"prune": {"sparsity": {"conv": 0.5}, "end_step": 8}},
+            {"quantize": {"default": "int8", "layers": {"logits": "int4", "conv": None}}},
+            {"train": {"epochs": 1, "learning_rate": 0.01}},
+        ],
+        name="fuzz",
+        budgets=[tfc.Bytes(4000, gzip=True)],
+    )
+    found = []
+    for name in ("recipe.json", "recipe.yaml"):
+        path = folder / name
+        recipe.save(path)
+        read = functools.partial(tfc.Recipe.load, path)
+        found.append(Target(path, {"Recipe.load": read}, sealed=False))
+    return found
+
+
+def command(*arguments: object) -> Callable[[], object]:
+    """A command of the command line as a reader: what it prints, or its line of error."""
+
+    def run() -> object:
+        text, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(error):
+            code = main([str(argument) for argument in arguments])
+        if not code:
+            return text.getvalue()
+        said = error.getvalue().strip()
+        if code != 2 or "\n" in said:
+            raise RuntimeError(f"exit code {code}: {said}")
+        raise ValueError(said.removeprefix("error: "))
+
+    return run
 
 
 def damaged(data: bytes, share: float, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -144,7 +253,10 @@ def outcome(read: Callable[[], object], expected: object) -> tuple[str, str]:
         found = read()
     except ValueError as error:
         text = str(error)
-        is_clean = text.startswith("Expected") and "Received" in text
+        # An unknown key of a recipe is named with its line.
+        is_clean = isinstance(error, tfc.RecipeError) or (
+            text.startswith("Expected") and "Received" in text
+        )
         return ("clean" if is_clean else "failed"), f"{type(error).__name__}: {text[:200]}"
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"[:200]
@@ -159,21 +271,33 @@ def _same(found: object, expected: object) -> bool:
     )
 
 
-def fuzz(targets: list[Target], share: float, seed: int = 0) -> dict[tuple[str, str, str], Counts]:
-    """Damages every file and reads it; `(file, reader, damage)` → counts."""
-    found: dict[tuple[str, str, str], Counts] = {}
+def fuzz(
+    targets: list[Target], share: float, seed: int = 0, skip: Container[tuple[str, str]] = ()
+) -> Iterator[tuple[tuple[str, str, str], Counts]]:
+    """Damages every file and reads it: yields `((file, reader, damage), counts)`.
+
+    Args:
+        targets: The files.
+        share: Of the damage.
+        seed: Of the flips.
+        skip: Pairs of file and reader that are left out.
+    """
     for target in targets:
         whole = target.path.read_bytes()
         for name, read in target.readers.items():
-            expected = read()
+            if (target.path.name, name) in skip:
+                continue
+            found: dict[str, Counts] = {}
+            expected, before = read(), _memory()
             part = share / target.cost.get(name, 1)
             try:
                 for kind, data in damaged(whole, part, seed):
                     target.path.write_bytes(data)
-                    counts = found.setdefault((target.path.name, name, kind), Counts())
+                    counts = found.setdefault(kind, Counts())
                     start = time.perf_counter()
                     what, said = outcome(read, expected)
                     counts.slowest = max(counts.slowest, time.perf_counter() - start)
+                    counts.memory = _memory() - before
                     if what == "other" and target.sealed:
                         what, said = "failed", "another answer from a file with a checksum"
                     counts.outcomes[what] += 1
@@ -181,41 +305,71 @@ def fuzz(targets: list[Target], share: float, seed: int = 0) -> dict[tuple[str, 
                         counts.examples.append(said)
             finally:
                 target.path.write_bytes(whole)
-    return found
+            for kind, counts in found.items():
+                yield (target.path.name, name, kind), counts
 
 
-def table(found: dict[tuple[str, str, str], Counts]) -> str:
-    """The counts as Markdown."""
-    kinds = ("right", "other", "clean", "failed")
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as Markdown."""
     lines = [
-        f"| file | reader | damage | {' | '.join(kinds)} | slowest, s |",
-        f"|---|---|---|{'---:|' * (len(kinds) + 1)}",
+        f"| file | reader | damage | {' | '.join(_OUTCOMES)} | slowest, s | memory, MB |",
+        f"|---|---|---|{'---:|' * (len(_OUTCOMES) + 2)}",
     ]
-    for (file, reader, damage), counts in found.items():
-        numbers = " | ".join(f"{counts.outcomes[kind]:,}" for kind in kinds)
-        lines.append(f"| {file} | {reader} | {damage} | {numbers} | {counts.slowest:.2f} |")
+    for row in rows:
+        counted = [f"{int(row[kind]):,}" for kind in _OUTCOMES]
+        words = [row["file"], row["reader"], row["damage"], *counted]
+        lines.append(f"| {' | '.join([*words, row['seconds'], row['megabytes']])} |")
     return "\n".join(lines)
+
+
+def as_row(key: tuple[str, str, str], counts: Counts) -> dict[str, str]:
+    """One row of the table."""
+    numbers = (str(counts.outcomes[kind]) for kind in _OUTCOMES)
+    values = (*key, *numbers, f"{counts.slowest:.2f}", f"{counts.memory:.0f}")
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def _read(path: pathlib.Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def _main(arguments: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        targets = make_targets(pathlib.Path(name))
-        before = _memory()
-        found = fuzz(targets, flags.FLAGS.share, flags.FLAGS.seed)
-    print(table(found))
-    print(f"\nPeak memory of this process: {before:.0f} MB before, {_memory():.0f} MB after")
-    for key, counts in found.items():
-        for example in counts.examples[:5]:
-            print(key, example)
-    if any(counts.outcomes["failed"] for counts in found.values()):
+    is_whole = flags.FLAGS.share == 1.0
+    path = pathlib.Path(flags.FLAGS.csv)
+    rows = _read(path) if is_whole else []
+    examples = []
+    if not flags.FLAGS.print:
+        done = {(row["file"], row["reader"]) for row in rows}
+        with tempfile.TemporaryDirectory() as name:
+            targets = make_targets(pathlib.Path(name))
+            for key, counts in fuzz(targets, flags.FLAGS.share, flags.FLAGS.seed, done):
+                rows.append(as_row(key, counts))
+                examples += [(key, example) for example in counts.examples[:5]]
+                print(rows[-1], counts.examples[:5], flush=True)
+                if is_whole:
+                    is_new = not path.exists()
+                    with path.open("a", newline="", encoding="utf-8") as file:
+                        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+                        if is_new:
+                            writer.writeheader()
+                        writer.writerow(rows[-1])
+    print(table(rows))
+    for key, example in examples:
+        print(key, example)
+    if any(int(row["failed"]) for row in rows):
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
     flags.DEFINE_float("share", 1.0, "Share of the damage.", 0.0, 1.0)
     flags.DEFINE_integer("seed", 0, "Of the flips.")
+    flags.DEFINE_bool("print", False, "Print the table and count nothing.")
+    flags.DEFINE_string("csv", "recipes/results/fuzz.csv", "Table of all of the damage.")
     app.run(_main)

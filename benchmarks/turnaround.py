@@ -1,8 +1,7 @@
 """How long `plan`, `quantize`, the first train step and an export take, beside plain Keras.
 
-    python -m benchmarks.turnaround             # four networks of keras.applications
-    python -m benchmarks.turnaround --growth    # chains and residual nets of 50 to 400 layers
-    python -m benchmarks.turnaround --print     # the table of what was measured before
+    python -m benchmarks.turnaround            # four networks of keras.applications
+    python -m benchmarks.turnaround --print    # the table of what was measured before
 
 | quantity    | what it is                                                                       |
 |-------------|----------------------------------------------------------------------------------|
@@ -12,7 +11,6 @@
 | `converter` | `TFLiteConverter.from_keras_model(float model).convert()`, in this process       |
 | `start`     | a process that imports TensorFlow, as the worker of an export does, and ends     |
 | `export`    | `tfc.export_tflite`, strict; `unverified` with `verify_samples=0`                |
-| `lower`     | the part of an export that makes the TensorFlow function; `--growth` only        |
 
 Every group of quantities is measured once, in a fresh process in which TensorFlow is imported and
 the model is built before the clock starts, so no trace is warm. An export starts a worker process
@@ -45,8 +43,6 @@ from benchmarks import origin
 _MODELS = flags.DEFINE_list(
     "models", ["MobileNetV2", "MobileNetV3Small", "ResNet50", "EfficientNetB0"], "Networks."
 )
-_GROWTH = flags.DEFINE_bool("growth", False, "Measure growth with depth instead.")
-_DEPTHS = flags.DEFINE_list("depths", ["50", "100", "200", "400"], "Layers, for --growth.")
 _GROUPS = flags.DEFINE_list("groups", None, "Groups of quantities; all by default.")
 _CSV = flags.DEFINE_string("csv", "recipes/results/turnaround.csv", "The table.")
 _COMMIT = flags.DEFINE_string("commit", None, "Name of the measured code; by default git's.")
@@ -58,18 +54,12 @@ _SIZE, _BATCH, _CALIBRATION = 32, 8, 32
 #: What plain Keras and TensorFlow take: measured once for all commits.
 _PLAIN = ("float step", "converter", "start")
 #: Group → the quantities that one process measures.
-_APPLICATION_GROUPS = {
+_QUANTITIES = {
     "float": ("float step",),
     "int8": ("plan", "quantize", "step"),
     "converter": ("converter", "start"),
     "unverified": ("unverified",),
     "export": ("export",),
-}
-_GROWTH_GROUPS = {
-    "graph": ("plan", "quantize", "lower"),
-    "float": ("float step",),
-    "int8": ("step",),
-    "unverified": ("unverified",),
 }
 
 
@@ -87,39 +77,13 @@ class Clock:
         return result
 
 
-def chain(depth: int, residual: bool):
-    """A net of `depth` layers: convolutions, batch norms and ReLUs; with or without sums."""
-    import keras
-    from keras import layers
-
-    x = inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 3, padding="same")(x)
-    count = 1
-    while count < depth - 2:
-        shortcut = x
-        x = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
-        count += 2
-        if residual:
-            x = layers.Add()([x, shortcut])
-            count += 1
-        x = layers.ReLU()(x)
-        count += 1
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(10)(x))
-
-
 def build(case: str):
     """The model of a case, with the batch-norm statistics of its own activations."""
     import keras
 
     keras.utils.set_random_seed(0)
-    kind, _, depth = case.partition("-")
-    if depth:
-        model = chain(int(depth), residual=kind == "residual")
-    else:
-        make = getattr(keras.applications, case)
-        model = make(input_shape=(_SIZE, _SIZE, 3), weights=None, classes=10)
+    make = getattr(keras.applications, case)
+    model = make(input_shape=(_SIZE, _SIZE, 3), weights=None, classes=10)
     rng = np.random.default_rng(1)
     norms = [n for n in model.layers if isinstance(n, keras.layers.BatchNormalization)]
     momentum = [norm.momentum for norm in norms]
@@ -154,7 +118,7 @@ def measure(case: str, group: str) -> dict[str, tuple[float, float]]:
 
     import tfcompress as tfc
 
-    clock, model, wanted = Clock(), build(case), groups(case)[group]
+    clock, model, wanted = Clock(), build(case), _QUANTITIES[group]
     if "float step" in wanted:
         clock("float step", lambda: first_step(model))
         return clock.times
@@ -169,8 +133,6 @@ def measure(case: str, group: str) -> dict[str, tuple[float, float]]:
     quantized = clock("quantize", lambda: tfc.quantize(model, calibration_data=data))
     if "step" in wanted:
         clock("step", lambda: first_step(quantized))
-    if "lower" in wanted:
-        clock("lower", lambda: _trace(quantized))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
         if "unverified" in wanted:
@@ -178,21 +140,6 @@ def measure(case: str, group: str) -> dict[str, tuple[float, float]]:
         if "export" in wanted:
             clock("export", lambda: tfc.export_tflite(quantized, path))
     return {name: clock.times[name] for name in wanted}
-
-
-def _trace(model) -> None:
-    import tensorflow as tf
-
-    from tfcompress.export.lowering.lower import lower
-    from tfcompress.export.steps.prepare import output_names
-
-    lowered = lower(model, output_names(model))
-    tf.function(lowered.function, autograph=False).get_concrete_function(*lowered.specs)
-
-
-def groups(case: str) -> dict[str, tuple[str, ...]]:
-    """The groups of quantities that are measured of a case."""
-    return _GROWTH_GROUPS if "-" in case else _APPLICATION_GROUPS
 
 
 def run_child(case: str, group: str) -> dict[str, list[float]]:
@@ -232,7 +179,7 @@ def append(path: pathlib.Path, commit: str, case: str, times: dict[str, list[flo
 
 def ratio_rows(found: dict) -> Iterator[tuple[str, ...]]:
     """One row for each commit and network: CPU seconds, and ratios of CPU (of elapsed) seconds."""
-    for commit, case in dict.fromkeys(key[:2] for key in found if "-" not in key[1]):
+    for commit, case in dict.fromkeys(key[:2] for key in found):
         own = collections.defaultdict(lambda: np.array((np.nan, np.nan)))
         for (other, network, quantity), times in found.items():
             if network == case and (other == commit or quantity in _PLAIN):
@@ -256,25 +203,6 @@ def _ratio(value: np.ndarray, to: np.ndarray) -> str:
     return f"{cpu:.2f} ({elapsed:.2f})"
 
 
-def growth_rows(found: dict) -> Iterator[tuple[str, ...]]:
-    """One row for each commit, kind of net and quantity: CPU seconds by depth, and exponents."""
-    cases = {key: t for key, t in found.items() if "-" in key[1]}
-    lines = dict.fromkeys((c, case.partition("-")[0], q) for c, case, q in cases)
-    for commit, kind, quantity in lines:
-        points = sorted(
-            (int(case.partition("-")[2]), cpu)
-            for (c, case, q), (_, cpu) in cases.items()
-            if (c, case.partition("-")[0], q) == (commit, kind, quantity)
-        )
-        if len(points) < 2:
-            continue
-        depths, seconds = np.log(np.maximum(np.array(points, float), 1e-3)).T
-        slope = np.polyfit(depths, seconds, 1)[0]
-        last = (seconds[-1] - seconds[-2]) / (depths[-1] - depths[-2])
-        shown = " ".join(f"{depth}: {cpu:.2f}" for depth, cpu in points)
-        yield commit, kind, quantity, shown, f"{slope:.2f}", f"{last:.2f}"
-
-
 def print_tables(found: dict) -> None:
     """Prints what was measured."""
     from tfcompress.model import render_table
@@ -286,10 +214,6 @@ def print_tables(found: dict) -> None:
         columns += ("export / (converter + start)",)
         title = "CPU seconds of plan and quantize; ratios of CPU seconds (of elapsed seconds)"
         print(render_table(title, columns, rows), flush=True)
-    rows = list(growth_rows(found))
-    if rows:
-        columns = ("commit", "net", "quantity", "CPU seconds by layers", "exponent", "of the last")
-        print(render_table("Growth with depth", columns, rows), flush=True)
 
 
 def _is_known(found: dict, commit: str, case: str, quantity: str) -> bool:
@@ -304,11 +228,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(measure(case, group)))
         return
     path, commit = pathlib.Path(_CSV.value), _COMMIT.value or origin.commit()
-    cases = _MODELS.value
-    if _GROWTH.value:
-        cases = [f"{kind}-{depth}" for kind in ("chain", "residual") for depth in _DEPTHS.value]
-    for case in () if _PRINT.value else cases:
-        for group, quantities in groups(case).items():
+    for case in () if _PRINT.value else _MODELS.value:
+        for group, quantities in _QUANTITIES.items():
             if all(_is_known(read(path), commit, case, quantity) for quantity in quantities):
                 continue
             if _GROUPS.value and group not in _GROUPS.value:

@@ -26,6 +26,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
+from recipes import resuming
 from recipes.batches import BATCH, augmented
 from recipes.cluster_tfmot import in_subprocess
 from recipes.models import with_fused_batch_norm
@@ -44,7 +45,7 @@ def fit(model, x, y, seed: int, epochs: int, rate: float, callbacks: Sequence = 
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
-    model.fit(batches, epochs=epochs, verbose=2, shuffle=False, callbacks=list(callbacks))
+    resuming.fit(model, batches, epochs=epochs, verbose=2, callbacks=callbacks)
 
 
 def float_control(start, x, y, seed: int, epochs: int, rate: float) -> keras.Model:

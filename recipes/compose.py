@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import BATCH, augmented
 from recipes.kept import kept_model
 from recipes.results import Results, markdown, summary
@@ -48,7 +48,7 @@ def fit(model: keras.Model, data, steps: int, epochs: int, rate: float, callback
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule), loss)
-    model.fit(data, epochs=epochs, shuffle=False, verbose=2, callbacks=list(callbacks))
+    resuming.fit(model, data, epochs=epochs, verbose=2, callbacks=callbacks)
 
 
 def float_model(path: pathlib.Path, x, y, epochs: int) -> keras.Model:

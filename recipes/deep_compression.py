@@ -32,7 +32,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import shifted
 from recipes.kept import kept_model
 from recipes.results import Results, summary
@@ -73,7 +73,7 @@ def fit(model, data, epochs: int, rate: float, callbacks=()) -> None:
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=8)
-    model.fit(data, epochs=epochs, verbose=0, shuffle=False, callbacks=list(callbacks))
+    resuming.fit(model, data, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
 def in_half_precision(model: keras.Model) -> keras.Model:

@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import batches, flip_and_shift
 from recipes.distill_models import (
     CLOTHING_VIEWS,
@@ -74,7 +74,7 @@ def fit(model: keras.Model, data: tf.data.Dataset, epochs: int, rate=1e-3, callb
     """Adam with cosine decay."""
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
     model.compile(keras.optimizers.Adam(decay), crossentropy())
-    model.fit(data, epochs=epochs, shuffle=False, verbose=2, callbacks=list(callbacks))
+    resuming.fit(model, data, epochs=epochs, verbose=2, callbacks=callbacks)
 
 
 def mnist_teacher(run: Run) -> keras.Model:

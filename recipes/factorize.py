@@ -34,6 +34,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
+from recipes import resuming
 from recipes.batches import batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
@@ -70,7 +71,7 @@ def fit(model, x, y, seed: int, epochs: int, rate: float) -> keras.Model:
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     fast.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
-    fast.fit(data, epochs=epochs, verbose=2, shuffle=False)
+    resuming.fit(fast, data, epochs=epochs, verbose=2)
     return tfc.strip(fast)
 
 

@@ -30,7 +30,7 @@ from collections.abc import Callable
 import keras
 from absl import app, flags
 
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import augmented, shifted
 from recipes.kept import kept_model
 from recipes.prune_methods import METHODS, Budget, callbacks
@@ -120,8 +120,8 @@ def from_scratch(run: Run, name: str, method: str, sparsity: float, seed: int) -
     total = run.epochs * len(batches)
     model = compiled(models.build(name, x.shape[1:], 10), total, _DIGITS_RATE)
     budget = Budget(sparsity, total, len(batches), (x, y), seed)
-    options = {"epochs": run.epochs, "shuffle": False, "verbose": 0}
-    model.fit(batches, callbacks=callbacks(method, budget), **options)
+    options = {"epochs": run.epochs, "verbose": 0}
+    resuming.fit(model, batches, callbacks=callbacks(method, budget), **options)
     return outcome(model, test)
 
 
@@ -171,7 +171,7 @@ def resnet8(run: Run) -> None:
             frequency = max(d for d in range(1, 101) if int(0.7 * steps) % d == 0)
             decay = PolynomialDecay(0.0, sparsity, 0, int(0.7 * steps), frequency=frequency)
             pruning = [Pruning(decay, scope=scope, verbose=0)]
-        model.fit(batches, epochs=run.epochs, shuffle=False, verbose=2, callbacks=pruning)
+        resuming.fit(model, batches, epochs=run.epochs, verbose=2, callbacks=pruning)
         return outcome(model, (x_test, y_test))
 
     def theirs(sparsity, seed):
@@ -206,12 +206,12 @@ def guided(run: Run) -> None:
         model.compile(keras.optimizers.Adam(1e-3), cross_entropy(), metrics=["accuracy"])
         batches = shifted(*train, seed)
         # What the search may lose is measured against a trained model.
-        options = {"validation_data": validation, "shuffle": False, "verbose": 0}
-        model.fit(batches, epochs=max(1, run.epochs // 4), **options)
+        options = {"validation_data": validation, "verbose": 0}
+        resuming.fit(model, batches, epochs=max(1, run.epochs // 4), **options)
         before = model.evaluate(*validation, batch_size=500, verbose=0)[1]
         method = MetricGuided("val_accuracy", max_drop, baseline=before)
         pruning = Pruning(method, scope="global", verbose=0)
-        model.fit(batches, epochs=run.epochs, callbacks=[pruning], **options)
+        resuming.fit(model, batches, epochs=run.epochs, callbacks=[pruning], **options)
         after = model.evaluate(*validation, batch_size=500, verbose=0)[1]
         error, zeros, _ = outcome(model, test)
         return error, zeros, before - after
@@ -231,7 +231,7 @@ def threshold(run: Run) -> None:
         total = run.epochs * len(batches)
         model = compiled(models.build("lenet300", x.shape[1:], 10), total, _DIGITS_RATE)
         pruning = ThresholdPruning(int(0.5 * total), num_std=num_std, **strengths, verbose=0)
-        model.fit(batches, epochs=run.epochs, shuffle=False, callbacks=[pruning], verbose=0)
+        resuming.fit(model, batches, epochs=run.epochs, callbacks=[pruning], verbose=0)
         return outcome(model, test)
 
     for seed in run.seeds:
@@ -259,7 +259,7 @@ def _checkpoint(run: Run) -> str:
     def train() -> keras.Model:
         batches = augmented(x, y, seed=0)
         model = compiled(models.build("resnet8", (32, 32, 3), 10), epochs * len(batches), 3e-3)
-        model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
+        resuming.fit(model, batches, epochs=epochs, verbose=2)
         return model
 
     path = run.results.path.with_name(f"resnet8_{epochs}_{len(x)}.keras")

@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import shifted
 from recipes.results import Results, summary
 from tfcompress.export import Runner, inspect_tflite
@@ -40,7 +40,7 @@ def fit(model, data, epochs: int, rate: float, callbacks=()) -> None:
     decay = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"], steps_per_execution=8)
-    model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+    resuming.fit(model, data, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
 def pruning(sparsity: float, steps: int) -> Pruning:

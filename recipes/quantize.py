@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
@@ -69,7 +69,7 @@ class Experiment:
         model.compile(optimizer, loss, metrics=["accuracy"])
         augment = AUGMENTATIONS.get(self.name)
         data = batches(*self.train, seed, augment, self.settings.batch_size)
-        model.fit(data, epochs=epochs, verbose=2, shuffle=False, callbacks=list(callbacks))
+        resuming.fit(model, data, epochs=epochs, verbose=2, callbacks=callbacks)
 
     def float_model(self, seed: int) -> keras.Model:
         """The float model of a seed, trained once and kept."""

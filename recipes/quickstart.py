@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
-from recipes import models
+from recipes import models, resuming
 from tfcompress.export import Runner
 from tfcompress.tools import datasets
 
@@ -24,7 +24,8 @@ _EPOCHS, _BATCH = 8, 32
 def fit(model: keras.Model, data, epochs: int, rate: float, callbacks=()) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    model.fit(*data, batch_size=_BATCH, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    batches = tfc.ShuffledBatches(*data, batch_size=_BATCH)
+    resuming.fit(model, batches, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
 def compressed(model: keras.Model, train, sparsity: float) -> keras.Model:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import batches, steady
 from recipes.kept import kept_model
 from recipes.results import Results, summary
@@ -51,7 +51,7 @@ def trained(task: str, data: tuple, seed: int, epochs: int, path: pathlib.Path) 
         model.name = task
         samples = batches(*data, seed)
         compiled(model, epochs * len(samples), 2e-3)
-        model.fit(samples, epochs=epochs, verbose=2, shuffle=False)
+        resuming.fit(model, samples, epochs=epochs, verbose=2)
         return model
 
     return kept_model(path, train, seed)
@@ -67,7 +67,7 @@ def tied(apart: list[keras.Model], data: dict, seed: int, epochs: int, rate: flo
     pairs = tf.data.Dataset.zip(*(batches(*data[task][0], seed) for task in TASKS))
     train = steady(pairs.map(lambda a, b: ((a[0], b[0]), (a[1], b[1]))).prefetch(2))
     compiled(shared.joint, epochs * len(train), rate)
-    shared.joint.fit(train, epochs=epochs, verbose=2, shuffle=False)
+    resuming.fit(shared.joint, train, epochs=epochs, verbose=2)
     return shared
 
 

@@ -37,7 +37,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from recipes import models
+from recipes import models, resuming
 from recipes.batches import AUGMENTATIONS, batches
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm
@@ -105,7 +105,7 @@ class Run:
         fast.compile(keras.optimizers.Adam(decay), cross_entropy(), metrics=["accuracy"])
         augment = AUGMENTATIONS.get(self.dataset)
         data = batches(*self.train, seed, augment, self.options.batch_size)
-        fast.fit(data, epochs=epochs, shuffle=False, verbose=2, callbacks=list(callbacks))
+        resuming.fit(fast, data, epochs=epochs, verbose=2, callbacks=callbacks)
         return strip(fast)
 
     def dense(self) -> keras.Model:

@@ -187,11 +187,12 @@ INTERNAL_USES = {
         "quantized_batch_norm",
     ),
     # How one step of an export grows with depth.
-    ("benchmarks/turnaround.py", "tfcompress.export.lowering.lower", "lower"),
-    ("benchmarks/turnaround.py", "tfcompress.export.steps.prepare", "output_names"),
+    ("benchmarks/growth.py", "tfcompress.export.lowering.lower", "lower"),
     # Readers that are no public names of the package, but of its tools and files.
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "check_golden"),
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "read_bundle"),
+    ("benchmarks/fuzz.py", "tfcompress.analysis.state", "State"),
+    ("benchmarks/fuzz.py", "tfcompress.tools.samples", "load_samples"),
 }
 
 

@@ -54,7 +54,11 @@ class BackupAndRestore(keras.callbacks.Callback):
         save_freq: `"epoch"`: after every epoch; or a number of steps, after which, and after
             every epoch, a backup is written.
         data: The `ShuffledBatches` that `fit` gets, whose order this callback sets.
-        delete_checkpoint: Whether the folder's backup is removed when the training has ended.
+        delete_checkpoint: Whether the folder's backup is removed when the training has ended. If it
+            stays, the same `fit` in another process restores the trained model and does nothing.
+
+    Attributes:
+        initial_epoch: The epoch in which `fit` begins: that of the restored backup, or 0.
 
     Raises:
         TypeError: `data` is something else.
@@ -83,6 +87,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.folder = pathlib.Path(backup_dir)
         self.save_freq, self.data = save_freq, data
         self.delete_checkpoint = delete_checkpoint
+        self.initial_epoch = 0
         self._epoch = 0
         self._saved_at = 0
         self._left = 0
@@ -99,7 +104,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"Expected a built model, whose weights can be restored. Received: "
                 f"{self.model.name!r}. Call it on a batch before `fit`."
             )
-        self._restored, self._left = None, 0
+        self._restored, self._left, self.initial_epoch = None, 0, 0
         self._replicas = ReplicaState(self.model.optimizer, self.model.distribute_strategy)
         if is_chief():
             for stage in self.folder.glob(STAGING_PREFIX + "*"):
@@ -167,7 +172,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             variable.assign(value)
         self._replicas.assign(progress.values("replicas"))
         set_initial_epoch(self.model, progress.epoch)
-        self._restored = progress
+        self._restored, self.initial_epoch = progress, progress.epoch
 
     def _skip(self, progress: _Progress) -> None:
         """Draws the batches of the epoch that were trained on, and trains on those after them."""
@@ -215,7 +220,9 @@ class _Progress(keras.Operation):
         self.epoch, self.batch, self.states = epoch, batch, states
 
     def call(self, *args: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected {self.name!r} to be saved and loaded with its model. Received: a call of it."
+        )
 
     def values(self, kind: str) -> list[np.ndarray]:
         """The arrays of one kind, in order."""

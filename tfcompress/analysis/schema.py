@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,16 @@ from tfcompress.quantization.schemes import PRESETS
 
 Check = Callable[[Any], str]
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 200, 200
+_shown = _REPR.repr
+
 
 def _number(low: float, high: float = float("inf"), *, whole: bool = False) -> Check:
     def check(value: Any) -> str:
         kinds = int if whole else (int, float)
-        fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        fits = is_number and low <= value <= high and value < float("inf")
         kind = "a whole number" if whole else "a number"
         limit = f" from {low:g} to {high:g}" if high < float("inf") else f", {low:g} or more"
         return "" if fits else f"{kind}{limit}"
@@ -32,7 +38,7 @@ def _flag(value: Any) -> str:
 
 
 def _scheme(value: Any) -> str:
-    known = value is None or value in PRESETS
+    known = value is None or (isinstance(value, str) and value in PRESETS)
     return "" if known else f"null (float) or one of {', '.join(sorted(PRESETS))}"
 
 
@@ -40,7 +46,7 @@ def _by_layer(check: Check) -> Check:
     def each(value: Any) -> str:
         if not isinstance(value, Mapping):
             return "layers and what each gets"
-        wrong = [f"{name!r}: {check(item)}" for name, item in value.items() if check(item)]
+        wrong = [f"{_shown(name)}: {check(item)}" for name, item in value.items() if check(item)]
         return f"for the layer {wrong[0]}" if wrong else ""
 
     return each
@@ -120,7 +126,7 @@ class Checker:
     def check(self, values: Any) -> None:
         """Raises `RecipeError` for the first thing that is wrong."""
         if not isinstance(values, Mapping):
-            self.fail((), f"Expected a recipe: keys and values. Received: {values!r}")
+            self.fail((), f"Expected a recipe: keys and values. Received: {_shown(values)}")
         allowed = {*FIELDS, "stages", "budgets"}
         for key, value in values.items():
             self._known(key, allowed, (key,))
@@ -140,17 +146,19 @@ class Checker:
 
     def _entries(self, entries: Any, table: Mapping[str, Mapping[str, Check]], name: str) -> None:
         if not isinstance(entries, list | tuple):
-            self.fail((name,), f"Expected {name!r} to be a list. Received: {entries!r}")
+            self.fail((name,), f"Expected {name!r} to be a list. Received: {_shown(entries)}")
         for i, entry in enumerate(entries):
             if not isinstance(entry, Mapping) or len(entry) != 1:
                 self.fail(
                     (name, i),
-                    f"Expected one of {list(table)} and its settings. Received: {entry!r}",
+                    f"Expected one of {list(table)} and its settings. Received: {_shown(entry)}",
                 )
             ((kind, settings),) = entry.items()
             self._known(kind, set(table), (name, i, kind))
             if not isinstance(settings, Mapping):
-                self.fail((name, i, kind), f"Expected settings of {kind!r}. Received: {settings!r}")
+                self.fail(
+                    (name, i, kind), f"Expected settings of {kind!r}. Received: {_shown(settings)}"
+                )
             for key, value in settings.items():
                 self._known(key, set(table[kind]), (name, i, kind, key), of=kind)
                 self._fits(table[kind][key], value, (name, i, kind, key))
@@ -184,9 +192,11 @@ class Checker:
         near = difflib.get_close_matches(str(key), sorted(allowed), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(allowed)}"
         where = f" in {of!r}" if of else ""
-        self.fail(path, f"Unknown key {key!r}{where}: {hint}".rstrip("?") + ("?" if near else ""))
+        self.fail(
+            path, f"Unknown key {_shown(key)}{where}: {hint}".rstrip("?") + ("?" if near else "")
+        )
 
     def _fits(self, check: Check, value: Any, path: Path) -> None:
         wanted = check(value)
         if wanted:
-            self.fail(path, f"Expected {path[-1]!r} to be {wanted}. Received: {value!r}")
+            self.fail(path, f"Expected {path[-1]!r} to be {wanted}. Received: {_shown(value)}")

@@ -10,9 +10,10 @@ from typing import Any
 
 from tfcompress.analysis.samples import Samples
 from tfcompress.distillation.checksum import checksum_of_teacher
+from tfcompress.files.sealed_json import read_sealed, sealed
 from tfcompress.files.writing import write_atomically
 
-_FORMAT = "tfcompress search 1"
+_FORMAT = "tfcompress search 2"
 
 
 class State:
@@ -61,25 +62,25 @@ class State:
 
     def _save(self) -> None:
         if self.folder is not None:
-            write_atomically(self.folder / "search.json", json.dumps(self._values, indent=1) + "\n")
+            text = json.dumps(sealed(self._values), indent=1)
+            write_atomically(self.folder / "search.json", text + "\n")
 
     def _continue(self, file: pathlib.Path) -> None:
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            same_format = values["format"] == _FORMAT
+            values = read_sealed(file, _FORMAT)
             before = {**values["origin"], **values["settings"]}
             rows = values["rows"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Expected a folder of a search. Received: {str(file.parent)!r}, whose search.json "
                 f"cannot be read ({error})."
             ) from error
         now = {**self._values["origin"], **self._values["settings"]}
         other = [name for name in now if before.get(name) != now[name]]
-        if other or not same_format:
+        if other:
             raise ValueError(
                 f"Expected a folder of the same search, or an empty one. Received: "
-                f"{str(file.parent)!r}, whose {', '.join(other) or 'format'} is another one. Give "
+                f"{str(file.parent)!r}, whose {', '.join(other)} is another one. Give "
                 "another folder, or remove it."
             )
         self._values["rows"] = rows

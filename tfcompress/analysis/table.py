@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tfcompress.files.sealed_json import read_sealed, sealed
 from tfcompress.files.writing import write_atomically
 from tfcompress.tables import render_table
 
-_FORMAT = "tfcompress sensitivity 1"
+_FORMAT = "tfcompress sensitivity 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Sensitivity:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the table as JSON."""
-        values = {"format": _FORMAT, **dataclasses.asdict(self)}
+        values = sealed({"format": _FORMAT, **dataclasses.asdict(self)})
         write_atomically(path, json.dumps(values, indent=1) + "\n")
 
     @classmethod
@@ -98,7 +98,7 @@ class Sensitivity:
         """Reads a table that `save` wrote.
 
         Raises:
-            ValueError: Another file.
+            ValueError: Another file, or one that is damaged or was edited.
         """
         return read_table(path)
 
@@ -153,19 +153,27 @@ def read_table(path: str | os.PathLike) -> Sensitivity:
     """Reads a table that `Sensitivity.save` wrote.
 
     Raises:
-        ValueError: Another file.
+        ValueError: Another file, or one that is damaged or was edited.
     """
     try:
-        values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        if values.pop("format") != _FORMAT:
-            raise KeyError("format")
-        rows = tuple(Row(**row) for row in values.pop("rows"))
+        values = read_sealed(path, _FORMAT)
+        rows = tuple(_checked(Row(**row)) for row in values.pop("rows"))
         return Sensitivity(rows=rows, **values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Expected a table of sensitivities in JSON. Received: {os.fspath(path)!r}, which is "
-            f"something else ({error})."
+            f"Expected a table of sensitivities in JSON. Received: {os.fspath(path)!r}, which "
+            f"cannot be read ({error})."
         ) from error
+
+
+def _checked(row: Row) -> Row:
+    """Refuses, with a `TypeError`, a row that `save` cannot have written."""
+    texts, numbers = (row.target, row.option), (row.divergence, row.drop or 0.0, row.parameters)
+    if not all(isinstance(text, str) for text in texts) or not all(
+        isinstance(number, int | float) for number in numbers
+    ):
+        raise TypeError(f"{row!r:.200} is no row")
+    return row
 
 
 def _cell(row: Row | None) -> Any:

@@ -42,7 +42,9 @@ class PruningState(keras.Operation):
         self.previous: PruningState | None = None
 
     def call(self, *args):
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected {self.name!r} to be saved and loaded with its model. Received: a call of it."
+        )
 
     def create_variable(self, model: keras.Model, name: str, value: np.ndarray) -> keras.Variable:
         """Creates a variable beside those of `model`, saved with them under `name`."""

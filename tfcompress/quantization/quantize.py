@@ -32,6 +32,8 @@ from tfcompress.quantization.placement.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel, quantized_class
 from tfcompress.quantization.schemes import Scheme
 
+# Of random float32 numbers one in some millions is 0. A mask takes as much memory as its kernel.
+_FEWEST_ZEROS = 1e-5
 # Calibration samples that a quantized model keeps, by which an export verifies itself.
 _KEPT_SAMPLES = 256
 
@@ -78,7 +80,8 @@ def quantize(
         calibration_data: Gives the ranges of activations: one array (or a list or dict of arrays)
             with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
             training batch does, and until then activations pass unrounded.
-        preserve_sparsity: Keep weights that are exactly zero at zero, through training.
+        preserve_sparsity: Keep weights that are exactly zero at zero, through training. Fewer than
+            one in 100,000 of a kernel, as among random weights, are no pattern, and train.
         equalize: First even out channel ranges between layers, which helps most where kernels have
             one scale. For int8 without training. With `calibration_data` also through a ReLU6, for
             the channels that do not reach its ceiling.
@@ -268,11 +271,12 @@ def _chains(layer: keras.Layer, scheme: Scheme, masked: bool) -> dict[str, list[
 
 
 def _keep_mask(layer: keras.Layer, kernel: np.ndarray | None) -> np.ndarray | None:
-    """The mask of the weights that are not zero; `None` where none is, or it has one already."""
+    """The mask of the weights that are not zero; `None` where hardly one is, or there is one."""
     has_mask = is_compressed(layer) and layer.transformed.of_type(KeepMask)
-    if kernel is None or has_mask or np.count_nonzero(kernel) == kernel.size:
+    if kernel is None or has_mask:
         return None
-    return (kernel != 0).astype(np.float32)
+    zeros = kernel.size - np.count_nonzero(kernel)
+    return (kernel != 0).astype(np.float32) if zeros > _FEWEST_ZEROS * kernel.size else None
 
 
 def _number_calls(planner: Planner, replacements: dict) -> None:

@@ -14,9 +14,9 @@ from tfcompress.export.bundle.files import (
     write_files,
 )
 from tfcompress.export.bundle.metadata import versions
-from tfcompress.export.bundle.plain_json import sealed
 from tfcompress.export.files import sha256
 from tfcompress.export.runtime.runner import Runner
+from tfcompress.files.sealed_json import sealed
 from tfcompress.version import __version__
 
 

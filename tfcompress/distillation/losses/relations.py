@@ -70,7 +70,11 @@ class _Relational(DistillationLoss):
         return self.relation_loss(teacher, student, weight)
 
     def relation_loss(self, teacher: Any, student: Any, weight: Any) -> Any:
-        raise NotImplementedError
+        """The loss of flattened features `(batch, …)` with weights `(batch,)`: a scalar."""
+        raise NotImplementedError(
+            "Expected a loss that implements relation_loss(teacher, student, weight). Received: "
+            f"{type(self).__name__}, which does not."
+        )
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

@@ -25,9 +25,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfcompress.export.bundle.plain_json import sealed
 from tfcompress.export.runtime.codes import TensorInfo, random_codes
 from tfcompress.export.runtime.runner import Inputs, Runner
+from tfcompress.files.sealed_json import sealed
 
 FORMAT = 2
 TOLERANCE_STEPS = 1

@@ -24,11 +24,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tfcompress.export.bundle.plain_json import plain, sealed
+from tfcompress.export.bundle.plain_json import plain
 from tfcompress.export.bundle.preprocessing import check_preprocessing
 from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
+from tfcompress.files.sealed_json import sealed
 from tfcompress.version import __version__
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pathlib
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-#: Key of the checksum of all other entries.
-CHECKSUM = "checksum"
+from tfcompress.files.sealed_json import is_sealed
 
 
 def plain(value: Any, path: str) -> Any:
@@ -31,17 +29,6 @@ def plain(value: Any, path: str) -> Any:
         f"Expected values that JSON can hold. Received: {path} of type {type(value)}. "
         "Turn it into numbers, strings, lists or dicts"
     )
-
-
-def sealed(content: Mapping) -> dict:
-    """`content` with its own checksum under `"checksum"`, which `read_object` compares."""
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    return {**rest, CHECKSUM: _checksum(rest)}
-
-
-def _checksum(content: Mapping) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> dict:
@@ -71,8 +58,7 @@ def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> di
             f"Expected format {file_format}. Received: {str(path)!r} of format {found!r}. "
             "Read it with the version of tfcompress that wrote it"
         )
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    if content.get(CHECKSUM) != _checksum(rest):
+    if not is_sealed(content):
         raise ValueError(
             f"Expected {str(path)!r} as it was written. Received: a content that does not fit its "
             "checksum. It is damaged or was edited: write it again with write_bundle"

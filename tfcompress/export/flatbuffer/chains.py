@@ -118,10 +118,26 @@ def _index(found: Computed) -> None:
     found.readers.clear()
     found.producers.clear()
     for op in found.ops:
-        for index in set(used_indices(op.inputs)):
-            found.readers.setdefault(index, []).append(op)
-        for index in used_indices(op.outputs):
-            found.producers[index] = op
+        _link(found, op)
+
+
+def _link(found: Computed, op: schema.OperatorT) -> None:
+    """Notes what an operator reads and gives."""
+    for index in set(used_indices(op.inputs)):
+        found.readers.setdefault(index, []).append(op)
+    for index in used_indices(op.outputs):
+        found.producers[index] = op
+
+
+def _unlink(found: Computed, op: schema.OperatorT) -> None:
+    """Forgets what an operator reads and gives, before it changes or is taken out."""
+    for index in set(used_indices(op.inputs)):
+        left = [reader for reader in found.readers.pop(index, []) if reader is not op]
+        if left:
+            found.readers[index] = left
+    for index in used_indices(op.outputs):
+        if found.producers.get(index) is op:
+            del found.producers[index]
 
 
 def _mark(found: Computed, op: schema.OperatorT) -> int | None:
@@ -208,7 +224,9 @@ def _fuse_bias(found: Computed, chain: list[schema.OperatorT]) -> list[schema.Op
         like = found.graph.tensors[int(before.inputs[2])]
         added = np.array(np.broadcast_to(values.ravel(), bias.shape), np.float32)
         index = add_tensor(found.model, found.graph, like, _TYPE.FLOAT32, data=added.view(np.uint8))
+        _unlink(found, merged)
         merged.inputs = [*(int(i) for i in before.inputs[:2]), index]
+        _link(found, merged)
         return [*chain[:-1], merged]
     return chain
 
@@ -218,13 +236,16 @@ def _in_place_of(
 ) -> schema.OperatorT:
     """An operator that gives what its `follower` gives: itself, or a copy if others read it."""
     result = int(op.outputs[0])
-    if len(found.readers[result]) > 1 or result in set(used_indices(found.graph.outputs)):
+    is_read = len(found.readers[result]) > 1 or result in set(used_indices(found.graph.outputs))
+    _unlink(found, follower)
+    if is_read:
         op = _copy(op)
         found.ops[found.ops.index(follower)] = op
     else:
         found.ops.remove(follower)
+        _unlink(found, op)
     op.outputs = follower.outputs
-    _index(found)
+    _link(found, op)
     return op
 
 
@@ -271,15 +292,17 @@ def _part(
             renamed[index] = len(found.graph.tensors) - 1
             copied.outputs.append(renamed[index])
         found.ops.insert(position, copied)
+        _link(found, copied)
         position += 1
         copies.insert(0, copied)
+    _unlink(found, mark)
     mark.inputs = [renamed[int(mark.inputs[0])]]
-    _index(found)
+    _link(found, mark)
     outputs = set(used_indices(found.graph.outputs))
     for op in chain:
         # What only this mark has read.
         if any(i in found.readers or i in outputs for i in used_indices(op.outputs)):
             break
         found.ops.remove(op)
-        _index(found)
+        _unlink(found, op)
     return copies

@@ -93,6 +93,13 @@ class _Check:
         for entry in () if signature is None else signature.inputs:
             self.input_names[int(entry.tensorIndex)] = entry.name.decode()
         self.producers = {int(i): op for op in graph.operators for i in used_indices(op.outputs)}
+        self.readers: dict[int, list[schema.OperatorT]] = {}
+        for op in graph.operators:
+            for index in set(used_indices(op.inputs)):
+                self.readers.setdefault(index, []).append(op)
+        held = {*used_indices(graph.inputs), *self.producers}
+        # (scale, zero point) of every tensor of codes that is no constant.
+        self.grids = {parameters(graph.tensors[i]) for i in held if self._has_codes(i)}
 
     def problems(self) -> Iterator[str]:
         found = set()
@@ -227,15 +234,17 @@ class _Check:
         return int(bitcast.inputs[0]) if is_known else None
 
     def _leads_to_a_table(self, op: schema.OperatorT, layer: str) -> Iterator[str]:
-        gathers = [o for o in self.graph.operators if op_code(self.model, o) == _OPERATOR.GATHER]
-        sources = {self._looked_up(o) for o in gathers if len(o.inputs) > 1}
+        casts = self.readers.get(int(op.outputs[0]), [])
+        readers = [r for cast in casts for r in self.readers.get(int(cast.outputs[0]), [])]
+        gathers = [r for r in readers if op_code(self.model, r) == _OPERATOR.GATHER]
+        sources = {self._looked_up(gather) for gather in gathers if len(gather.inputs) > 1}
         if int(op.inputs[0]) not in sources:
             yield f"BITCAST of {layer!r} reads codes that no table is for"
 
     def _compared(self, op: schema.OperatorT, layer: str) -> Iterator[str]:
         """A CAST of codes, which only comparisons read."""
         result = int(op.outputs[0])
-        readers = [o for o in self.graph.operators if result in set(used_indices(o.inputs))]
+        readers = self.readers.get(result, [])
         is_known = all(op_code(self.model, o) in COMPARE_OPS for o in readers)
         if not is_known or self.graph.tensors[result].type != _TYPE.INT32:
             yield f"CAST of {layer!r} reads codes that nothing compares"
@@ -248,10 +257,7 @@ class _Check:
 
     def _holds_its_codes(self, tensor: PlannedTensor) -> bool:
         """Whether a tensor that is rounded again to its own codes is the one before."""
-        wanted = (float(np.float32(tensor.scale)), tensor.zero_point)
-        given = [i for op in self.graph.operators for i in used_indices(op.outputs)]
-        given += used_indices(self.graph.inputs)
-        return any(parameters(self.graph.tensors[i]) == wanted for i in given if self._has_codes(i))
+        return (float(np.float32(tensor.scale)), tensor.zero_point) in self.grids
 
     def _constant(self, tensor: schema.TensorT) -> np.ndarray:
         values = constant(self.model, tensor)

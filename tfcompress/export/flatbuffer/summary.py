@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 
 from tfcompress.export.flatbuffer.records import OpSummary, SignatureSummary, TensorSummary
 from tfcompress.export.flatbuffer.tables import render_tables
@@ -78,10 +79,14 @@ class FileSummary:
 
     def tensor(self, index: int, subgraph: int = 0) -> TensorSummary:
         """Returns the tensor that an op of `subgraph` calls `index`."""
-        for tensor in self.tensors:
-            if (tensor.subgraph, tensor.index) == (subgraph, index):
-                return tensor
-        raise ValueError(f"Expected a tensor of the file. Received: {index=}, {subgraph=}")
+        found = self._by_place.get((subgraph, index))
+        if found is None:
+            raise ValueError(f"Expected a tensor of the file. Received: {index=}, {subgraph=}")
+        return found
+
+    @functools.cached_property
+    def _by_place(self) -> dict[tuple[int, int], TensorSummary]:
+        return {(tensor.subgraph, tensor.index): tensor for tensor in self.tensors}
 
     def as_dict(self) -> dict:
         """Returns all fields and derived figures as values that `json.dumps` takes."""

@@ -20,7 +20,7 @@ from keras import tree
 
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, Table
 from tfcompress.export.lowering.bake import BakedKernel, bake
-from tfcompress.export.lowering.marks import Marks, is_constant
+from tfcompress.export.lowering.marks import Marks
 from tfcompress.export.lowering.pointwise import as_dense
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
@@ -253,7 +253,7 @@ class _Lowering:
 
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         before = node.inputs[0].node
-        if is_constant(x):
+        if self.marks.is_constant(x):
             # The converter would round it to the mark. What reads it writes its codes.
             self._constant_codes[node.output] = self._quantizers[node][1:]
             return x
@@ -317,7 +317,9 @@ class _Lowering:
 
         def mark(leaf, x):
             leaf = _before_mark(leaf) if isinstance(leaf, Value) else leaf
-            if not isinstance(leaf, Value) or not self.holds_codes(leaf) or is_constant(x):
+            if not isinstance(leaf, Value) or not self.holds_codes(leaf):
+                return x
+            if self.marks.is_constant(x):
                 return x
             name = f"{node.name}/{leaf.name}"
             return self.marks.mark((node, leaf), PlannedTensor(name, node.name, Kind.FLOAT), x)

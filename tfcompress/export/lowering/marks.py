@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import weakref
 from collections.abc import Hashable
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,6 +27,12 @@ class Marks:
         self.planned: list[PlannedTensor] = []
         self._numbers: dict[Hashable, int] = {}
         self._names: set[str] = set()
+        # Name → how often it was taken.
+        self._taken: collections.Counter[str] = collections.Counter()
+        # Graph → name of an operation → whether it is a constant.
+        self._constants: weakref.WeakKeyDictionary[Any, dict[str, bool]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def mark(self, key: Hashable, tensor: PlannedTensor, x: tf.Tensor) -> tf.Tensor:
         """Passes `x` through the fake-quant op that marks it; a graph may be traced twice.
@@ -34,31 +43,39 @@ class Marks:
             x: The tensor in the graph that is traced.
         """
         if key not in self._numbers:
-            tensor = _renamed(tensor, self._names)
-            self._names.add(tensor.name)
-            self.planned.append(tensor)
+            self.planned.append(dataclasses.replace(tensor, name=self._unique(tensor.name)))
             self._numbers[key] = len(self.planned)
         low, high = mark_range(self._numbers[key])
         return tf.quantization.fake_quant_with_min_max_args(x, low, high)
 
+    def is_constant(self, tensor: tf.Tensor) -> bool:
+        """Whether the converter sees a constant: a tensor that no input's values go into.
 
-def is_constant(tensor: tf.Tensor) -> bool:
-    """Whether the converter sees a constant: a tensor that no input's values go into."""
-    pending, seen = [tensor.op], set()
-    while pending:
-        op = pending.pop()
-        if op.name in seen or op.type in _OF_SHAPES:
-            continue
-        seen.add(op.name)
-        if op.type == "Placeholder":
-            return False
-        pending.extend(given.op for given in op.inputs)
-    return True
+        What is known of a graph is kept, so that each operation is looked at once.
+        """
+        known = self._constants.setdefault(tensor.graph, {})
+        pending = [tensor.op]
+        while pending:
+            op = pending[-1]
+            if op.name in known:
+                pending.pop()
+                continue
+            if op.type == "Placeholder" or op.type in _OF_SHAPES:
+                known[op.name] = op.type != "Placeholder"
+                continue
+            given = [each.op for each in op.inputs]
+            unknown = [each for each in given if each.name not in known]
+            if unknown:
+                pending += unknown
+            else:
+                known[op.name] = all(known[each.name] for each in given)
+        return known[tensor.op.name]
 
-
-def _renamed(tensor: PlannedTensor, names: set[str]) -> PlannedTensor:
-    name, count = tensor.name, 0
-    while name in names:
-        count += 1
-        name = f"{tensor.name}_{count}"
-    return dataclasses.replace(tensor, name=name)
+    def _unique(self, name: str) -> str:
+        """The name, with a number where another tensor has it."""
+        unique = name
+        while unique in self._names:
+            self._taken[name] += 1
+            unique = f"{name}_{self._taken[name]}"
+        self._names.add(unique)
+        return unique

@@ -29,7 +29,10 @@ class ChainedConstraint(keras.constraints.Constraint):
 
     def apply(self, w: tf.Tensor) -> tf.Tensor:
         """Returns the constrained value of `w`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a constraint that implements apply(w). Received: {type(self).__name__}, "
+            "which does not."
+        )
 
 
 class MaskConstraint(ChainedConstraint):

@@ -95,7 +95,10 @@ class MetricGuided(Method):
         return False
 
     def update(self, run: PruningRun, step: int, batch: Any) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(
+            "Expected MetricGuided to get the metrics of each epoch (on_metrics), by which it "
+            f"changes its masks. Received: an update at step {step}, which is never due."
+        )
 
     def on_metrics(self, run: PruningRun, step: int, metrics: dict[str, Any], batch: Any) -> bool:
         search = self._search(run)

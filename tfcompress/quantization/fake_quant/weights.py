@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_
 
 #: What stands for a weight that is not held at a code. No kernel in a file has this one.
 FREE = -128
+# Numbers of a kernel that is rounded in a graph: it takes longer than the trace.
+_LARGE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,25 +195,20 @@ class FakeQuantizeWeights(WeightTransform):
         return tf.where(factor == 0, 1.0, factor)
 
     def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor | RoundedKernel:
-        factor = self.fold_factor(call.call_index)
-        folded = value if factor is None else value * factor
-        rounded, scale = self.scheme.quantizer.quantize(
-            folded, self.state, self.grid, bool(call.training)
-        )
-        if self.held is not None:
-            rounded = _with_held(self.held, folded, rounded, scale, bool(call.training))
-        if factor is not None:
-            rounded, scale = rounded / factor, scale / tf.abs(factor)
+        quantizer = self.input_quantizer(call.call_index)
+        # Sums of whole numbers are exact in float32 up to 2²⁴, as they are in int32, whatever order
+        # they are added in. Rounded values would differ in the last bits.
+        in_codes = call.in_codes and quantizer is not None and not call.training
+
+        def rounded_kernel(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rounded, scale = self._quantized(value, call.call_index, bool(call.training))
+            return (tf.round(rounded / scale) if in_codes else rounded), scale
+
+        rounded, scale = in_little_memory(rounded_kernel, value)
         if call.training:
             return rounded
-        quantizer = self.input_quantizer(call.call_index)
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-        integer_sum = None
-        if call.in_codes and quantizer is not None:
-            # Sums of whole numbers are exact in float32 up to 2²⁴, as they are in int32, whatever
-            # order they are added in. Rounded values would differ in the last bits.
-            integer_sum = self._integer_sum(scale, input_scale, call.call_index)
-            rounded = tf.round(rounded / scale)
+        integer_sum = self._integer_sum(scale, input_scale, call.call_index) if in_codes else None
         channel_scale = self._per_channel(scale)
         return RoundedKernel(
             rounded,
@@ -220,6 +218,19 @@ class FakeQuantizeWeights(WeightTransform):
             self.folded_batch_norm(call.call_index) is not None,
             integer_sum,
         )
+
+    def _quantized(
+        self, value: tf.Tensor, call_index: int, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rounded kernel and its scale."""
+        factor = self.fold_factor(call_index)
+        folded = value if factor is None else value * factor
+        rounded, scale = self.scheme.quantizer.quantize(folded, self.state, self.grid, training)
+        if self.held is not None:
+            rounded = _with_held(self.held, folded, rounded, scale, training)
+        if factor is not None:
+            rounded, scale = rounded / factor, scale / tf.abs(factor)
+        return rounded, scale
 
     def rounded(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """`(codes, values, scale)` in inference, in the first call, without held weights.
@@ -259,6 +270,17 @@ class FakeQuantizeWeights(WeightTransform):
             "scheme": scheme_config(self.scheme),
             "can_hold": self._can_hold or self.held is not None,
         }
+
+
+def in_little_memory(function: Callable[..., Any], tensor: tf.Tensor) -> Any:
+    """`function(tensor)`; of a large tensor, eagerly, as a graph, whose operations share buffers.
+
+    Eagerly every operation makes a tensor of its own, which lives as long as Python holds it.
+    """
+    size = tensor.shape.num_elements()
+    if not tf.executing_eagerly() or size is None or size < _LARGE:
+        return function(tensor)
+    return tf.function(function, autograph=False)(tensor)
 
 
 def _with_held(

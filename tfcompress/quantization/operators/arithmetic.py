@@ -89,7 +89,9 @@ class _Arithmetic(Linked):
         outputs: tf.Tensor,
     ) -> tf.Tensor:
         """The same of codes, on the grid of the quantizer."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements _rounded(). Received: {type(self).__name__}."
+        )
 
     def stripped(self) -> list[keras.Layer]:
         return [self.keras_class.from_config(self.get_config())]

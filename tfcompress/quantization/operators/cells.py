@@ -106,7 +106,9 @@ class CellSteps:
 
     def step(self, z: Value, states: list[Value | None]) -> list[Value]:
         """The states after a step, the output first, by the products with its input."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a cell that implements step(z, states). Received: {type(self).__name__}."
+        )
 
     def one_range(self, *suffixes: str) -> None:
         """Makes the results of a part, at all steps, share one range."""

@@ -43,11 +43,15 @@ class FoldedAffine(Linked):
 
     def factor(self) -> tf.Tensor:
         """The multiplier per channel (or a scalar), float32."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements factor(). Received: {type(self).__name__}."
+        )
 
     def offset(self) -> tf.Tensor:
         """The addend per channel (or a scalar), float32."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements offset(). Received: {type(self).__name__}."
+        )
 
     def link(self, inputs: keras.KerasTensor, call_index: int) -> None:
         kernel = upstream_kernel(inputs)

@@ -51,7 +51,9 @@ class CodeTable(Linked, keras.layers.Layer):
 
     def function(self, x: tf.Tensor) -> tf.Tensor:
         """f(x)."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements function(x). Received: {type(self).__name__}."
+        )
 
     @property
     def kernel(self) -> str:

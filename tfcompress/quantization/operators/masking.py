@@ -75,11 +75,15 @@ class _OfCount(layers.Layer):
 
     def counts(self, mask: Any) -> Any:
         """Where to look each value up: whole numbers."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements counts(mask). Received: {type(self).__name__}."
+        )
 
     def values(self, most: int) -> np.ndarray:
         """The values by how many steps are true, 0 … most."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"Expected a layer that implements values(most). Received: {type(self).__name__}."
+        )
 
     def call(self, mask: Any) -> Any:
         return ops.take(self.values(mask.shape[1]), self.counts(mask), axis=0)
