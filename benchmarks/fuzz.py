@@ -28,6 +28,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import importlib.util
 import io
 import pathlib
 import resource
@@ -208,7 +209,9 @@ def _recipes(folder: pathlib.Path) -> list[Target]:
         budgets=[tfc.Bytes(4000, gzip=True)],
     )
     found = []
-    for name in ("recipe.json", "recipe.yaml"):
+    # PyYAML is an extra.
+    endings = [".json"] + ([".yaml"] if importlib.util.find_spec("yaml") else [])
+    for name in (f"recipe{ending}" for ending in endings):
         path = folder / name
         recipe.save(path)
         read = functools.partial(tfc.Recipe.load, path)
