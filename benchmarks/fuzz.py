@@ -269,7 +269,7 @@ def outcome(read: Callable[[], object], expected: object) -> tuple[str, str]:
 def _same(found: object, expected: object) -> bool:
     a, b = (keras.tree.flatten(keras.tree.map_structure(lambda x: x, v)) for v in (found, expected))
     return len(a) == len(b) and all(
-        np.array_equal(x, y) if isinstance(x, np.ndarray) else x == y
+        np.array_equal(x, y) if np.ndarray in (type(x), type(y)) else x == y
         for x, y in zip(a, b, strict=True)
     )
 

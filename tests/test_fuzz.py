@@ -34,8 +34,8 @@ def test_every_kind_of_outcome_occurs(found):
         of[reader, damage] += counts.outcomes
     assert of["inspect_tflite", "flipped"]["other"] > 5
     assert of["inspect_tflite", "truncated"]["clean"] > 5
-    assert of["Runner", "flipped"]["clean"] > 5
-    assert of["tfcompress inspect", "flipped"]["clean"] > 5
+    assert of["Runner", "flipped"]["clean"] > 2
+    assert of["tfcompress inspect", "flipped"]["clean"] > 2
     assert of["unpack", "flipped"]["clean"] > 100
     assert of["TeacherCache.load", "flipped"]["clean"] > 100
     assert of["Sensitivity.load", "flipped"]["clean"] > 100

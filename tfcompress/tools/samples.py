@@ -6,11 +6,18 @@ import dataclasses
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
 from tfcompress.tools import datasets
 
+#: What NumPy and `zipfile` raise for damaged files: also for what seems encrypted (`RuntimeError`),
+#: packed in an unknown way (`NotImplementedError` is one), or larger than the memory.
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 #: Endings of images in a folder.
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
@@ -93,7 +100,7 @@ def _arrays(path: pathlib.Path, part: str) -> Samples:
             names = list(content.files)
             found = next((pair for pair in keys if pair[0] in names), None)
             x, y = (content[key] if key in names else None for key in found or ("", ""))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"Expected a whole file of NumPy arrays. Received: {str(path)!r}: {error}. "
             "Store it again"
