@@ -350,8 +350,11 @@ def _main(arguments: list[str]) -> None:
     examples = []
     if not flags.FLAGS.print:
         done = {(row["file"], row["reader"]) for row in rows}
+        wanted = flags.FLAGS.readers
         with tempfile.TemporaryDirectory() as name:
             targets = make_targets(pathlib.Path(name))
+            if wanted:
+                done |= {(t.path.name, r) for t in targets for r in t.readers if r not in wanted}
             for key, counts in fuzz(targets, flags.FLAGS.share, flags.FLAGS.seed, done):
                 rows.append(as_row(key, counts))
                 examples += [(key, example) for example in counts.examples[:5]]
@@ -373,6 +376,7 @@ def _main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_float("share", 1.0, "Share of the damage.", 0.0, 1.0)
     flags.DEFINE_integer("seed", 0, "Of the flips.")
+    flags.DEFINE_list("readers", [], "Which; by default all.")
     flags.DEFINE_bool("print", False, "Print the table and count nothing.")
     flags.DEFINE_string("csv", "recipes/results/fuzz.csv", "Table of all of the damage.")
     app.run(_main)

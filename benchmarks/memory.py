@@ -3,15 +3,18 @@
     python -m benchmarks.memory --exports=100
     python -m benchmarks.memory --kernel_mb=64
 
-The first prints the memory of the process after every tenth export of one small model. The second
-prints the peaks of `quantize` and `export_tflite` on one dense layer, in multiples of its kernel,
-beyond what the process had before, and what is kept afterwards.
+The first prints the memory of the process after every tenth export of one small model, and what it
+has gained over the second half of them. The second prints the peaks of `quantize` and
+`export_tflite` on one dense layer, in multiples of its kernel, beyond what the process had before,
+and what is kept afterwards. Rows are appended to a table.
 """
 
 from __future__ import annotations
 
+import csv
 import gc
 import pathlib
+import subprocess
 import tempfile
 import threading
 import time
@@ -73,31 +76,48 @@ def many_exports(count: int) -> list[float]:
     return found
 
 
-def large_kernel(megabytes: float) -> None:
-    """Prints the peaks on a dense layer of so many megabytes."""
+def large_kernel(megabytes: float) -> dict[str, float]:
+    """What `quantize` and `export_tflite` take for a dense layer of so many megabytes."""
     size = int((megabytes * 2**20 / 4) ** 0.5)
     inputs = keras.Input((size,))
     model = keras.Model(inputs, keras.layers.Dense(size)(inputs))
     data = np.random.default_rng(0).uniform(-1, 1, (8, size)).astype(np.float32)
     kernel = size * size * 4 / 1e6
     quantized, highest, kept = peak(lambda: tfc.quantize(model, calibration_data=data))
-    print(f"quantize: peak {highest / kernel:.1f}, kept {kept / kernel:.1f} kernels", flush=True)
+    found = {"quantize, peak": highest / kernel, "quantize, kept": kept / kernel}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
         _, highest, kept = peak(lambda: tfc.export_tflite(quantized, path))
-    print(f"export_tflite: peak {highest / kernel:.1f}, kept {kept / kernel:.1f} kernels")
+    return {**found, "export, peak": highest / kernel, "export, kept": kept / kernel}
+
+
+def _write(what: str, value: float, unit: str) -> None:
+    print(f"{what}: {value:.1f} {unit}", flush=True)
+    path = pathlib.Path(flags.FLAGS.csv)
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(("commit", "what", "value", "unit"))
+        writer.writerow((commit, what, f"{value:.1f}", unit))
 
 
 def _main(arguments: list[str]) -> None:
+    del arguments
     if flags.FLAGS.exports:
         found = many_exports(flags.FLAGS.exports)
-        half = len(found) // 2
-        print(f"growth over the second half: {found[-1] - found[half]:.1f} MB")
+        growth = found[-1] - found[len(found) // 2]
+        _write(f"the second half of {len(found)} exports", growth, "MB")
     if flags.FLAGS.kernel_mb:
-        large_kernel(flags.FLAGS.kernel_mb)
+        megabytes = flags.FLAGS.kernel_mb
+        for what, value in large_kernel(megabytes).items():
+            _write(f"{what} ({megabytes:g} MB)", value, "kernels")
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("exports", 0, "How many exports of a small model.", 0)
+    flags.DEFINE_string("csv", "recipes/results/memory.csv", "Table of results.")
     flags.DEFINE_float("kernel_mb", 0.0, "Megabytes of the kernel of a large layer.", 0.0)
     app.run(_main)
