@@ -1,6 +1,7 @@
 """Recipes: round trips, messages that name key and line, and what following one gives."""
 
 import importlib.util
+import itertools
 import json
 
 import keras
@@ -110,3 +111,30 @@ def test_following_a_recipe(tmp_path):
     wrong = tfc.Recipe([{"shrink": {"channels": {"third": 0.5}}}])
     with pytest.raises(ValueError, match="there are"):
         wrong.run(model, (x, y), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"stages": [], "max_drop": 1e999}', "Expected 'max_drop' to be a number"),
+        ('{"stages": [{"quantize": {"default": []}}]}', "Expected 'default' to be null"),
+    ],
+)
+def test_a_hostile_recipe_is_refused(tmp_path, text, message):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        tfc.Recipe.load(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_yaml_without_aliases_by_which_few_lines_become_billions(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "recipe.yaml"
+    names = "abcdefghij"
+    pairs = itertools.pairwise(names)
+    lines = ["a: &a [x, x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairs)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="aliases"):
+        tfc.Recipe.load(path)
