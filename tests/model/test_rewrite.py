@@ -134,3 +134,19 @@ def test_fresh_is_unbuilt_and_of_the_same_configuration():
     copy = fresh(layer)
     assert not copy.built
     assert copy.get_config() == layer.get_config()
+
+
+def test_copies_are_built_without_random_numbers_and_keep_their_initializers(monkeypatch):
+    """Random numbers take three times a kernel's memory, and are overwritten."""
+    inputs = keras.Input((4,))
+    normal = keras.initializers.RandomNormal(seed=1)
+    model = keras.Model(inputs, layers.Dense(3, kernel_initializer=normal, name="dense")(inputs))
+    before = model.get_layer("dense").get_config()
+    drawn = []
+    monkeypatch.setattr(
+        keras.initializers.RandomNormal, "__call__", lambda *a, **k: drawn.append(a)
+    )
+    copy = rebuild(Graph.from_model(model))
+    assert not drawn
+    assert copy.get_layer("dense").get_config() == before
+    np.testing.assert_array_equal(copy.get_weights()[0], model.get_weights()[0])

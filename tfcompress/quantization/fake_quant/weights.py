@@ -29,7 +29,7 @@ from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_
 
 #: What stands for a weight that is not held at a code. No kernel in a file has this one.
 FREE = -128
-# Numbers of a kernel that is rounded in a graph: it takes longer than the trace.
+# Numbers of a kernel whose rounding takes longer than tracing it.
 _LARGE = 2**22
 
 
@@ -204,9 +204,9 @@ class FakeQuantizeWeights(WeightTransform):
             rounded, scale = self._quantized(value, call.call_index, bool(call.training))
             return (tf.round(rounded / scale) if in_codes else rounded), scale
 
-        rounded, scale = in_little_memory(rounded_kernel, value)
         if call.training:
-            return rounded
+            return rounded_kernel(value)[0]
+        rounded, scale = _in_little_memory(rounded_kernel, value)
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
         integer_sum = self._integer_sum(scale, input_scale, call.call_index) if in_codes else None
         channel_scale = self._per_channel(scale)
@@ -272,7 +272,7 @@ class FakeQuantizeWeights(WeightTransform):
         }
 
 
-def in_little_memory(function: Callable[..., Any], tensor: tf.Tensor) -> Any:
+def _in_little_memory(function: Callable[..., Any], tensor: tf.Tensor) -> Any:
     """`function(tensor)`; of a large tensor, eagerly, as a graph, whose operations share buffers.
 
     Eagerly every operation makes a tensor of its own, which lives as long as Python holds it.
