@@ -43,6 +43,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
+from benchmarks import origin
 from tfcompress.export.lowering.lower import lower
 
 STAGES = ("plan", "quantize", "shrink", "lower", "export", "converter")
@@ -183,11 +184,6 @@ def table(found: dict[tuple[str, str], dict[int, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _git_commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def _main(arguments: list[str]) -> None:
     del arguments
     path = pathlib.Path(flags.FLAGS.csv)
@@ -200,7 +196,7 @@ def _main(arguments: list[str]) -> None:
         for net, depth in cases:
             print(_run_child(f"--child={net}-{depth}", f"--profile={flags.FLAGS.profile}"))
         return
-    commit = flags.FLAGS.commit or _git_commit()
+    commit = flags.FLAGS.commit or origin.commit()
     for net, depth in () if flags.FLAGS.print else cases:
         if depth in read(path).get((commit, net), {}):
             continue

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import gc
 import pathlib
-import subprocess
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
+from benchmarks import origin
 
 
 def memory() -> float:
@@ -94,14 +94,12 @@ def large_kernel(megabytes: float) -> dict[str, float]:
 def _write(what: str, value: float, unit: str) -> None:
     print(f"{what}: {value:.1f} {unit}", flush=True)
     path = pathlib.Path(flags.FLAGS.csv)
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     is_new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(("commit", "what", "value", "unit"))
-        writer.writerow((commit, what, f"{value:.1f}", unit))
+        writer.writerow((origin.commit(), what, f"{value:.1f}", unit))
 
 
 def _main(arguments: list[str]) -> None:
