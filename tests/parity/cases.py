@@ -78,6 +78,8 @@ OPERATIONS = {
         {
             "log_softmax": ops.log_softmax,
             "logaddexp": lambda x: ops.logaddexp(x, 0.5 - x),
+            "mod_number": lambda x: ops.mod(x, 0.7),
+            "floor_divide_number": lambda x: ops.floor_divide(x, 0.1),
             "sort": ops.sort,
             "relu_threshold": lambda x: layers.ReLU(threshold=0.5)(x),
             "relu_slope_and_ceiling": lambda x: layers.ReLU(2.0, 0.1)(x),

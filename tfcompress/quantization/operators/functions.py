@@ -36,16 +36,21 @@ register(
 )
 
 
-def _angle_reason(node: Node) -> str | None:
-    """Why an angle that is no table stays in float."""
-    if len(node.inputs) > 1:
-        return "LiteRT has no int8 form of Arctan2"
-    assert TABLE.call_reason is not None
-    return TABLE.call_reason(node)
+def _of_one_tensor(name: str) -> OperatorSpec:
+    """A table where it is of a tensor and a number."""
+
+    def reason(node: Node) -> str | None:
+        if len(node.inputs) > 1:
+            return f"LiteRT has no int8 form of {name}"
+        assert TABLE.call_reason is not None
+        return TABLE.call_reason(node)
+
+    return dataclasses.replace(TABLE, call_reason=reason)
 
 
-# Of a tensor and a number it is a table.
-register(ops.arctan2, spec=dataclasses.replace(TABLE, call_reason=_angle_reason))
+register(ops.arctan2, spec=_of_one_tensor("Arctan2"))
+register(ops.floor_divide, spec=_of_one_tensor("FloorDivide"))
+register(ops.mod, spec=_of_one_tensor("Mod"))
 
 
 def _glu(b: Builder, node: Node) -> Value | list[Value] | None:
