@@ -112,7 +112,9 @@ class Evidence:
         strategy = self.statistics.model.distribute_strategy
         shapes = [tuple(kernel.variable.shape) for kernel in self.statistics.kernels]
         means = mean_over_workers(strategy, shapes, of_this_worker)
-        return [mean for mean in means if mean is not None]
+        pairs = zip(means, shapes, strict=True)
+        # No score is an infinite one.
+        return [np.full(s, np.inf, np.float32) if mean is None else mean for mean, s in pairs]
 
     def _read(self, count: int, step: int) -> list[tuple[Any, ...]]:
         found = list(batches(self.data, count, self.options.batch_size, offset=step))
