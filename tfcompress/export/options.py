@@ -10,6 +10,8 @@ from tfcompress.export.bundle.preprocessing import check_preprocessing
 
 #: How a float file may hold its weights, other than as float32.
 FLOAT_WEIGHTS = ("float16", "dynamic")
+#: Types of the codes of inputs.
+INPUT_TYPES = ("int8", "uint8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class FileOptions:
         compare_float: Whether the float model is converted too, for its size.
         weights: How a float file holds its weights; `None` as float32.
         pointwise_as_dense: Whether pointwise convolutions of few bits are dense layers in the file.
+        input_type: Type of the codes of quantized inputs, `"int8"` or `"uint8"`.
     """
 
     allow_float: bool = False
@@ -31,8 +34,19 @@ class FileOptions:
     compare_float: bool = False
     weights: str | None = None
     pointwise_as_dense: bool = False
+    input_type: str = "int8"
 
     def __post_init__(self) -> None:
+        if self.input_type not in INPUT_TYPES:
+            raise ValueError(
+                f"Expected input_type in {INPUT_TYPES}. Received: {self.input_type!r}. "
+                "float_io=True is for float inputs."
+            )
+        if self.input_type == "uint8" and (self.float_io or self.weights is not None):
+            raise ValueError(
+                "Expected input_type='uint8' for a file with quantized inputs. Received: it "
+                "together with float_io=True or weights=."
+            )
         if self.weights is None:
             return
         if self.weights not in FLOAT_WEIGHTS:

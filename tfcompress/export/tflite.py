@@ -33,6 +33,7 @@ def export_tflite(
     min_agreement: float | None = None,
     allow_float: bool = False,
     float_io: bool = False,
+    input_type: str = "int8",
     sparse_encoding: bool = False,
     pointwise_as_dense: bool = False,
     weights: str | None = None,
@@ -74,6 +75,9 @@ def export_tflite(
             share below 0.9 is a warning.
         allow_float: Accept float tensors that the configuration did not ask for.
         float_io: Float inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
+        input_type: `"uint8"` for inputs of uint8 codes, 128 more than those of int8, which the file
+            takes off again. So an app feeds pixels of 0 to 255 as they are, where the model takes
+            such pixels (it begins with a `Rescaling`) and was calibrated on both ends.
         sparse_encoding: Leave zero weights out of the file, where LiteRT can run that: in a float
             file, and in int8 the blocks of 16 along the input of dense layers. It makes the file
             itself smaller; where files are compressed anyway, as in an APK, it gains nothing.
@@ -120,6 +124,7 @@ def export_tflite(
         compare_float,
         weights,
         pointwise_as_dense,
+        input_type,
     )
     verify_options = VerifyOptions(min_agreement, verify_samples)
     bundle = BundleOptions(golden_data, labels, preprocessing)

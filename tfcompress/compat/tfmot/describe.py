@@ -10,6 +10,7 @@ describes the model in it:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -195,7 +196,7 @@ def _bases(value: Any) -> list[str]:
     return [cls.__name__ for cls in type(value).__mro__]
 
 
-def _scopes(keras: Any) -> Iterator[Any]:
+def _scopes() -> Iterator[Any]:
     """The scopes in which files of tfmot load; none where tfmot is not installed."""
     try:
         import tensorflow_model_optimization as tfmot
@@ -206,13 +207,12 @@ def _scopes(keras: Any) -> Iterator[Any]:
     yield tfmot.clustering.keras.cluster_scope()
 
 
-def _load(path: str) -> Any:
-    import contextlib
-
+def load(path: str) -> Any:
+    """The tf_keras model in a file. It makes `tf.keras` the legacy Keras."""
     import tf_keras
 
     with contextlib.ExitStack() as stack:
-        for scope in _scopes(tf_keras):
+        for scope in _scopes():
             stack.enter_context(scope)
         return tf_keras.models.load_model(path, compile=False)
 
@@ -222,7 +222,7 @@ def main(path: str, folder: str) -> int:
     describer = Describer()
     content: dict[str, Any]
     try:
-        content = {"model": describer.model(_load(path))}
+        content = {"model": describer.model(load(path))}
     except CannotDescribe as error:
         content = {"error": str(error)}
     except Exception as error:

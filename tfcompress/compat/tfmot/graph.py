@@ -117,9 +117,14 @@ def _functional(description: Mapping[str, Any], maker: LayerMaker) -> keras.Mode
     def find(reference: Sequence) -> Any:
         return _pick(results, reference)
 
-    inputs = _structure(config["input_layers"], find)
-    outputs = _structure(config["output_layers"], find)
+    inputs = _single(_structure(config["input_layers"], find))
+    outputs = _single(_structure(config["output_layers"], find))
     return keras.Model(inputs, outputs, name=config["name"])
+
+
+def _single(tensors: Any) -> Any:
+    """A lone tensor without the list that tf_keras writes around it."""
+    return tensors[0] if isinstance(tensors, list) and len(tensors) == 1 else tensors
 
 
 def _first_call(record: Mapping[str, Any]) -> int:

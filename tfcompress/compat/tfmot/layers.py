@@ -137,7 +137,9 @@ class LayerMaker:
                 new = {"name": f"{name}_activation", "activation": function}
                 made.append(layer_from("Activation", new))
         made.insert(0, layer_from(class_name, config))
-        self.quantized.layers.update(layer.name for layer in made)
+        # Of a layer in float before one in int8 tfmot rounds the output alone.
+        if record["kernels"] or not kernel_specs(made[0]):
+            self.quantized.layers.update(layer.name for layer in made)
         self.quantized.add_range(made[-1].name, after)
         output = activation_range(record["output"], self.arrays, name)
         self.quantized.add_range(made[-1].name, output)

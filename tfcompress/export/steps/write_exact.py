@@ -15,6 +15,7 @@ from tfcompress.export.flatbuffer.kernel_rows import (
 from tfcompress.export.flatbuffer.plan_check import check_plan
 from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
+from tfcompress.export.flatbuffer.uint8_inputs import with_uint8_inputs
 from tfcompress.export.options import FileOptions
 from tfcompress.export.pruned_size import dense_gzip_size
 from tfcompress.export.report import LayerReport
@@ -81,6 +82,8 @@ def write_exact(
         sparse_layers = sparse_float_layers(data, floats)
     elif sparse_encoding:
         data, sparse_layers = encode_sparse(data, kernels)
+    if options.input_type == "uint8":
+        data = with_uint8_inputs(data)
     patched = tuple(kernel.layer for kernel in kernels if not is_found_again(kernel))
     missing = collections.Counter(kernel.layer for kernel in kernels)
     missing.subtract(layer for layer, _ in verified)
