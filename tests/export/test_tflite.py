@@ -1,6 +1,7 @@
 """`export_tflite` from end to end: what it writes, reports and refuses."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -359,6 +360,8 @@ def test_a_model_of_another_policy_and_one_with_a_layer_called_twice(tmp_path, d
     report = tfc.export_tflite(quantized, tmp_path / "a.tflite", verify_data=digits_images)
     assert not report.float_tensors
     assert report.agreement >= 0.97
+    (note,) = [note for note in report.platform_notes if "computes in 16 bits" in note]
+    assert re.search(r"predict gives \d+\.\d\d% of the codes.*largest difference is \d", note)
 
 
 def test_ranges_that_are_missing_come_from_calibration_data(tmp_path, digits_images):

@@ -111,6 +111,12 @@ OPERATIONS = {
                 x - ((1.0 - ops.cast(x[:, 0] > -1, "float32")) * 10000.0)[:, None, :]
             ),
             "mask_constant": lambda x: layers.Softmax()(x + _CAUSAL),
+            "mask_of_pooling": lambda x: layers.GlobalMaxPooling1D()(
+                x - (1.0 - ops.cast(x[:, :, :1] > -1, "float32")) * 1e9
+            ),
+            "mask_by_full_like": lambda x: ops.softmax(
+                ops.where(x > -1, x, ops.full_like(x, -1e9))
+            ),
             "mask_of_maximum": lambda x: ops.max(ops.where(x > 0, x, -1e4), axis=1),
             "log_softmax_axis": lambda x: ops.log_softmax(x, axis=1),
             "diff": lambda x: ops.diff(x, axis=1),
@@ -228,6 +234,8 @@ OWN_LAYERS = {
             "class_token": lambda x: own_layers.ClassToken()(x),
             "tiled_token": lambda x: own_layers.TiledToken()(x),
             "heads": lambda x: own_layers.Heads()(x),
+            "learned_queries": lambda x: own_layers.Queries()(x),
+            "unrolled_cell": lambda x: own_layers.Unrolled()(x),
             "drop_path": lambda x: x + own_layers.DropPath()(layers.Dense(8)(x)),
             "noise_in_training": lambda x: layers.Dense(8)(own_layers.Noisy()(x)),
         },

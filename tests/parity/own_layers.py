@@ -173,6 +173,37 @@ class TiledToken(ClassToken):
         return tf.concat([tf.tile(self.token, [batch, 1, 1]), ones, x], axis=1)
 
 
+class Queries(layers.Layer):
+    """Trained queries of attention: their projection depends on no input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, 4)
+
+    def build(self, shape):
+        self.queries = self.add_weight(
+            name="queries", shape=(1, 3, shape[-1]), initializer="normal"
+        )
+
+    def call(self, x):
+        return self.attention(ops.repeat(self.queries, ops.shape(x)[0], axis=0), x)
+
+
+class Unrolled(layers.Layer):
+    """A cell with an initial state of zeros."""
+
+    def build(self, shape):
+        self.cell = layers.GRUCell(6)
+        self.cell.build((None, shape[-1]))
+
+    def call(self, x):
+        state = tf.zeros([tf.shape(x)[0], 6])
+        for step in range(3):
+            output, state = self.cell(x[:, step], [state])
+            state = state[0] if isinstance(state, (list, tuple)) else state
+        return output
+
+
 class Heads(layers.Layer):
     """Reshapes that name the batch size."""
 

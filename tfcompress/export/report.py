@@ -97,7 +97,8 @@ class ExportReport(Printable):
         range_notes: What is suspicious in the ranges of tensors, and what to do about it: layers
             that are dead or explode, inputs and outputs with few codes, concatenations of uneven
             ranges, samples outside calibrated ranges.
-        platform_notes: Where other platforms may give other codes than this one.
+        platform_notes: Where other platforms may give other codes than this one, and how far the
+            file is from what a model of mixed precision predicts by itself.
         float_agreement: Signature → agreement with the float model that it was quantized from, per
             output; `None` where that is not known, and no entry where nothing was compared or the
             model is a float model itself.

@@ -77,6 +77,10 @@ class SampleConstant(keras.layers.Layer):
         value = tf.cast(self.value, self.compute_dtype)
         return tf.broadcast_to(value, (tf.shape(inputs)[0], *self.row_shape))
 
+    def row(self) -> np.ndarray:
+        """The values of one sample, with a batch size of 1."""
+        return np.asarray(self.value, np.float32).reshape((1, *self.row_shape))
+
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of the values of one sample."""
@@ -86,7 +90,7 @@ class SampleConstant(keras.layers.Layer):
         return (input_shape[0], *self.row_shape)
 
     def stripped(self) -> list[Callable]:
-        value = np.asarray(self.value, np.float32).reshape((1, *self.row_shape))
+        value = self.row()
 
         def constant(x: Any) -> Any:
             """Zeros of the batch size, and the values."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.graph import Graph, Node, Value
 
 Call = Callable[[Node, tuple, dict], Any]
@@ -65,6 +67,22 @@ def run_together(
                 for values in known:
                     values.pop(value, None)
     return [[values[value] for value in graph.flat_outputs] for values in known]
+
+
+def constant_values(graph: Graph) -> dict[Value, np.ndarray]:
+    """Value that no input goes into → what it is for one sample, in inference.
+
+    They begin at weights that every sample gets, such as class tokens and learned queries.
+    """
+    known: dict[Value, np.ndarray] = {}
+    for node in graph.nodes:
+        if isinstance(node.operation, SampleConstant):
+            known[node.output] = node.operation.row()
+        elif node.inputs and all(value in known for value in node.inputs):
+            given = {value: tf.constant(known[value]) for value in node.inputs}
+            results = tree.flatten(call_in_inference(node, *arguments(node, given)))
+            known.update(zip(node.outputs, map(np.asarray, results), strict=True))
+    return known
 
 
 def most_values(graph: Graph) -> int:

@@ -172,9 +172,7 @@ def as_float32(model: keras.Model) -> keras.Model:
 
     The copy has the model's metadata beside its graph, such as its plan.
     """
-    layers = [layer for layer in all_layers(model) if not isinstance(layer, keras.Model)]
-    is_float32 = all(layer.compute_dtype in ("float32", None) for layer in layers)
-    if is_float32 and not _is_distributed(model):
+    if not computes_in_16_bits(model) and not _is_distributed(model):
         return model
     graph = Graph.from_model(model)
     rename_duplicates(graph)
@@ -184,6 +182,12 @@ def as_float32(model: keras.Model) -> keras.Model:
             config = {**operation.get_config(), "dtype": "float32"}
             replacements[operation] = type(operation).from_config(config)
     return rebuild_like(model, graph, replacements)
+
+
+def computes_in_16_bits(model: keras.Model) -> bool:
+    """Whether a layer computes in another type than float32, as under `mixed_bfloat16`."""
+    layers = [layer for layer in all_layers(model) if not isinstance(layer, keras.Model)]
+    return any(layer.compute_dtype not in ("float32", None) for layer in layers)
 
 
 def _is_distributed(model: keras.Model) -> bool:

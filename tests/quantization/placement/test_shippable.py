@@ -12,6 +12,17 @@ import tfcompress as tfc
 VOLUME, IMAGE, VECTOR = (4, 8, 8, 2), (8, 8, 4), (6,)
 
 
+class MonteCarlo(layers.Layer):
+    """Dropout that goes on in inference."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x):
+        return self.drop(x, training=True)
+
+
 def around(shape, call, dtype="float32"):
     """A model of a layer that can be quantized, on another input, and `call`."""
     inputs = keras.Input(shape, dtype=dtype, name="x")
@@ -36,6 +47,7 @@ def around(shape, call, dtype="float32"):
             r"look \(IntegerLookup",
         ),
         (VECTOR, lambda x: ops.arctan2(x, x[:, :1]), "float32", "Atan2 of two shapes"),
+        (VECTOR, MonteCarlo(), "float32", "no LiteRT operator for random numbers"),
         ((4, 4, 4, 2), layers.Conv3D(4, 2, groups=2), "float32", "a grouped Conv3D"),
     ],
 )

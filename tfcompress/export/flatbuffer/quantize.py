@@ -288,7 +288,7 @@ class _Rewriting:
                 continue
             if constant(self.model, self.graph.tensors[index]) is None:
                 inputs[position] = self._codes_of(index)
-            elif code in ARITHMETIC_OPS and tensor.operand_grid is not None:
+            elif code not in WEIGHT_OPS and tensor.operand_grid is not None:
                 inputs[position] = add_codes(self.model, self.graph, index, tensor.operand_grid)
             elif code in ARITHMETIC_OPS:
                 inputs[position] = add_operand(self.model, self.graph, index, code, tensor.scale)

@@ -24,6 +24,7 @@ from tfcompress.export.lowering.marks import Marks
 from tfcompress.export.lowering.pointwise import as_dense
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
+from tfcompress.model.inference import constant_values
 from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.forms import LoweredCall
@@ -134,12 +135,13 @@ class _Lowering:
         self._large: dict[Node, tf.Variable] = {}
         self.large: list[tf.Variable] = []
         # Everything that is read from variables is read now, before a graph is traced.
+        self._known = constant_values(graph)
         self._constants: dict[Node, tuple] = {}
         self._baked: dict[Node, BakedKernel] = {}
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
-        # Value that does not depend on the inputs → its scale and zero point.
+        # Value that depends on no input's values → its scale and zero point.
         self._constant_codes: dict[Value, tuple[float, int]] = {}
         # Call → options of its LiteRT operator that the converter does not write.
         self._options: dict[Node, tuple[tuple[str, Any], ...]] = {}
@@ -148,6 +150,8 @@ class _Lowering:
             if options is not None:
                 self._options[node] = tuple(options(node.operation).items())
             call_index = node.kwargs.get("call_index", 0)
+            if node.output in self._known and not isinstance(node.operation, FakeQuantize):
+                continue
             if is_compressed(node.operation) and role(node.operation) is not Role.KERNEL:
                 self._constants[node] = tuple(_effective_variables(node.operation, call_index))
             elif is_compressed(node.operation):
@@ -166,10 +170,13 @@ class _Lowering:
                 self.variables.extend((v, v.numpy()) for v in node.operation.variables)
         self.kernels = list(self._baked.values())
         self._sources = _code_sources(graph, self.is_int8)
+        for value, source in self._sources.items():
+            if value in self._known:
+                self._constant_codes[value] = self._quantizers[source][1:]
         # Call of a quantizer that rounds a function of each value → the function's codes.
         self._tables: dict[Node, Table] = {}
         for node in graph.nodes:
-            if self._is_table(node):
+            if node.output not in self._known and self._is_table(node):
                 self._add_table(node)
 
     def _is_table(self, node: Node) -> bool:
@@ -203,6 +210,9 @@ class _Lowering:
 
     def call(self, node: Node, args: tuple, kwargs: dict) -> Any:
         operation = node.operation
+        if node.output in self._known:
+            # As the model computes them: the converter would fold them without any rounding.
+            return [tf.constant(self._known[value]) for value in node.outputs]
         with tf.name_scope(operation.name):
             if isinstance(operation, FakeQuantize):
                 return self._quantizer(node, args[0])

@@ -28,7 +28,7 @@ from tfcompress.files.writing import check_writable, make_temporary_folder
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.labelled import split_labels
-from tfcompress.model.rewrite import as_float32
+from tfcompress.model.rewrite import as_float32, computes_in_16_bits
 from tfcompress.model.shapes import with_input_shapes
 from tfcompress.model.subclassed import functional_for
 from tfcompress.quantization.calibration.float_outputs import float_outputs
@@ -69,6 +69,7 @@ class Signature:
         float_reference: What the float model gives that it was quantized from; `None` where that
             is not known, or is not to be compared.
         float_model: The float model itself, where it was given.
+        half_model: The quantized model in 16 bits that was given; `None` where it is in float32.
     """
 
     key: str
@@ -77,6 +78,7 @@ class Signature:
     samples: Samples | None
     float_reference: FloatReference | None = None
     float_model: keras.Model | None = None
+    half_model: keras.Model | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -139,7 +141,11 @@ def prepare(
         signature = Signature(key, ready, output_names(ready), samples, reference)
         if is_scored:
             _check_scored(signature)
-        signatures.append(dataclasses.replace(signature, float_model=float_model))
+        is_half = _has_quantizers(given) and computes_in_16_bits(given)
+        half_model = given if is_half else None
+        signatures.append(
+            dataclasses.replace(signature, float_model=float_model, half_model=half_model)
+        )
     return tuple(signatures)
 
 

@@ -95,6 +95,7 @@ def verify(
     runners = {s.key: Runner(data, signature=s.key) for s in summary.signatures}
     parity: dict[str, tuple[Parity, ...]] = {}
     scores: dict[str, dict[str, Scores]] = {}
+    half_notes: tuple[str, ...] = ()
     for s in signatures:
         if s.samples is not None:
             runner = runners[s.key]
@@ -102,6 +103,7 @@ def verify(
             names_of_inputs = [t.name for t in s.model.inputs]
             codes = runner.run_codes(dict(zip(names_of_inputs, s.samples.arrays, strict=True)))
             parity[s.key] = tuple(compare_outputs(expected, codes, runner, s.output_names))
+            half_notes += _half_notes(s, codes, runner)
             if s.samples.labels is not None:
                 scores[s.key] = _scores(s, expected[0], codes, runner)
     notes = _range_notes(signatures, parity, runners)
@@ -111,8 +113,24 @@ def verify(
         if s.samples is not None and s.is_quantized
     }
     found = delegation(data)
-    platforms = _platform_notes(summary, found, [s.model for s in signatures], origins)
+    platforms = (*half_notes, *_platform_notes(summary, found, list(models.values()), origins))
     return Verified(summary, origins, runners, parity, found, notes, platforms, with_float, scores)
+
+
+def _half_notes(
+    signature: Signature, codes: Mapping[str, np.ndarray], runner: Runner
+) -> tuple[str, ...]:
+    """How far the file is from what a model of mixed precision predicts by itself."""
+    model, samples = signature.half_model, signature.samples
+    if model is None or samples is None:
+        return ()
+    expected = run_model(model, samples.arrays)
+    found = compare_outputs(expected, codes, runner, signature.output_names)
+    return (
+        f"{model.name!r} computes in 16 bits, the file and this report in float32. Its own "
+        f"predict gives {min(p.equal for p in found):.2%} of the codes of the file; the largest "
+        f"difference is {max(p.largest for p in found):g} steps.",
+    )
 
 
 def _scores(

@@ -99,6 +99,9 @@ def range_problems(model: keras.Model) -> list[str]:
         is_ordinary = quantizer.rounds_input or quantizer in sums
         if not is_ordinary and size > max(_HUGE, _GROWTH * largest_input):
             huge[name] = size
+    # A part of a layer may be zero by itself, such as the first state of a recurrent one.
+    alive = {q.source or q.name for q in quantizers if _magnitude(q) > 0}
+    dead = [name for name in dict.fromkeys(dead) if name not in alive]
     problems = []
     if dead:
         problems.append(

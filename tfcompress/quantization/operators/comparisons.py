@@ -18,6 +18,7 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.elementwise import ElementwiseFunction
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.masked_scores import masked_scores
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
@@ -264,7 +265,12 @@ def choose(b: Builder, mask: Value, branches: list[Any], shape: tuple) -> Value 
     if any(branch is None for branch in branches) or not all(v.is_float for v in tensors):
         return None
     if len(tensors) == 2:
-        return b.call(lambda n: Choose(name=n), "", *tensors, mask)
+        first, second = tensors
+        return (
+            _masked_by(b, first, second, mask, shape, False)
+            or _masked_by(b, second, first, mask, shape, True)
+            or b.call(lambda n: Choose(name=n), "", *tensors, mask)
+        )
     constants = [np.asarray(v, np.float32) for v in branches if not isinstance(v, Value)]
     if not tensors:
         if any(c.size != 1 for c in constants) or mask.shape != shape:
@@ -280,6 +286,33 @@ def choose(b: Builder, mask: Value, branches: list[Any], shape: tuple) -> Value 
     return masked_scores(b, x, value, mask, filled) or b.call(
         lambda n: FillIf(value, filled, name=n), "", x, mask
     )
+
+
+def _masked_by(
+    b: Builder, x: Value, fill: Value, mask: Value, shape: tuple, filled: bool
+) -> Value | None:
+    """Scores that are masked with a tensor of one number."""
+    number = _number_everywhere(fill)
+    return None if number is None or x.shape != shape else masked_scores(b, x, number, mask, filled)
+
+
+def _number_everywhere(value: Value) -> float | None:
+    """The number that a tensor holds everywhere, such as that of `full_like`; `None` for others."""
+    node = value.node
+    if node is None or len(node.inputs) != 1:
+        return None
+    operation, arguments = node.operation, node.args
+    if isinstance(operation, ElementwiseFunction):
+        operation, arguments = operation.original, operation.arguments
+    kind = type(operation).__name__
+    if kind == "FullLike" and len(arguments) == 2 and isinstance(arguments[1], (int, float)):
+        return float(arguments[1])
+    if kind in ("ZerosLike", "OnesLike"):
+        return float(kind == "OnesLike")
+    if type(operation).__name__ == "MultiplyConstant":
+        found = _number_everywhere(node.inputs[0])
+        return None if found is None else found * operation.value
+    return None
 
 
 # --- bins ---------------------------------------------------------------------------------------

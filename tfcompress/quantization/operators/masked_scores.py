@@ -35,7 +35,10 @@ FAR = -1e3
 # How far below all others a masked score is.
 _MARGIN = 8.0
 
-_READERS = ("Softmax", "ScaledSoftmax", "LogSoftmax", "Max", "Amax", "Argmax", "TopK")
+_READERS = (
+    *("Softmax", "ScaledSoftmax", "LogSoftmax", "Max", "Amax", "Argmax", "TopK"),
+    *("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D"),
+)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.batch_sizes import SampleConstant
@@ -19,9 +18,7 @@ register(
     SampleConstant,
     spec=OperatorSpec(
         role=Role.ELEMENTWISE,
-        constants=lambda layer, call_index: (
-            np.asarray(layer.value, np.float32).reshape((1, *layer.row_shape)),
-        ),
+        constants=lambda layer, call_index: (layer.row(),),
         lower=_lower,
     ),
 )

@@ -33,6 +33,14 @@ _MISSING = frozenset(
     )
 )
 
+# Random numbers, whatever they depend on.
+_RANDOM = (
+    "StatelessRandom",
+    "StatelessTruncated",
+    "StatelessParameterized",
+    "StatelessMultinomial",
+)
+
 # Operators that LiteRT has for operands of one shape alone.
 _OF_ONE_SHAPE = frozenset(("Atan2",))
 
@@ -74,6 +82,8 @@ def missing_operators(node: Node) -> list[str]:
     depends = {tensor.op.name for tensor in graph.inputs[:count]}
     missing: dict[str, None] = {}
     for operation in graph.get_operations():
+        if operation.type.startswith(_RANDOM):
+            missing["random numbers"] = None
         if any(tensor.op.name in depends for tensor in operation.inputs):
             depends.add(operation.name)
             if operation.type in _MISSING:
@@ -83,6 +93,8 @@ def missing_operators(node: Node) -> list[str]:
                 missing[f"{operation.type} of two shapes"] = None
     for inner in graph.as_graph_def().library.function:
         missing.update({n.op: None for n in inner.node_def if n.op in _MISSING})
+        if any(n.op.startswith(_RANDOM) for n in inner.node_def):
+            missing["random numbers"] = None
     return list(missing)
 
 
