@@ -235,3 +235,8 @@ def test_what_keras_3_does_not_have_is_refused(tmp_path):
         tfc.from_tfmot(tmp_path / "bad.h5")
     with pytest.raises(TypeError, match="no migration"):
         tfc.from_tfmot(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+
+
+def test_a_slash_in_a_name_becomes_an_underscore():
+    layer = layer_from("Dense", {"name": "block/dense", "units": 2})
+    assert layer.name == "block_dense"

@@ -88,6 +88,8 @@ def layer_from(class_name: str, config: Mapping[str, Any]) -> keras.Layer:
                 )
             continue
         translated[option] = _value(class_name, name, option, value)
+    # Keras 3 takes no slash in a name, such as those of MobileNetV3.
+    translated["name"] = name.replace("/", "_")
     if class_name == "SyncBatchNormalization":
         translated["synchronized"] = True
     try:
