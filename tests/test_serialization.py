@@ -15,6 +15,7 @@ from tfcompress.model.transforms import KeepMask
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.grids.last_value import LastValueWeights
 from tfcompress.quantization.operators import (
     activations,
     arithmetic,
@@ -108,6 +109,7 @@ EXAMPLES = {
     tfc.LSQPlus: tfc.LSQPlus,
     tfc.LevelWeights: lambda: tfc.LevelWeights((-3, 0, 5)),
     tfc.PACT: lambda: tfc.PACT(1e-3),
+    LastValueWeights: lambda: LastValueWeights("tensor"),
     tfc.PowerOfTwoWeights: lambda: tfc.PowerOfTwoWeights(logarithmic=True, fixed_scale=True),
     tfc.TernaryWeights: lambda: tfc.TernaryWeights(0.5),
     tfc.TrainedTernary: lambda: tfc.TrainedTernary(0.1),

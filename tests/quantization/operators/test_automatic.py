@@ -184,11 +184,6 @@ def test_layers_that_keras_applications_define_run_in_int8(images, tmp_path):
     assert report.parity["serving_default"][0].equal >= 0.999
 
 
-class Noise(layers.Layer):
-    def call(self, x):
-        return x + keras.random.normal((8,))
-
-
 class Branch(layers.Layer):
     def call(self, x, training=None):
         return x * 2.0 if training else x + 1.0
@@ -249,7 +244,6 @@ def test_what_cannot_be_followed_is_named_with_its_reason():
     inputs = keras.Input((6, 6, 8))
     x = layers.Conv2D(8, 1)(inputs)
     expected = {
-        Noise: "draws random numbers",
         Branch: "other operations in training",
         Flow: "control flow of its call depends on the values",
         Loss: "adds losses",
