@@ -71,28 +71,32 @@ def follow(
     run = _Run(function, values, args, kwargs, owners, list(variables.values()))
     is_given = kwargs.get("training") is not None
     modes = (False, True) if "training" in _parameters(function) and not is_given else (None, None)
+    pair = run.at_one_size
     try:
-        first, others = run(modes[0]), run(modes[1], run.other_weights)
+        first, others = pair(modes)
     except Untraceable as error:
+        pair = run.at_two_sizes
         try:
-            first, others = run.at_two_sizes(modes)
+            first, others = pair(modes)
         except Untraceable:
             raise error from None
     else:
         if batch_sizes.needs_size(first):
-            first, others = run.at_two_sizes(modes)
+            pair = run.at_two_sizes
+            first, others = pair(modes)
     difference = _merge(first, others, run)
     if difference is None:
         batch_sizes.place_rows(first)
-    else:
-        if _merge(run(modes[0]), run(modes[0]), run) is not None:
-            raise Untraceable("its call draws random numbers")
-        if _merge(run(modes[0]), run(modes[0], run.other_weights), run) is not None:
-            raise Untraceable(
-                f"its call computes with its weights before they meet the input ({difference})"
-            )
-        raise Untraceable(f"its call does other operations in training ({difference})")
-    return first
+        return first
+    size = batch_sizes.SIZES[0] if pair == run.at_two_sizes else None
+    same = (run(modes[0], batch_size=size) for _ in range(2))
+    if _merge(*same, run) is not None:
+        raise Untraceable("its call draws random numbers")
+    if _merge(*pair((modes[0], modes[0])), run) is not None:
+        raise Untraceable(
+            f"its call computes with its weights before they meet the input ({difference})"
+        )
+    raise Untraceable(f"its call does other operations in training ({difference})")
 
 
 class _Run:
@@ -111,6 +115,10 @@ class _Run:
         self.args, self.kwargs, self.variables = args, kwargs, variables
         rng = np.random.default_rng(0)
         self.other_weights = [(v, _other_value(v, rng)) for v in variables]
+
+    def at_one_size(self, modes: tuple) -> tuple[Graph, Graph]:
+        """The graph in one mode, and that in another with other weights."""
+        return self(modes[0]), self(modes[1], self.other_weights)
 
     def at_two_sizes(self, modes: tuple) -> tuple[Graph, Graph]:
         """Both graphs, each at a batch size of its own; the sizes of the first are unknown."""

@@ -220,6 +220,21 @@ class Derived(layers.Layer):
         return x * ops.softplus(self.raw)
 
 
+class Latents(layers.Layer):
+    """Its weight meets a layer before the input, and it reads the batch size."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.LayerNormalization()
+
+    def build(self, shape):
+        self.latents = self.add_weight(name="latents", shape=(1, *shape[1:]))
+        self.norm.build(shape)
+
+    def call(self, x):
+        return x + self.norm(ops.repeat(self.latents, ops.shape(x)[0], axis=0))
+
+
 class Position(layers.Layer):
     def build(self, shape):
         self.table = self.add_weight(name="table", shape=shape[1:])
@@ -248,6 +263,7 @@ def test_what_cannot_be_followed_is_named_with_its_reason():
         Flow: "control flow of its call depends on the values",
         Loss: "adds losses",
         Count: "updates its state 'count'",
+        Latents: "computes with its weights before they meet the input",
         Derived: "computes with its weights before they meet the input",
         Position: "its weight 'table' is an argument of Power",
         Dropping: "TensorFlow's stateless_dropout, which has no translation",
