@@ -89,8 +89,8 @@ def follow(
         batch_sizes.place_rows(first)
         return first
     size = batch_sizes.SIZES[0] if pair == run.at_two_sizes else None
-    same = (run(modes[0], batch_size=size) for _ in range(2))
-    if _merge(*same, run) is not None:
+    once, again = run(modes[0], batch_size=size), run(modes[0], batch_size=size)
+    if _merge(once, again, run) is not None:
         raise Untraceable("its call draws random numbers")
     if _merge(*pair((modes[0], modes[0])), run) is not None:
         raise Untraceable(
