@@ -1,6 +1,6 @@
 """Damaged files through every public reader: a right answer, another one, or a clean error.
 
-    python -m benchmarks.fuzz                  # all of it takes hours; rows are kept in a table
+    python -m benchmarks.fuzz                  # all of it: an hour; rows are kept in a table
     python -m benchmarks.fuzz --share=0.1      # a tenth of the damage
     python -m benchmarks.fuzz --print          # the table of what was counted
 
@@ -18,7 +18,7 @@ each reader and kind of damage:
 - failed: anything else. A crash would end the benchmark.
 
 Also the longest time of one file in seconds, and by how many megabytes the peak memory of the
-process has grown. A reader that takes long gets a part of the damage, which the counts show.
+process has grown. With a share below 1, a reader that takes long gets a part of that share.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Target:
         path: The file; it is overwritten with damaged ones.
         readers: Name → function that reads it and returns what it has found.
         sealed: Whether the file has a checksum, so that no damage may give another answer.
-        cost: A reader that takes longer than others gets one in so many damaged files.
+        cost: A reader that takes longer than others gets one in so many damaged files, unless all
+            of the damage is asked for.
     """
 
     path: pathlib.Path
@@ -98,6 +99,12 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
     card, golden = folder / "model.json", folder / "model.golden.json"
     packed = folder / "model.packed"
     tfc.pack(tfc.cluster(model, 4), packed)
+    # `tfcompress bundle` writes a card beside the file.
+    bundled = folder / "bundled" / "bundled.tflite"
+    bundled.parent.mkdir()
+    bundled.write_bytes(tflite.read_bytes())
+    labelled = folder / "labelled.npz"
+    np.savez(labelled, x=data[:4], y=np.arange(4) % 3)
 
     def run() -> object:
         return tfc.Runner(tflite).run_codes(data[:1])
@@ -118,6 +125,10 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
     def time_it() -> object:
         return sorted(tfc.compare_latency({"a": tflite}, runs=1).medians)
 
+    def time_by_command() -> object:
+        # What it prints is never the same.
+        return bool(command("benchmark", tflite, "--runs", 1)())
+
     def read_all() -> object:
         return read_bundle(card), check_golden(tflite)
 
@@ -132,24 +143,39 @@ def make_targets(folder: pathlib.Path) -> list[Target]:
                 "compare": compare,
                 "explain_difference": explain,
                 "evaluate_file": evaluate,
-                "compare_latency": lambda: sorted(
-                    tfc.compare_latency({"a": tflite}, runs=1).medians
-                ),
+                "compare_latency": time_it,
                 "tfcompress inspect": command("inspect", tflite),
                 "tfcompress lint": command("lint", tflite, "--no-timing"),
+                "tfcompress compare": command(
+                    *("compare", f"a={tflite}", f"b={whole}"), "--data", labelled, "--runs", 0
+                ),
+                "tfcompress benchmark": time_by_command,
             },
             sealed=False,
             cost={
                 **{"Runner": 2, "TFLiteTeacher": 4, "compare": 10, "explain_difference": 10},
                 **{"evaluate_file": 4, "compare_latency": 10},
                 **{"tfcompress inspect": 2, "tfcompress lint": 4},
+                **{"tfcompress compare": 10, "tfcompress benchmark": 10},
             },
         ),
         Target(
             tflite,
-            {"read_bundle": lambda: read_bundle(card), "tfcompress report": report},
+            {
+                "read_bundle": lambda: read_bundle(card),
+                "tfcompress report": report,
+                "tfcompress bundle --android": command(
+                    *("bundle", tflite, "--android", folder / "module")
+                ),
+            },
             sealed=True,
-            cost={"tfcompress report": 4},
+            cost={"tfcompress report": 4, "tfcompress bundle --android": 4},
+        ),
+        Target(
+            bundled,
+            {"tfcompress bundle": command("bundle", bundled)},
+            sealed=False,
+            cost={"tfcompress bundle": 4},
         ),
         Target(
             card,
@@ -292,7 +318,7 @@ def fuzz(
                 continue
             found: dict[str, Counts] = {}
             expected, before = read(), _memory()
-            part = share / target.cost.get(name, 1)
+            part = share if share == 1 else share / target.cost.get(name, 1)
             try:
                 for kind, data in damaged(whole, part, seed):
                     target.path.write_bytes(data)
