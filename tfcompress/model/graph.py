@@ -16,6 +16,7 @@ import keras
 from keras import tree
 
 from tfcompress.model import keras_private
+from tfcompress.model.deep_graphs import deep_graph
 
 
 @dataclasses.dataclass(eq=False)
@@ -268,7 +269,8 @@ class Graph:
         }
         outputs = self.run(feed, call)
         inputs = tree.map_structure(lambda v: feed[v], self.inputs)
-        model = model_class(inputs, outputs, name=self.name, **kwargs)
+        with deep_graph(outputs):
+            model = model_class(inputs, outputs, name=self.name, **kwargs)
         # Keras names an output after the operation that gives it, which may be another one now.
         model.output_names = list(self.output_names)
         return model

@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model import batch_sizes
+from tfcompress.model.deep_graphs import deep_graph
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_private import kept_calls
 from tfcompress.model.tf_functions import UnknownFunction, translated
@@ -158,7 +159,8 @@ class _Run:
             self._check_effects(scope, weights, tape)
             if not flat or not all(isinstance(y, keras.KerasTensor) for y in flat):
                 raise Untraceable("its call returns what does not depend on its input")
-            return Graph.from_model(keras.Model(list(feed.values()), flat))
+            with deep_graph(flat):
+                return Graph.from_model(keras.Model(list(feed.values()), flat))
 
     def _check_effects(self, scope: Any, weights: Sequence[tuple], tape: tf.GradientTape) -> None:
         if scope.losses:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.deep_graphs import deep_graph
 from tfcompress.model.keras_private import all_layers
 
 # What a class may override that a functional copy of it would lose.
@@ -105,7 +106,8 @@ def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
         return
     if user_class(model) is None or user_class(copy) is None:
         return
-    known = set(vars(keras.Model(model.inputs, model.outputs)))
+    with deep_graph(model.outputs):
+        known = set(vars(keras.Model(model.inputs, model.outputs)))
     inner = {id(layer) for layer in all_layers(model)}
     there = {layer.name: layer for layer in all_layers(copy)}
     for name, value in list(vars(model).items()):

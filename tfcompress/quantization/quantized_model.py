@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfcompress.model.deep_graphs import deep_graph
 from tfcompress.model.graph import producer
 from tfcompress.model.keras_private import standard_inputs
 from tfcompress.model.looped import LoopedGraph, can_loop
@@ -54,7 +55,8 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         output_names: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(inputs, outputs, name=name, **kwargs)
+        with deep_graph(outputs):
+            super().__init__(inputs, outputs, name=name, **kwargs)
         self._class_arguments = {k: v for k, v in kwargs.items() if k != "trainable"}
         self.output_names = list(output_names or (_source(t) for t in self.outputs))
         self._plan: Plan | None = None

@@ -15,6 +15,7 @@ import keras
 from keras import tree
 
 from tfcompress.model.compressed import is_compressed
+from tfcompress.model.deep_graphs import deep_graph
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_private import all_layers
 from tfcompress.model.rewrite import copy_variables, rebuild
@@ -111,7 +112,8 @@ def _trace(function: Callable, node: Node) -> tuple[Graph, tuple]:
     keras.config.set_dtype_policy(getattr(node.operation, "dtype_policy", policy))
     try:
         flat = tree.flatten(function(*subject, *args, **kwargs))
-        model = keras.Model(list(feed.values()), flat)
+        with deep_graph(flat):
+            model = keras.Model(list(feed.values()), flat)
     except Exception as error:
         raise ValueError(
             f"Expected a decomposition of {node.name!r} ({_kind(node.operation)}) that composes "
