@@ -31,7 +31,7 @@ import tfcompress as tfc
 from benchmarks.emulation import codes, instructions
 from benchmarks.emulation.cases import cases, not_run
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.origin import commit
+from recipes.origin import commit
 from recipes.results import Results
 
 _EMULATION = flags.DEFINE_string("emulation", os.environ.get("ARM_EMULATION"), "The set-up.")

@@ -35,7 +35,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks import origin
+from recipes import origin
 from recipes.batches import flip_and_shift, steady
 from recipes.kept import kept_model
 from recipes.models import with_fused_batch_norm

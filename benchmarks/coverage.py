@@ -52,7 +52,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import origin
+from recipes import origin
 from recipes.results import Results, markdown
 
 ROOT = pathlib.Path(__file__).parents[1]

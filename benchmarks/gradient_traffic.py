@@ -40,8 +40,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks.origin import commit
 from recipes import distributed, models
+from recipes.origin import commit
 from recipes.results import Results, markdown, summary
 from tfcompress.tools import datasets
 

@@ -43,7 +43,7 @@ from absl import app, flags
 from keras import layers
 
 import tfcompress as tfc
-from benchmarks import origin
+from recipes import origin
 from tfcompress.export.lowering.lower import lower
 
 STAGES = ("plan", "quantize", "shrink", "lower", "export", "converter")

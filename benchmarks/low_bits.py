@@ -27,7 +27,7 @@ from absl import app, flags
 
 from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, page, steps
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
-from benchmarks.origin import commit
+from recipes.origin import commit
 from recipes.results import Results
 
 _KEY = ("part", "row", "seed", "epochs")

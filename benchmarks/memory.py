@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks import origin
+from recipes import origin
 
 
 def memory() -> float:

@@ -22,10 +22,10 @@ import keras
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks.origin import commit
 from benchmarks.tasks import table
 from benchmarks.tasks.catalog import TASKS
 from benchmarks.tasks.run import measure
+from recipes.origin import commit
 from recipes.results import Results
 
 _ONLY = flags.DEFINE_list("only", [], "Names of nets; all by default.")

@@ -34,6 +34,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfcompress as tfc
+from recipes.origin import commit
 from tfcompress.model import render_table
 from tfcompress.pruning.structure import Dependencies, shrink
 
@@ -225,13 +226,14 @@ def main(argv: Sequence[str]) -> None:
     with tfc.shared_converter():
         for name in _FAMILIES.value:
             start = time.time()
-            rows.append(measure(name, _TARGET.value, _EXPORT.value))
+            row = measure(name, _TARGET.value, _EXPORT.value)
+            rows.append({**row, "commit": commit()})
             print(rows[-1], f"{time.time() - start:.0f} s", flush=True)
             keras.backend.clear_session()
             if _OUTPUT.value:
                 partial = pathlib.Path(_OUTPUT.value).with_suffix(".part")
                 with partial.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
+                    writer = csv.DictWriter(file, (*COLUMNS, "commit"))
                     writer.writeheader()
                     writer.writerows(rows)
                 partial.replace(_OUTPUT.value)

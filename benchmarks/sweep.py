@@ -34,8 +34,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 import tfcompress as tfc
-from benchmarks import origin
 from benchmarks.sweep_page import page
+from recipes import origin
 from recipes.results import Results
 from tests.parity import cases, more_cases, test_layers, test_moves
 from tests.parity.conftest import randomize

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
-from benchmarks import origin
+from recipes import origin
 
 _MODELS = flags.DEFINE_list(
     "models", ["MobileNetV2", "MobileNetV3Small", "ResNet50", "EfficientNetB0"], "Networks."

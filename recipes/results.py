@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from recipes.origin import commit
+
 
 class Results:
     """The rows of one CSV file.
@@ -38,11 +40,12 @@ class Results:
         return any(wanted.items() <= row.items() for row in self.rows)
 
     def add(self, **row: Any) -> None:
-        """Appends a row.
+        """Appends a row; where it has no `commit`, that of the code that runs joins it.
 
         Raises:
             ValueError: If the file has other columns.
         """
+        row = {**row, "commit": row["commit"] if "commit" in row else commit()}
         lines = io.StringIO()
         writer = csv.writer(lines)
         if self.path.exists():

@@ -1,13 +1,13 @@
 """The pages under `docs/`: their Python blocks run, and what they name exists."""
 
 import importlib.util
-import pathlib
 import re
 
 import keras
 import pytest
 
 import tfcompress as tfc
+from recipes import tables
 from tests.pages import PAGES, ROOT, blocks, run_blocks
 from tfcompress_cli.commands import COMMANDS
 
@@ -73,7 +73,19 @@ def _found(module: str) -> bool:
         return False
 
 
-def test_every_page_is_linked_from_the_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = sorted(pathlib.Path(page).name for page in (ROOT / "docs").glob("*.md"))
-    assert not [name for name in pages if f"(docs/{name})" not in text]
+def test_every_page_is_in_the_site():
+    found = set()
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")]:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"toctree::\n((?:   .*\n|\n)*)|```{toctree}\n(.*?)```", text, re.S):
+            found |= {line.strip() for part in block for line in part.splitlines()}
+    found |= {"index", "search"}  # `sensitivity` includes `search`.
+    pages = {page.stem for page in (ROOT / "docs").iterdir() if page.suffix in (".md", ".rst")}
+    assert not pages - found
+
+
+@pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.stem)
+def test_tables_are_those_of_the_rows(page):
+    # Written by python -m recipes.tables
+    text = page.read_text(encoding="utf-8")
+    assert tables.filled(text) == text

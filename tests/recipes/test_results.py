@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -18,12 +19,17 @@ def test_finished_runs_are_known(results):
     assert not results.has(variant="c", seed=1)
     again = Results(results.path, results.key)
     assert again.rows == results.rows
-    assert again.rows[0] == {"variant": "a, b", "seed": "0", "error": "1.0"}
+    commit = again.rows[0].pop("commit")
+    assert re.fullmatch(r"[0-9a-f]{7,}\+?|unknown", commit)
+    assert list(again.rows[0]) == ["variant", "seed", "error", "commit"]
+    assert list(again.rows[0].values())[:3] == ["a, b", "0", "1.0"]
 
 
 def test_a_row_of_other_columns_is_refused(results):
     before = results.path.read_text()
-    with pytest.raises(ValueError, match=r"Expected the columns.*Received: \['variant', 'seed'\]"):
+    with pytest.raises(
+        ValueError, match=r"Expected the columns.*Received: \['variant', 'seed', 'commit'\]"
+    ):
         results.add(variant="c", seed=2)
     assert results.path.read_text() == before
 

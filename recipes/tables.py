@@ -1,0 +1,406 @@
+"""Writes the tables of the documentation from the rows in `recipes/results/`.
+
+    python -m recipes.tables
+
+A page has a pair of comments where a table belongs, `<!-- table: NAME -->` and
+`<!-- table end -->`; what stands between them is written anew. `TABLES` says of each name which
+rows of which file it shows, and how. Every line ends with the commits that its rows were measured
+at.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from absl import app
+
+from recipes.results import grouped, markdown, mean_and_deviation
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "recipes" / "results"
+_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- table end -->)", re.DOTALL)
+
+Row = Mapping[str, str]
+#: Digits after the point of a mean ± deviation; `None` for a whole number with separators, the mean
+#: alone; `"raw"` for what the file says.
+Digits = int | Literal["raw"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A line per setting: what it is, mean ± deviation of its seeds, and its commits.
+
+    Attributes:
+        file: The csv file, without its ending.
+        by: Head → column, of what makes a setting.
+        shown: Head → (column, digits), of what was measured.
+        where: Column → the values of rows that are shown; every row where it is empty.
+        names: Value of a `by` column → what the table says in its place; also the order of lines.
+        seeds: Whether to show how many seeds a line has.
+        percent: Columns of shares, to be shown as percentages.
+    """
+
+    file: str
+    by: Mapping[str, str]
+    shown: Mapping[str, tuple[str, Digits]]
+    where: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seeds: bool = True
+    percent: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        found = list(grouped(rows_of(self.file, self.where), tuple(self.by.values())).items())
+        order = list(self.names)
+        if order:
+            found.sort(key=lambda item: [order.index(v) if v in order else 99 for v in item[0]])
+        cells = []
+        for setting, rows in found:
+            line = [self.names.get(value, value) for value in setting]
+            line += [str(len(rows))] if self.seeds else []
+            for column, digits in self.shown.values():
+                line.append(_shown([row[column] for row in rows], digits, column in self.percent))
+            cells.append((*line, commits(rows)))
+        heads = (*self.by, *(["seeds"] if self.seeds else []), *self.shown, "commit")
+        return markdown(heads, cells)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pivot:
+    """Lines of one column, columns of another, one number in each cell.
+
+    Attributes:
+        file: The csv file, without its ending.
+        line: Head and column of the lines.
+        column: The column whose values are the columns of the table.
+        heads: Value of `column` → head, in order.
+        value: The column of the numbers.
+        digits: Of mean ± deviation.
+        where: As in `Table`.
+    """
+
+    file: str
+    line: tuple[str, str]
+    column: str
+    heads: Mapping[str, str]
+    value: str
+    digits: int = 2
+    where: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    def markdown(self) -> str:
+        head, column = self.line
+        cells = []
+        for (line,), rows in grouped(rows_of(self.file, self.where), (column,)).items():
+            values = [
+                _shown([r[self.value] for r in rows if r[self.column] == each], self.digits)
+                for each in self.heads
+            ]
+            cells.append((line, *values, commits(rows)))
+        return markdown((head, *self.heads.values(), "commit"), cells)
+
+
+def rows_of(file: str, where: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """The rows of `recipes/results/FILE.csv` whose columns have one of the given values."""
+    with (RESULTS / f"{file}.csv").open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    return [row for row in rows if all(row[name] in values for name, values in where.items())]
+
+
+def commits(rows: Sequence[Row]) -> str:
+    """The commits of rows, each once, in order."""
+    return ", ".join(dict.fromkeys(row["commit"] for row in rows))
+
+
+def _shown(values: Sequence[str], digits: Digits, percent: bool = False) -> str:
+    if not values or not all(values):
+        return ""
+    if digits == "raw":
+        return ", ".join(dict.fromkeys(values))
+    numbers = [float(value) * (100 if percent else 1) for value in values]
+    if digits is None:
+        return f"{statistics.mean(numbers):,.0f}"
+    return mean_and_deviation(numbers, digits)
+
+
+def _quantize(dataset: str, extra: str) -> Table:
+    names = {
+        "float": "float",
+        "float_control": f"float, {extra} more",
+        "int8_calibration": "int8 by calibration",
+        "int8_training": f"int8 by training, {extra}",
+    }
+    shown: dict[str, tuple[str, Digits]] = {
+        "Keras %": ("keras_accuracy", 2),
+        "LiteRT %": ("tflite_accuracy", 2),
+        "equal steps %": ("equal_steps", 2),
+        "bytes": ("num_bytes", None),
+        "gzip": ("gzip_bytes", None),
+    }
+    return Table("quantize", {"variant": "variant"}, shown, {"dataset": [dataset]}, names)
+
+
+_WIDTHS = {
+    "dense": "dense",
+    "shrunk": "shrunk, then 8 epochs",
+    "scratch": "the same small network from scratch, 8 epochs",
+    "uniform_scratch": "every layer narrowed alike, from scratch, 8 epochs",
+    "scratch_long": "the same small network from scratch, 38 epochs",
+}
+_STUDENTS = {
+    "plain": "labels alone",
+    "logits, T=2": "logits, T = 2",
+    "logits, T=4": "logits, T = 4",
+    "logits, T=10": "logits, T = 10",
+}
+_ACCURACY: Mapping[str, tuple[str, Digits]] = {"accuracy %": ("accuracy", 2)}
+
+TABLES: dict[str, Table | Pivot] = {
+    "quantize-cifar10": _quantize("cifar10", "2 epochs"),
+    "quantize-mnist": _quantize("mnist", "1 epoch"),
+    "quantize-fashion": _quantize("fashion_mnist", "1 epoch"),
+    "calibration": Table(
+        "calibration",
+        {"network": "model", "options": "options"},
+        {
+            "float %": ("float_accuracy", 2),
+            "LiteRT %": ("accuracy", 2),
+            "same top-1 %": ("same_top1", 2),
+            "SNR dB": ("snr_db", 1),
+            "CPU s": ("cpu_seconds", 1),
+        },
+        names={
+            "resnet8": "ResNet-8",
+            "mobilenet_v1": "MobileNetV1-0.25",
+            "mobilenet_v2": "MobileNetV2-0.35",
+        },
+        seeds=False,
+    ),
+    "calibrate": Pivot(
+        "calibrate",
+        ("weights", "scheme"),
+        "option",
+        {
+            "neither": "neither",
+            "bias correction": "bias correction",
+            "equalization": "equalization",
+            "both": "both",
+        },
+        "tflite_accuracy",
+    ),
+    "prune-lenet": Pivot(
+        "prune",
+        ("network", "model"),
+        "sparsity",
+        {"0.0": "dense", "0.917": "91.7 %", "0.92": "92 %", "0.98": "98 %"},
+        "error",
+        where={"experiment": ["lenet300", "lenet5"]},
+    ),
+    "prune-sweep": Pivot(
+        "prune",
+        ("method", "method"),
+        "sparsity",
+        {"0.0": "0 %", "0.8": "80 %", "0.9": "90 %", "0.95": "95 %", "0.98": "98 %"},
+        "error",
+        where={"experiment": ["sweep"]},
+    ),
+    "prune-resnet8": Pivot(
+        "prune",
+        ("method", "method"),
+        "sparsity",
+        {"0.0": "0 %", "0.5": "50 %", "0.8": "80 %"},
+        "error",
+        where={"experiment": ["resnet8"]},
+    ),
+    "prune-guided": Table(
+        "prune",
+        {"allowed drop": "method"},
+        {"zeros %": ("reached", 2), "drop, points": ("drop", 2), "error %": ("error", 2)},
+        {"experiment": ["guided"]},
+        percent=("reached", "drop"),
+    ),
+    "prune-int8": Table(
+        "prune_int8",
+        {"variant": "variant"},
+        {
+            "error %": ("litert_error", 2),
+            "lost zeros": ("lost", None),
+            "rounded to zero besides": ("rounded_to_zero", None),
+            "gzip": ("gzip_bytes", None),
+        },
+        names={
+            "pruned": "pruned, float",
+            "pruned, then int8": "pruned, then int8",
+            "in one fit": "both in one fit",
+        },
+    ),
+    "shrink-resnet8": Table(
+        "shrink",
+        {"variant": "variant"},
+        {"MACs": ("macs", None), "parameters": ("parameters", None), **_ACCURACY},
+        {"experiment": ["resnet8"]},
+        _WIDTHS,
+    ),
+    "shrink-criteria": Pivot(
+        "shrink",
+        ("criterion", "variant"),
+        "target",
+        {"1.0": "all", "0.5": "MACs / 2", "0.25": "MACs / 4", "0.125": "MACs / 8"},
+        "accuracy",
+        where={"experiment": ["criteria"]},
+    ),
+    "shrink-slimming": Table(
+        "shrink",
+        {"variant": "variant"},
+        {"MACs left": ("macs_left", 3), "parameters": ("parameters", None), **_ACCURACY},
+        {"experiment": ["slimming"]},
+    ),
+    "shrink-applications": Table(
+        "shrink_applications",
+        {"family, pixels": "family"},
+        {
+            "groups": ("groups", "raw"),
+            "MACs left": ("macs", 3),
+            "parameters left": ("parameters", 3),
+            "difference": ("oracle", "raw"),
+            "int8 file": ("int8", "raw"),
+        },
+        seeds=False,
+    ),
+    "deep-compression": Table(
+        "deep_compression",
+        {"network": "network", "stage": "stage", "zeros": "sparsity", "values": "clusters"},
+        {
+            "error %": ("error", 2),
+            "fixed": ("fixed_bytes", None),
+            "Huffman": ("huffman_bytes", None),
+            "best": ("packed_bytes", None),
+            "float": ("float_bytes", None),
+        },
+        names={"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"},
+    ),
+    "cluster": Table(
+        "cluster",
+        {"variant": "variant"},
+        {
+            "LiteRT %": ("accuracy", 2),
+            "codes": ("codes", None),
+            "bytes": ("num_bytes", None),
+            "gzip": ("gzip_bytes", None),
+        },
+        names={
+            "float": "float",
+            "int8": "int8",
+            "int8, 32": "int8, 32 values",
+            "int8, 16": "int8, 16 values",
+            "tfmot, 32": "tfmot, 32 values, then int8",
+            "tfmot, 16": "tfmot, 16 values, then int8",
+        },
+    ),
+    "share": Table(
+        "share",
+        {"seed": "seed"},
+        {
+            "Fashion-MNIST alone %": ("fashion_mnist_alone", 2),
+            "Fashion-MNIST tied %": ("fashion_mnist_shared", 2),
+            "MNIST alone %": ("mnist_alone", 2),
+            "MNIST tied %": ("mnist_shared", 2),
+            "two files": ("sum_bytes", None),
+            "one file": ("one_bytes", None),
+        },
+        seeds=False,
+    ),
+    "factorize": Table(
+        "factorize",
+        {"variant": "variant"},
+        {
+            "MACs": ("macs", None),
+            "parameters": ("parameters", None),
+            "before %": ("before", 2),
+            "after %": ("after", 2),
+        },
+    ),
+    "distill-mnist": Table(
+        "distill",
+        {"student": "variant"},
+        {"errors of 10,000": ("test_errors", 1)},
+        {"experiment": ["mnist"]},
+    ),
+    "distill-three": Table(
+        "distill",
+        {"student": "variant"},
+        {"errors of 10,000": ("test_errors", 0), "on 1,010 threes": ("errors_on_threes", 0)},
+        {"experiment": ["never_saw_a_3"]},
+    ),
+    "distill-fashion": Table(
+        "distill",
+        {"student of 17,914 weights": "variant"},
+        {"accuracy %": ("test_accuracy", 2)},
+        {"experiment": ["fashion"]},
+        _STUDENTS,
+    ),
+    "distill-lowbit": Table(
+        "distill",
+        {"images": "train_samples", "student": "variant", "epochs": "epochs"},
+        {"Keras %": ("test_accuracy", 2), "LiteRT %": ("litert_accuracy", 2)},
+        {"experiment": ["lowbit", "lowbit_few"]},
+    ),
+    "compose": Table(
+        "compose",
+        {"run": "variant"},
+        {
+            "Keras %": ("keras", 2),
+            "LiteRT %": ("litert", 2),
+            "zeros %": ("zeros", 1),
+            "lost zeros": ("lost_zeros", None),
+            "codes": ("codes", None),
+            "equal steps %": ("equal", 2),
+            "gzip": ("gzip_bytes", None),
+        },
+    ),
+    "gradient-traffic": Table(
+        "gradient_traffic",
+        {"gradients": "row", "workers": "workers", "steps": "steps"},
+        {
+            "bytes on the network, a step": ("network", None),
+            "loss": ("loss", 4),
+            "accuracy %": ("accuracy", 2),
+        },
+    ),
+    "growth": Table(
+        "growth",
+        {"layers": "layers", "measured at": "commit"},
+        {
+            name: (name, 2)
+            for name in ("plan", "quantize", "shrink", "lower", "export", "converter")
+        },
+        seeds=False,
+    ),
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables written anew."""
+    return _MARKED.sub(lambda m: f"{m[1]}\n{TABLES[m[2]].markdown()}\n\n{m[3]}", text)
+
+
+def pages() -> list[pathlib.Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected no arguments. Received: {argv[1:]}")
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"Written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
