@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 
 import keras
 import pytest
@@ -10,6 +11,7 @@ import tfcompress as tfc
 from recipes import tables
 from tests.pages import PAGES, ROOT, blocks, run_blocks
 from tfcompress_cli.commands import COMMANDS
+from tfcompress_cli.main import main
 
 WITH_CODE = [page for page in PAGES if page.parent.name == "docs" and blocks(page)]
 
@@ -25,6 +27,11 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         # Pages register layers and observers under names that another page may use too.
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(registered)
+    if page.stem == "start":
+        for line in "\n".join(blocks(page, "bash")).splitlines():
+            if line.startswith("tfcompress "):
+                assert main(shlex.split(line)[1:]) == 0, line
+        assert (tmp_path / "digits-module" / "build.gradle.kts").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
