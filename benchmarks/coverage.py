@@ -24,8 +24,9 @@ preprocessed as the network demands.
 | largest    | the largest difference between these codes                                          |
 | codes      | how many different codes the outputs have: few prove little                         |
 | KiB        | size of the file                                                                    |
-| GiB        | peak memory of the process and of its converter process together                    |
+| GiB        | peak memory of the process and of its converter process at one time                 |
 
+Memory of rows up to 6b036e8 is the sum of the two processes' own peaks, which is more.
 The step of the float model is the first of its process and pays for what TensorFlow sets up then:
 `benchmarks.turnaround` measures both in processes of their own, and finds larger ratios.
 
@@ -41,7 +42,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -52,6 +52,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.process_memory import PeakMemory
 from recipes import origin
 from recipes.results import Results, markdown
 
@@ -136,7 +137,7 @@ def build(name: str, train: np.ndarray):
 
 
 def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """The row of a network, but for its commit.
+    """The row of a network, but for its commit and its memory.
 
     Args:
         name: Of `applications()`.
@@ -175,7 +176,6 @@ def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     timed("step", lambda: step(quantized))
     (parity,) = report.parity["serving_default"]
     outside = collections.Counter(report.ops_outside)
-    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "family": family,
         "model": name,
@@ -189,7 +189,6 @@ def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
         "largest": f"{parity.largest:g}",
         "codes": parity.distinct,
         "num_bytes": report.num_bytes,
-        "peak_bytes": sum(u.ru_maxrss for u in usage) * 1024,
     }
 
 
@@ -289,7 +288,9 @@ def main(argv: list[str]) -> None:
     if settings.child:
         name, _, path = settings.child.partition(":")
         with np.load(path) as images:
-            print(json.dumps(measure(name, images["train"], images["test"])))
+            with PeakMemory() as peak:
+                row = measure(name, images["train"], images["test"])
+            print(json.dumps({**row, "peak_bytes": peak.highest}))
         return
     results = Results(pathlib.Path(settings.csv), ("model",))
     output = pathlib.Path(settings.page)

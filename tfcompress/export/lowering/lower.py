@@ -40,8 +40,9 @@ from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.stored import packs_pointwise
 
 # A kernel of so many bytes is a variable in the SavedModel, which the converter makes a constant.
-# As a constant of the graph it would be copied seven times, and the whole graph may have 2 GB.
-_LARGE = 2**22
+# A constant of the graph is copied each of the many times that the converter reads the graph: with
+# 4 MB here, ResNet101 took it twice the time and three times the memory. A graph may have 2 GB.
+_LARGE = 2**16
 
 
 @dataclasses.dataclass
