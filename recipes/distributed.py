@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -153,29 +154,15 @@ def export(folder: pathlib.Path) -> tfc.ExportReport:
     return report
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    folder = pathlib.Path(flags.FLAGS.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if "TF_CONFIG" in os.environ:
-        options = {"sparsity": flags.FLAGS.sparsity, "gradient_bits": flags.FLAGS.gradient_bits}
-        losses, digest = train(folder, flags.FLAGS.epochs, **options)
-        print(f"Losses {[round(loss, 3) for loss in losses]}; state {digest[:16]}", flush=True)
-        return
-    if flags.FLAGS.workers:
-        arguments = [
-            f"--output_dir={folder.resolve()}",
-            f"--epochs={flags.FLAGS.epochs}",
-            f"--sparsity={flags.FLAGS.sparsity}",
-            f"--gradient_bits={flags.FLAGS.gradient_bits}",
-        ]
-        lost = launch(flags.FLAGS.workers, arguments)
-        print(f"Trained on {flags.FLAGS.workers} workers, started again {lost} times")
-    export(folder)
+def train_and_print(folder: pathlib.Path, **options: Any) -> None:
+    """One worker: `train`, and its losses and digest in one line."""
+    losses, digest = train(folder, **options)
+    print(f"Losses {[round(loss, 3) for loss in losses]}; state {digest[:16]}", flush=True)
 
 
-if __name__ == "__main__":
-    flags.DEFINE_integer("workers", 2, "Processes on this machine; 0 only exports.", 0)
+def define_flags() -> None:
+    """The flags of the training, whatever launches its workers."""
+    flags.DEFINE_integer("workers", 2, "Workers, each a process; 0 only exports.", 0)
     flags.DEFINE_integer("epochs", 8, "Epochs.", 1)
     flags.DEFINE_float("sparsity", 0.8, "Share of weights that are zero in the end.", 0.0, 1.0)
     flags.DEFINE_integer(
@@ -184,4 +171,28 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "output_dir", "distributed", "Folder of the backups, the model and the file."
     )
+
+
+def options_of_flags() -> dict[str, Any]:
+    """What the flags say of `train`, by name, but for the folder."""
+    return {name: flags.FLAGS[name].value for name in ("epochs", "sparsity", "gradient_bits")}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder = pathlib.Path(flags.FLAGS.output_dir).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    options = options_of_flags()
+    if "TF_CONFIG" in os.environ:
+        train_and_print(folder, **options)
+        return
+    if flags.FLAGS.workers:
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        lost = launch(flags.FLAGS.workers, [f"--output_dir={folder}", *arguments])
+        print(f"Trained on {flags.FLAGS.workers} workers, started again {lost} times")
+    export(folder)
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -26,9 +26,7 @@ def work(settings: dict[str, Any]) -> None:
     Args:
         settings: Arguments of `distributed.train` by name.
     """
-    settings = dict(settings)
-    losses, digest = distributed.train(pathlib.Path(settings.pop("folder")), **settings)
-    print(f"Losses {[round(loss, 3) for loss in losses]}; state {digest[:16]}", flush=True)
+    distributed.train_and_print(**{**settings, "folder": pathlib.Path(settings["folder"])})
 
 
 def launch(
@@ -76,25 +74,13 @@ def main(argv: list[str]) -> None:
     del argv
     folder = pathlib.Path(flags.FLAGS.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "folder": str(folder),
-        "epochs": flags.FLAGS.epochs,
-        "sparsity": flags.FLAGS.sparsity,
-        "gradient_bits": flags.FLAGS.gradient_bits,
-    }
-    launch(flags.FLAGS.workers, settings, address=flags.FLAGS.address)
+    if flags.FLAGS.workers:
+        settings = {"folder": str(folder), **distributed.options_of_flags()}
+        launch(flags.FLAGS.workers, settings, address=flags.FLAGS.address)
     distributed.export(folder)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("workers", 2, "Workers, each of a CPU.", 1)
+    distributed.define_flags()
     flags.DEFINE_string("address", None, "Of a Ray cluster; by default one is started here.")
-    flags.DEFINE_integer("epochs", 8, "Epochs.", 1)
-    flags.DEFINE_float("sparsity", 0.8, "Share of weights that are zero in the end.", 0.0, 1.0)
-    flags.DEFINE_integer(
-        "gradient_bits", 0, "Bits of gradients between workers; 0: float32.", 0, 16
-    )
-    flags.DEFINE_string(
-        "output_dir", "distributed", "Folder of the backups, the model and the file."
-    )
     app.run(main)
