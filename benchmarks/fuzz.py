@@ -41,6 +41,7 @@ import numpy as np
 from absl import app, flags
 
 import tfcompress as tfc
+from recipes import origin
 from tfcompress.analysis.state import State
 from tfcompress.export.bundle.files import check_golden, read_bundle
 from tfcompress.tools.samples import load_samples
@@ -48,7 +49,7 @@ from tfcompress_cli.main import main
 
 FLIPS = 10_000
 _OUTCOMES = ("right", "other", "clean", "failed")
-_COLUMNS = ("file", "reader", "damage", *_OUTCOMES, "seconds", "megabytes")
+_COLUMNS = ("file", "reader", "damage", *_OUTCOMES, "seconds", "megabytes", "commit")
 
 
 @dataclasses.dataclass
@@ -354,7 +355,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 def as_row(key: tuple[str, str, str], counts: Counts) -> dict[str, str]:
     """One row of the table."""
     numbers = (str(counts.outcomes[kind]) for kind in _OUTCOMES)
-    values = (*key, *numbers, f"{counts.slowest:.2f}", f"{counts.memory:.0f}")
+    values = (*key, *numbers, f"{counts.slowest:.2f}", f"{counts.memory:.0f}", origin.commit())
     return dict(zip(_COLUMNS, values, strict=True))
 
 

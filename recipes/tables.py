@@ -371,12 +371,16 @@ TABLES: dict[str, Table | Pivot] = {
             "accuracy %": ("accuracy", 2),
         },
     ),
-    "growth": Table(
-        "growth",
-        {"layers": "layers", "measured at": "commit"},
+    "damaged-files": Table(
+        "fuzz",
+        {"file": "file", "reader": "reader", "damage": "damage"},
         {
-            name: (name, 2)
-            for name in ("plan", "quantize", "shrink", "lower", "export", "converter")
+            "right": ("right", None),
+            "other": ("other", None),
+            "clean error": ("clean", None),
+            "failed": ("failed", None),
+            "slowest, s": ("seconds", "raw"),
+            "more memory, MB": ("megabytes", "raw"),
         },
         seeds=False,
     ),
