@@ -13,6 +13,7 @@ from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.transforms import KeepMask
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.grids.last_value import LastValueWeights
@@ -81,6 +82,9 @@ EXAMPLES = {
         source="conv",
         gradients=tfc.GradientScheme(6),
         name="q",
+    ),
+    RescaledInput: lambda: RescaledInput(
+        _ACTIVATIONS, factor=0.5, offset=-1.0, rescaling="scaled", source="image", name="q"
     ),
     QuantizedBatchNormalization: lambda: QuantizedBatchNormalization(
         momentum=0.5, epsilon=0.1, scale=False, name="bn", dtype="mixed_bfloat16"

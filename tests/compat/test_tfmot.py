@@ -19,6 +19,7 @@ from tfcompress.compat.tfmot.configs import layer_from
 from tfcompress.compat.tfmot.reading import Description
 from tfcompress.model.compressed import is_compressed
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress_cli.models import trained_model
 
 if importlib.util.find_spec("tensorflow_model_optimization") is None:
     pytest.skip("tfmot is not installed", allow_module_level=True)
@@ -240,3 +241,8 @@ def test_what_keras_3_does_not_have_is_refused(tmp_path):
 def test_a_slash_in_a_name_becomes_an_underscore():
     layer = layer_from("Dense", {"name": "block/dense", "units": 2})
     assert layer.name == "block_dense"
+
+
+def test_the_command_line_takes_a_saved_model(folder, outputs):
+    model = trained_model(str(folder / "pruned"))
+    assert np.abs(predicted(model, outputs["x"])[0] - outputs["pruned_0"]).max() < 2e-5

@@ -10,8 +10,8 @@ from tfcompress.export.bundle.preprocessing import check_preprocessing
 
 #: How a float file may hold its weights, other than as float32.
 FLOAT_WEIGHTS = ("float16", "dynamic")
-#: Types of the codes of inputs.
-INPUT_TYPES = ("int8", "uint8")
+#: Types of the codes of inputs and outputs.
+CODE_TYPES = ("int8", "uint8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class FileOptions:
         weights: How a float file holds its weights; `None` as float32.
         pointwise_as_dense: Whether pointwise convolutions of few bits are dense layers in the file.
         input_type: Type of the codes of quantized inputs, `"int8"` or `"uint8"`.
+        output_type: Type of the codes of quantized outputs, likewise.
     """
 
     allow_float: bool = False
@@ -35,18 +36,21 @@ class FileOptions:
     weights: str | None = None
     pointwise_as_dense: bool = False
     input_type: str = "int8"
+    output_type: str = "int8"
 
     def __post_init__(self) -> None:
-        if self.input_type not in INPUT_TYPES:
-            raise ValueError(
-                f"Expected input_type in {INPUT_TYPES}. Received: {self.input_type!r}. "
-                "float_io=True is for float inputs."
-            )
-        if self.input_type == "uint8" and (self.float_io or self.weights is not None):
-            raise ValueError(
-                "Expected input_type='uint8' for a file with quantized inputs. Received: it "
-                "together with float_io=True or weights=."
-            )
+        for name in ("input_type", "output_type"):
+            given = getattr(self, name)
+            if given not in CODE_TYPES:
+                raise ValueError(
+                    f"Expected {name} in {CODE_TYPES}. Received: {given!r}. float_io=True is for "
+                    "float inputs and outputs."
+                )
+            if given == "uint8" and (self.float_io or self.weights is not None):
+                raise ValueError(
+                    f"Expected {name}='uint8' for a file with quantized inputs and outputs. "
+                    "Received: it together with float_io=True or weights=."
+                )
         if self.weights is None:
             return
         if self.weights not in FLOAT_WEIGHTS:

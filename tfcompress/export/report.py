@@ -99,6 +99,7 @@ class ExportReport(Printable):
             ranges, samples outside calibrated ranges.
         platform_notes: Where other platforms may give other codes than this one, and how far the
             file is from what a model of mixed precision predicts by itself.
+        input_notes: Inputs whose Rescaling is their scale and zero point: what their codes are.
         float_agreement: Signature → agreement with the float model that it was quantized from, per
             output; `None` where that is not known, and no entry where nothing was compared or the
             model is a float model itself.
@@ -130,6 +131,7 @@ class ExportReport(Printable):
     constant_num_bytes: int = 0
     range_notes: tuple[str, ...] = ()
     platform_notes: tuple[str, ...] = ()
+    input_notes: tuple[str, ...] = ()
     float_agreement: dict[str, tuple[FloatAgreement, ...] | None] = dataclasses.field(
         default_factory=dict
     )
@@ -214,6 +216,7 @@ class ExportReport(Printable):
             lines.append(f"{len(self.float_tensors)} float tensors, from: {', '.join(origins)}.")
         else:
             lines.append("No float tensor is left.")
+        lines += self.input_notes
         if self.flex_ops:
             lines.append(f"LiteRT alone cannot run: {', '.join(self.flex_ops)}.")
         if self.patched:

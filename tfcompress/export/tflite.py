@@ -16,6 +16,7 @@ from tfcompress.export.options import BundleOptions, FileOptions, VerifyOptions
 from tfcompress.export.report import ExportReport
 from tfcompress.export.steps.convert import convert
 from tfcompress.export.steps.describe import describe, make_report
+from tfcompress.export.steps.metadata import with_labels
 from tfcompress.export.steps.prepare import checked_path, prepare
 from tfcompress.export.steps.verify import check_agreement, verify
 from tfcompress.export.steps.write_exact import write_exact
@@ -34,6 +35,7 @@ def export_tflite(
     allow_float: bool = False,
     float_io: bool = False,
     input_type: str = "int8",
+    output_type: str = "int8",
     sparse_encoding: bool = False,
     pointwise_as_dense: bool = False,
     weights: str | None = None,
@@ -76,8 +78,10 @@ def export_tflite(
         allow_float: Accept float tensors that the configuration did not ask for.
         float_io: Float inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
         input_type: `"uint8"` for inputs of uint8 codes, 128 more than those of int8, which the file
-            takes off again. So an app feeds pixels of 0 to 255 as they are, where the model takes
-            such pixels (it begins with a `Rescaling`) and was calibrated on both ends.
+            takes off again. So an app feeds pixels of 0 to 255 as they are, where the model begins
+            with a `Rescaling` of such pixels, which is then no operator of the file.
+        output_type: `"uint8"` for outputs of uint8 codes, 128 more than those of int8. MediaPipe
+            reads no int8.
         sparse_encoding: Leave zero weights out of the file, where LiteRT can run that: in a float
             file, and in int8 the blocks of 16 along the input of dense layers. It makes the file
             itself smaller; where files are compressed anyway, as in an APK, it gains nothing.
@@ -96,7 +100,8 @@ def export_tflite(
             doubles the time of a conversion. It is `float_model` where that is given, else the
             model without its quantizers, whose rounded weights gzip to less.
         golden_data: Samples for the golden pairs; synthetic by default.
-        labels: Class names, for the app.
+        labels: Class names, for the app. They are also in the file itself, with TFLite metadata in
+            the schema that MediaPipe Tasks reads, where it has one signature.
         preprocessing: Steps from raw data to the model's input, for the app: a list of dicts with
             an `op`, such as `{"op": "resize", "height": 96, "width": 96}` and `{"op": "rescale",
             "scale": 1 / 255}` (all are in `tfcompress.export.bundle.preprocessing`).
@@ -125,6 +130,7 @@ def export_tflite(
         weights,
         pointwise_as_dense,
         input_type,
+        output_type,
     )
     verify_options = VerifyOptions(min_agreement, verify_samples)
     bundle = BundleOptions(golden_data, labels, preprocessing)
@@ -143,6 +149,8 @@ def export_tflite(
     with current_converter() as converter:
         converted = convert(signatures, converter, file_options)
         written = write_exact(signatures, converted, file_options)
+        data, notes = with_labels(written.data, path.stem, signatures, bundle)
+        written = dataclasses.replace(written, data=data, notes=notes)
         # Its float file and the constants of its functions are several times the model.
         converted = dataclasses.replace(converted, data=b"", lowered={})
         verified = verify(signatures, written.data, converter, file_options)

@@ -147,7 +147,7 @@ _ELSEWHERE = {
         "tfcompress has no 16-bit activations: LiteRT runs them outside XNNPACK, some 200 times "
         "slower than int8. Leave layers that need more than 8 bits in float (None).",
     ),
-    "uint8": 'LiteRT\'s codes are int8: "int8". An app may feed uint8 pixels to a Rescaling.',
+    "uint8": 'LiteRT\'s codes are int8: "int8". For pixels: export_tflite(input_type="uint8").',
 }
 
 

@@ -10,15 +10,18 @@ from tfcompress_cli.output import Output
 
 SUMMARY = "make a verified int8 .tflite of a Keras model, without training"
 DESCRIPTION = """\
-Makes a full-int8 .tflite of a .keras or .h5 model by calibration on data, runs it
-beside the model, and writes FILE.tflite, FILE.json (the card for an app), FILE.golden.json (pairs
-for a test on the phone) and FILE.report.json. Training after quantization, which gains accuracy,
-needs Python: see tfcompress.quantize."""
+Makes a full-int8 .tflite by calibration on data, of a .keras or .h5 file or of a
+SavedModel that the legacy Keras (tf_keras, Keras 2) wrote. Runs it beside the model, and
+writes FILE.tflite, FILE.json (the card for an app), FILE.golden.json (pairs for a test on
+the phone) and FILE.report.json. Training after quantization, which gains accuracy, needs
+Python: see tfcompress.quantize."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, trained")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a .keras or .h5 file or a SavedModel, trained"
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE.tflite", help="by default MODEL with the ending .tflite"
     )
@@ -32,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--equalize", action="store_true", help="even out channel ranges between layers"
     )
+    for name in ("input", "output"):
+        parser.add_argument(
+            f"--{name}-type",
+            choices=("int8", "uint8"),
+            default="int8",
+            help=f"type of the codes of {name}s (default int8); MediaPipe reads uint8",
+        )
     parser.add_argument("--float-io", action="store_true", help="float inputs and outputs")
     parser.add_argument(
         "--allow-float", action="store_true", help="leave layers without an int8 form in float"
@@ -53,29 +63,35 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
-    from tfcompress.model.loading import load_model, sample_shape
+    from tfcompress.model.loading import sample_shape
+    from tfcompress_cli.models import trained_model
     from tfcompress_cli.output import plain
 
     path = pathlib.Path(options.output or pathlib.Path(options.model).with_suffix(".tflite"))
     labels = labels_from(options.labels)
-    model = load_model(options.model)
+    model = trained_model(options.model)
     shape = sample_shape(model)
     calibration = samples_for(options, shape, "train")
     held_out = samples_for(options, shape, "test")
-    quantized = tfc.quantize(
-        model,
-        options.config,
-        calibration_data=calibration.x[: options.calibration_samples],
-        equalize=options.equalize,
-    )
+    is_quantized = isinstance(model, tfc.QuantizedModel)
+    quantized = model
+    if not is_quantized:
+        quantized = tfc.quantize(
+            model,
+            options.config,
+            calibration_data=calibration.x[: options.calibration_samples],
+            equalize=options.equalize,
+        )
     report = tfc.export_tflite(
         quantized,
         path,
         verify_data=held_out.x[:512],
-        float_model=model,
+        float_model=None if is_quantized else model,
         min_agreement=options.min_agreement,
         allow_float=options.allow_float,
         float_io=options.float_io,
+        input_type=options.input_type,
+        output_type=options.output_type,
         compare_float=options.compare_float,
         labels=labels if labels is not None else held_out.class_names,
     )

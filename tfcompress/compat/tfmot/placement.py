@@ -32,6 +32,9 @@ class RangePlanner(Planner):
         taken: Name of a quantizer → its range.
     """
 
+    #: The other tool rounds an input and the rescaled input each.
+    folds_rescaling = False
+
     def __init__(self, model: keras.Model, config: QuantizationConfig, ranges: Mapping[str, Range]):
         self._ranges = ranges
         self.taken: dict[str, Range] = {}

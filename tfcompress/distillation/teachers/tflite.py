@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.files.input_codes import input_codes
 from tfcompress.files.loading import UnusableFile, check_loads
 
 
@@ -52,6 +53,7 @@ class TFLiteTeacher:
             self._interpreter = Interpreter(model_content=data, num_threads=num_threads)
             self._interpreter.allocate_tensors()
             inputs = self._interpreter.get_input_details()
+            rescaled = [pair for found in input_codes(data).values() for pair in found.values()]
             self._outputs = self._interpreter.get_output_details()
         except (RuntimeError, ValueError) as error:
             raise UnusableFile(
@@ -62,7 +64,10 @@ class TFLiteTeacher:
                 "Expected a .tflite file with one input. Received: "
                 f"{[d['name'] for d in inputs]}. Wrap the interpreter in a callable."
             )
-        self._input = inputs[0]
+        self._input = dict(inputs[0])
+        if rescaled:
+            # The values that the Keras model takes, which the file rescales.
+            self._input["quantization"] = rescaled[0]
         shapes = {d["name"]: d["shape"].tolist() for d in (self._input, *self._outputs)}
         if not self._outputs or any(len(shape) < 1 or shape[0] < 1 for shape in shapes.values()):
             raise ValueError(

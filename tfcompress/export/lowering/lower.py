@@ -27,7 +27,9 @@ from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.inference import constant_values
 from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import (
     Role,
     keeps_codes,
@@ -56,6 +58,9 @@ class Lowered:
         planned: The tensors that the plan gives codes, known once the function is traced.
         float_outputs: Names of outputs that no quantizer gives.
         float_inputs: Names of inputs that no quantizer reads.
+        input_codes: Name of an input that is rescaled → scale and zero point of its int8 codes for
+            the values that the Keras model takes.
+        uint8_inputs: Names of those that are uint8 in the Keras model.
         variables: What the function reads large kernels from, once it is traced.
     """
 
@@ -65,6 +70,8 @@ class Lowered:
     planned: list[PlannedTensor] = dataclasses.field(default_factory=list)
     float_outputs: list[str] = dataclasses.field(default_factory=list)
     float_inputs: list[str] = dataclasses.field(default_factory=list)
+    input_codes: dict[str, tuple[float, int]] = dataclasses.field(default_factory=dict)
+    uint8_inputs: list[str] = dataclasses.field(default_factory=list)
     variables: list[tf.Variable] = dataclasses.field(default_factory=list)
 
     def release(self) -> None:
@@ -77,7 +84,11 @@ class Lowered:
 
 
 def lower(
-    model: keras.Model, output_names: list[str], *, pointwise_as_dense: bool = False
+    model: keras.Model,
+    output_names: list[str],
+    *,
+    pointwise_as_dense: bool = False,
+    float_io: bool = False,
 ) -> Lowered:
     """Lowers a quantized (or plain float) functional model.
 
@@ -85,12 +96,15 @@ def lower(
         model: The model.
         output_names: A name for every flat output.
         pointwise_as_dense: Whether pointwise convolutions of few bits become FULLY_CONNECTED.
+        float_io: Whether the inputs of the file are the values that the Keras model takes, in
+            float: they are then rescaled in float.
 
     Raises:
         ValueError: An input with an unknown dimension other than the batch.
     """
     graph = Graph.from_model(model)
     specs = []
+    rescaled = {} if float_io else _rescaled_inputs(graph)
     for value in graph.flat_inputs:
         if None in value.shape[1:]:
             raise ValueError(
@@ -99,8 +113,9 @@ def lower(
                 "export_tflite(..., input_shapes={'serving_default': (...)})."
             )
         shape = (1, *value.shape[1:])
-        specs.append(tf.TensorSpec(shape, value.spec.dtype, name=value.spec.name))
-    walker = _Lowering(graph, pointwise_as_dense)
+        dtype = "float32" if value in rescaled else value.spec.dtype
+        specs.append(tf.TensorSpec(shape, dtype, name=value.spec.name))
+    walker = _Lowering(graph, pointwise_as_dense, float_io)
 
     def function(*inputs):
         feed = dict(zip(graph.flat_inputs, inputs, strict=True))
@@ -120,6 +135,14 @@ def lower(
             lowered.float_outputs.append(name)
     for value in graph.flat_inputs:
         readers = graph.consumers(value)
+        if value in rescaled:
+            quantizer = rescaled[value]
+            scale, zero_point = quantizer.given_scale, quantizer.given_zero_point
+            codes = float(scale.numpy()), round(float(zero_point.numpy()))
+            lowered.input_codes[value.spec.name] = codes
+            if value.spec.dtype == "uint8":
+                lowered.uint8_inputs.append(value.spec.name)
+            continue
         if not readers or not all(isinstance(r.operation, FakeQuantize) for r in readers):
             lowered.float_inputs.append(value.spec.name)
     return lowered
@@ -128,7 +151,7 @@ def lower(
 class _Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
-    def __init__(self, graph: Graph, pointwise_as_dense: bool):
+    def __init__(self, graph: Graph, pointwise_as_dense: bool, float_io: bool):
         self.graph = graph
         self._pointwise_as_dense = pointwise_as_dense
         self._int8 = int8_calls(graph)
@@ -141,6 +164,8 @@ class _Lowering:
         self._baked: dict[Node, BakedKernel] = {}
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
+        # Call of a quantizer that rescales in float → factor and offset.
+        self._rescaling: dict[Node, tuple[np.float32, np.float32]] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
         # Value that depends on no input's values → its scale and zero point.
         self._constant_codes: dict[Value, tuple[float, int]] = {}
@@ -165,6 +190,10 @@ class _Lowering:
                     self._baked[node] = baked
             elif isinstance(node.operation, FakeQuantize):
                 self._quantizers[node] = _checked_quantizer(node.operation)
+                if float_io and isinstance(node.operation, RescaledInput):
+                    quantizer = node.operation
+                    shift = np.float32(quantizer.shift.numpy())
+                    self._rescaling[node] = np.float32(quantizer.factor), shift
             elif (constants := operator_of(node.operation).constants) is not None:
                 self._constants[node] = constants(node.operation, call_index)
             elif isinstance(node.operation, keras.Layer):
@@ -219,6 +248,9 @@ class _Lowering:
                 return self._quantizer(node, args[0])
             if isinstance(operation, KeepFloat):
                 return args[0]
+            if isinstance(operation, ToFloat) and args[0].dtype == tf.float32:
+                # The input is in float for the converter, and has codes in the file.
+                return args[0]
             is_int8 = self.is_int8(node)
             if not is_int8:
                 args, kwargs = self._read_in_float(node, args, kwargs)
@@ -264,6 +296,9 @@ class _Lowering:
 
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         before = node.inputs[0].node
+        if node in self._rescaling:
+            factor, shift = self._rescaling[node]
+            x = x * factor + shift
         if self.marks.is_constant(x):
             # The converter would round it to the mark. What reads it writes its codes.
             self._constant_codes[node.output] = self._quantizers[node][1:]
@@ -307,6 +342,8 @@ class _Lowering:
     ) -> tf.Tensor:
         """Marks what a call gives as codes of a quantizer's call."""
         layer = node.inputs[0].name if node is quantizer else node.name
+        if isinstance(node.operation, RescaledInput):
+            layer = node.operation.source or layer
         _, scale, zero_point = self._quantizers[quantizer]
         name = f"{layer}/{quantizer.name}"
         details = {**details, "table": self._tables.get(node)}
@@ -361,6 +398,16 @@ class _Lowering:
             return tf.constant(kernel)
         self.large.append(self._large[node])
         return tf.convert_to_tensor(self._large[node])
+
+
+def _rescaled_inputs(graph: Graph) -> dict[Value, RescaledInput]:
+    """Inputs whose codes are those of a rescaled tensor → their quantizer."""
+    found: dict[Value, RescaledInput] = {}
+    for node in graph.nodes:
+        if isinstance(node.operation, RescaledInput):
+            value = node.inputs[0]
+            found[value if value.node is None else value.node.inputs[0]] = node.operation
+    return found
 
 
 def _is_never_negative(value: Value) -> bool:

@@ -19,6 +19,7 @@ from tfcompress.export.runtime.codes import (
     quantize,
     random_codes,
 )
+from tfcompress.files.input_codes import input_codes
 from tfcompress.files.loading import UnusableFile, check_loads
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -29,7 +30,9 @@ class Runner:
 
     Inputs are one array (for one input), a list in the order of `input_names`, or a dict by
     name; each has a batch of any size in front, which is run sample by sample. Floating-point
-    arrays are quantized where the input is quantized; integer arrays are taken as codes.
+    arrays are quantized where the input is quantized; integer arrays are taken as codes. Where a
+    Rescaling is folded into an input, its scale and zero point here are those of the values that
+    the Keras model takes, such as pixels of 0 to 255.
 
     Args:
         path_or_bytes: Path of a `.tflite` file, or its bytes.
@@ -92,7 +95,10 @@ class Runner:
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
             # `invoke` runs the first subgraph only; another one needs the signature's runner.
             self._call = runner if subgraph else None
-        self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
+        codes = input_codes(data).get(self.signature or "", {})
+        self.inputs = {
+            name: _info(name, detail, codes.get(name)) for name, detail in inputs.items()
+        }
         self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
 
     @property
@@ -264,8 +270,9 @@ def _choose_signature(data: bytes, key: str | None) -> tuple[str | None, int]:
     return key, subgraphs[key]
 
 
-def _info(name: str, detail: dict) -> TensorInfo:
-    scale, zero_point = detail["quantization"]
+def _info(name: str, detail: dict, codes: tuple[float, int] | None = None) -> TensorInfo:
+    """An input or output; `codes` are scale and zero point where they are not the file's own."""
+    scale, zero_point = codes or detail["quantization"]
     shape = tuple(int(d) for d in detail["shape"])
     dtype = np.dtype(detail["dtype"])
     return TensorInfo(name, int(detail["index"]), shape, dtype, float(scale), int(zero_point))

@@ -51,7 +51,10 @@ def convert(
     converter.start()
     as_dense = options.pointwise_as_dense
     lowered = {
-        s.key: lower(s.model, s.output_names, pointwise_as_dense=as_dense) for s in signatures
+        s.key: lower(
+            s.model, s.output_names, pointwise_as_dense=as_dense, float_io=options.float_io
+        )
+        for s in signatures
     }
     is_quantized = any(low.kernels or not low.float_inputs for low in lowered.values())
     is_sparse = options.sparse_encoding and not is_quantized

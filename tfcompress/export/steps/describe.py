@@ -18,6 +18,7 @@ from tfcompress.export.steps.convert import Converted
 from tfcompress.export.steps.prepare import Signature
 from tfcompress.export.steps.verify import Verified
 from tfcompress.export.steps.write_exact import Written
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 
 
 def make_report(
@@ -55,9 +56,32 @@ def make_report(
         constant_num_bytes=summary.constant_num_bytes(),
         range_notes=verified.range_notes,
         platform_notes=verified.platform_notes,
+        input_notes=(*_input_notes(signatures, verified), *written.notes),
         float_agreement=verified.float_agreement,
         scores=verified.scores,
     )
+
+
+def _input_notes(signatures: Sequence[Signature], verified: Verified) -> tuple[str, ...]:
+    """What the codes of inputs are whose Rescaling is folded."""
+    notes = []
+    for signature in signatures:
+        infos = verified.runners[signature.key].inputs
+        for layer in signature.model.layers:
+            info = infos.get(layer.source) if isinstance(layer, RescaledInput) else None
+            if info is None or not info.is_quantized:
+                continue
+            codes = f"value / {info.scale:.6g} + {info.zero_point}"
+            if info.scale == 1:
+                codes = "the pixel itself"
+                if info.zero_point:
+                    codes = f"pixel − {-info.zero_point}"
+            rescaling = "" if layer.rescaling is None else f" {layer.rescaling!r}"
+            notes.append(
+                f"The Rescaling{rescaling} is no operator of the file: a code of {info.name!r} is "
+                f"{codes}. The file's own scale and zero point of it are of the rescaled values."
+            )
+    return tuple(dict.fromkeys(notes))
 
 
 def describe(

@@ -12,15 +12,17 @@ from tfcompress.export.flatbuffer.kernel_rows import (
     layer_report,
     stored_types,
 )
+from tfcompress.export.flatbuffer.metadata_entries import with_entry
 from tfcompress.export.flatbuffer.plan_check import check_plan
 from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
-from tfcompress.export.flatbuffer.uint8_inputs import with_uint8_inputs
+from tfcompress.export.flatbuffer.uint8_codes import with_uint8_inputs, with_uint8_outputs
 from tfcompress.export.options import FileOptions
 from tfcompress.export.pruned_size import dense_gzip_size
 from tfcompress.export.report import LayerReport
 from tfcompress.export.steps.convert import Converted
 from tfcompress.export.steps.prepare import Signature
+from tfcompress.files import input_codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Written:
         sparse_layers: Layers whose zeros are left out.
         dense_num_bytes: For a pruned model, the size of the file with its zeros; else `None`.
         dense_gzip_bytes: For a pruned model, see `dense_gzip_size`; else `None`.
+        notes: What readers of its metadata must know.
     """
 
     data: bytes
@@ -44,6 +47,7 @@ class Written:
     sparse_layers: tuple[str, ...]
     dense_num_bytes: int | None
     dense_gzip_bytes: int | None
+    notes: tuple[str, ...] = ()
 
 
 def write_exact(
@@ -82,10 +86,28 @@ def write_exact(
         sparse_layers = sparse_float_layers(data, floats)
     elif sparse_encoding:
         data, sparse_layers = encode_sparse(data, kernels)
-    if options.input_type == "uint8":
-        data = with_uint8_inputs(data)
+    data = _with_code_types(data, converted, options)
     patched = tuple(kernel.layer for kernel in kernels if not is_found_again(kernel))
     missing = collections.Counter(kernel.layer for kernel in kernels)
     missing.subtract(layer for layer, _ in verified)
     unverified = tuple(missing.elements())
     return Written(data, layers, patched, unverified, sparse_layers, dense_bytes, dense_gzip)
+
+
+def _with_code_types(data: bytes, converted: Converted, options: FileOptions) -> bytes:
+    """The file with inputs and outputs of the types that are wanted, and what codes stand for."""
+    all_uint8 = options.input_type == "uint8"
+    uint8 = {key: low.uint8_inputs for key, low in converted.lowered.items() if low.uint8_inputs}
+    if all_uint8 or uint8:
+        data = with_uint8_inputs(data, None if all_uint8 else uint8)
+    if options.output_type == "uint8":
+        data = with_uint8_outputs(data)
+    codes = {
+        key: {
+            name: (scale, zero_point + 128 * (all_uint8 or name in low.uint8_inputs))
+            for name, (scale, zero_point) in low.input_codes.items()
+        }
+        for key, low in converted.lowered.items()
+        if low.input_codes
+    }
+    return with_entry(data, input_codes.ENTRY, input_codes.to_bytes(codes)) if codes else data

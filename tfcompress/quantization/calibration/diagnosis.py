@@ -60,7 +60,7 @@ def calibration_problems(
     """What is suspicious in the ranges that calibration found; one message each."""
     problems = range_problems(model)
     for quantizer, seen in observed.items():
-        name, scale = quantizer.source or quantizer.name, float(quantizer.scale.numpy())
+        name, scale = quantizer.source or quantizer.name, float(quantizer.given_scale.numpy())
         if seen.values is None or scale <= 0:
             continue
         if quantizer.rounds_input and seen.low == seen.high and seen.values.size > 1:
@@ -130,7 +130,7 @@ def sample_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[st
     for value, array in zip(graph.flat_inputs, arrays, strict=True):
         readers = [node.operation for node in graph.consumers(value)]
         for quantizer in [op for op in readers if isinstance(op, FakeQuantize)][:1]:
-            name, scale = quantizer.source or value.name, float(quantizer.scale.numpy())
+            name, scale = quantizer.source or value.name, float(quantizer.given_scale.numpy())
             values = np.reshape(array, (-1, array.shape[-1]))
             values = values[: max(1, _SEEN // values.shape[-1])]
             few = list(_few_codes(name, values, scale)) if scale > 0 else []
@@ -175,7 +175,7 @@ def outside_problems(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[s
             if not isinstance(quantizer, FakeQuantize) or float(quantizer.scale.numpy()) <= 0:
                 continue
             low, high = quantizer.range
-            margin = float(quantizer.scale.numpy())
+            margin = float(quantizer.given_scale.numpy())
             share = float(np.mean((array < low - margin) | (array > high + margin)))
             if share > _OUTSIDE:
                 name = quantizer.source or value.name

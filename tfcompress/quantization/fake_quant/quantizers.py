@@ -173,6 +173,16 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
         """Whether the codes are fewer than int8 has: the file must hold values in their range."""
         return self.scheme.num_bits < 8
 
+    @property
+    def given_scale(self) -> tf.Tensor:
+        """The scale of the codes for the values that are rounded; here that of what it gives."""
+        return self.scale
+
+    @property
+    def given_zero_point(self) -> tf.Tensor:
+        """The code of 0 among the values that are rounded, likewise."""
+        return self.zero_point
+
     def parameters_of(self, low: float, high: float) -> tuple[float, float]:
         """`(scale, zero_point)` that the quantizer gives to a range."""
         scale, zero_point = self.quantizer.parameters(self._values_of(low, high), self.scheme)

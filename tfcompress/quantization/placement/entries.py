@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfcompress.model.graph import Node
@@ -10,6 +11,7 @@ from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import Role, keras_class, role
 from tfcompress.quantization.placement.advice import slow_operator
 from tfcompress.quantization.placement.decisions import Decisions
+from tfcompress.quantization.placement.pixels import why_not_folded
 from tfcompress.quantization.placement.plan import (
     AS_CONFIGURED,
     TIED_PRODUCT,
@@ -22,16 +24,29 @@ from tfcompress.quantization.placement.plan import (
 from tfcompress.quantization.placement.stored import stored_type
 
 
-def plan_entries(decisions: Decisions) -> tuple[PlanEntry, ...]:
-    """The entries, in the order of the model's calls."""
+def plan_entries(decisions: Decisions, folded: Mapping[Any, FakeQuantize]) -> tuple[PlanEntry, ...]:
+    """The entries, in the order of the model's calls.
+
+    Args:
+        decisions: What runs in int8, with the quantizers in its graph.
+        folded: Operations that a quantizer of an input computes → that quantizer.
+    """
     nodes_of: dict[Any, list[Node]] = {}
     for node in decisions.graph.nodes:
         if node.operation in decisions.origin:
             nodes_of.setdefault(decisions.origin[node.operation], []).append(node)
     return tuple(
-        _entry(decisions, operation, path, nodes_of.get(operation, []))
+        _folded_entry(operation, path, folded[operation])
+        if operation in folded
+        else _entry(decisions, operation, path, nodes_of.get(operation, []))
         for operation, path in decisions.originals
     )
+
+
+def _folded_entry(operation: Any, path: str, quantizer: FakeQuantize) -> PlanEntry:
+    """Of a Rescaling that is the scale and zero point of an input."""
+    text = f"{describe_quantizer(quantizer)}: scale and zero point of {quantizer.source}"
+    return PlanEntry(path, keras_class(operation).__name__, (), activations=text)
 
 
 def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -> PlanEntry:
@@ -60,6 +75,8 @@ def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -
     outside = dict.fromkeys(slow_operator(n.operation) for n in in_int8)
     has_product = any(_is_product(n) for n in in_int8)
     has_ties = has_product and scheme is not None and scheme.activations.power_of_two
+    notes = [TIED_PRODUCT] if has_ties else []
+    notes += [note for note in (why_not_folded(decisions, n) for n in in_int8) if note]
     return PlanEntry(
         path,
         keras_class(operation).__name__,
@@ -68,7 +85,7 @@ def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -
         activations,
         reason,
         limits,
-        (TIED_PRODUCT,) if has_ties else (),
+        tuple(dict.fromkeys(notes)),
         any(decisions.is_float(n) and _has_floats(n) for n in computing),
         tuple(operator for operator in outside if operator is not None),
         stored,

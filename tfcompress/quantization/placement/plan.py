@@ -31,7 +31,7 @@ class PlanEntry:
         activations: What happens to the tensor that it produces.
         float_reason: Why it is left in float; empty where it is not.
         limits: What LiteRT will not be able to hold.
-        notes: What may differ between platforms.
+        notes: What may differ between platforms, and why a Rescaling at the input is an operator.
         is_float: Whether it computes on floating point values in the file.
         outside: Names of LiteRT's int8 operators of it that are known not to run under XNNPACK;
             `tfcompress.lint` looks at the file.

@@ -17,6 +17,7 @@ from tfcompress.quantization.operators.registry import Role, keeps_codes, operat
 from tfcompress.quantization.placement.decisions import Decisions
 from tfcompress.quantization.placement.entries import plan_entries
 from tfcompress.quantization.placement.keep_float import KeepFloat
+from tfcompress.quantization.placement.pixels import RescaledPixels, rescaled_pixels
 from tfcompress.quantization.placement.plan import AS_CONFIGURED, Plan
 from tfcompress.quantization.placement.shippable import check_shippable
 from tfcompress.quantization.placement.tensor_quantizers import QuantizerFactory
@@ -29,10 +30,15 @@ class Planner(Decisions):
         graph: The graph of the model, decomposed, with a quantizer at every rounding and a mark
             before every call that the configuration leaves in float.
         quantizers: Tensor → its quantizer.
+        folded: Operations that a quantizer of an input computes → that quantizer.
     """
+
+    #: Whether quantizers of inputs compute the Rescaling behind them.
+    folds_rescaling = True
 
     def __init__(self, model: keras.Model, config: QuantizationConfig):
         super().__init__(model, config)
+        self.folded: dict[Any, FakeQuantize] = {}
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
         self.place_quantizers()
@@ -52,12 +58,16 @@ class Planner(Decisions):
             elif not self.is_quantized(node):
                 rounded.extend((v, None) for v in node.outputs if v in needs)
         holders, over_steps = self._shared_ranges([v for v, _ in rounded])
+        rescaled = self._folding(rounded, holders)
+        rounded = [pair for pair in rounded if not _is_inside(pair[0], rescaled)]
         factory = QuantizerFactory(self, over_steps)
         unclipped = {holders.get(v, v) for v, _ in rounded if factory.keeps_every_value(v)}
         for value, rounds in rounded:
             fixed = self._fixed_range(rounds)
             leader = holders.get(value, value)
-            if leader not in self.quantizers:
+            if value in rescaled:
+                self.quantizers[value] = factory.make_rescaled(rescaled[value])
+            elif leader not in self.quantizers:
                 keep = leader in unclipped
                 self.quantizers[leader] = factory.make(leader, fixed, keep)
             self.quantizers[value] = self.quantizers[leader]
@@ -89,6 +99,9 @@ class Planner(Decisions):
                 _computed(graph.insert_after(value, quantizer))
         for value, rounds in rounded:
             only = None
+            if value in rescaled:
+                self._fold(rescaled[value], self.quantizers[value])
+                continue
             if rounds is None:
                 readers = graph.consumers(value)
                 only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
@@ -97,6 +110,29 @@ class Planner(Decisions):
             result = graph.insert_after(value, self.quantizers[value], only=only)
             if rounds is not None:
                 _computed(result)
+
+    def _folding(
+        self, rounded: list[tuple[Value, Node | None]], holders: dict[Value, Value]
+    ) -> dict[Value, RescaledPixels]:
+        """Rescaled tensors whose codes are those of the input; none that shares its range."""
+        if not self.folds_rescaling:
+            return {}
+        sizes = collections.Counter(holders.values())
+        makers = dict(rounded)
+        return {
+            found.output: found
+            for found in rescaled_pixels(self)
+            if makers.get(found.output) is not None
+            and sizes[holders[found.output]] == 1
+            and self.is_quantized(found.calls[-1])
+        }
+
+    def _fold(self, found: RescaledPixels, quantizer: FakeQuantize) -> None:
+        """Takes the calls out that the quantizer of the input computes."""
+        for node in found.calls:
+            self.folded[self.origin[node.operation]] = quantizer
+            self.graph.remove(node)
+        self.graph.insert_after(found.value, quantizer)
 
     def _mark_floats(self) -> None:
         """Puts a mark before every call that the configuration leaves in float."""
@@ -189,7 +225,15 @@ class Planner(Decisions):
             ValueError: A call that no file can hold, in int8 or in float.
         """
         check_shippable(n for n in self.graph.nodes if self.is_float(n))
-        return Plan(self.model.name, plan_entries(self))
+        return Plan(self.model.name, plan_entries(self, self.folded))
+
+
+def _is_inside(value: Value, rescaled: dict[Value, RescaledPixels]) -> bool:
+    """Whether a value is the input of a rescaling that is folded, or one between its calls."""
+    return any(
+        value is found.value or any(value is node.output for node in found.calls[:-1])
+        for found in rescaled.values()
+    )
 
 
 def _float_inputs(node: Node) -> list[Value]:

@@ -11,8 +11,10 @@ from tfcompress.quantization.fake_quant.quantizers import (
     input_scheme,
     unclipped_scheme,
 )
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.operators.registry import Role, activation_of, keeps_codes, role
 from tfcompress.quantization.placement.decisions import Decisions
+from tfcompress.quantization.placement.pixels import RescaledPixels
 from tfcompress.quantization.schemes import Scheme
 
 
@@ -67,6 +69,21 @@ class QuantizerFactory:
         gradients = None if value.node is None else chosen.gradients
         return FakeQuantize(
             scheme, fixed_range=fixed, source=origin, gradients=gradients, name=name
+        )
+
+    def make_rescaled(self, found: RescaledPixels) -> RescaledInput:
+        """The quantizer of an input that rescales it too."""
+        scheme = input_scheme(self._scheme(found.calls[-1]).activations)
+        given = found.value
+        while given.node is not None:
+            given = given.node.inputs[0]
+        return RescaledInput(
+            scheme,
+            factor=found.factor,
+            offset=found.offset,
+            rescaling=self.decisions.origin[found.calls[-1].operation].name,
+            source=given.name,
+            name=f"{given.name}_quantizer",
         )
 
     def keeps_every_value(self, value: Value) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.export.bundle.files import check_golden, read_bundle
-from tfcompress.export.flatbuffer.uint8_inputs import with_uint8_inputs
+from tfcompress.export.flatbuffer.uint8_codes import with_uint8_inputs, with_uint8_outputs
 from tfcompress.export.options import FileOptions
 from tfcompress.export.runtime.runner import Runner
 
@@ -21,6 +21,19 @@ def test_codes_are_128_more(int8_file):
     found = after.run_codes({name: (codes.astype(int) + 128).astype(np.uint8)})
     for output, values in expected.items():
         np.testing.assert_array_equal(found[output], values)
+
+
+def test_outputs_are_128_more(int8_file):
+    before, after = Runner(int8_file), Runner(with_uint8_outputs(int8_file))
+    codes = {n: np.zeros((2, *i.shape[1:]), np.int8) for n, i in before.inputs.items()}
+    expected, found = before.run_codes(codes), after.run_codes(codes)
+    for name, old in before.outputs.items():
+        new = after.outputs[name]
+        assert new.dtype == np.uint8
+        assert (new.scale, new.zero_point) == (old.scale, old.zero_point + 128)
+        np.testing.assert_array_equal(found[name], expected[name].astype(int) + 128)
+    with pytest.raises(ValueError, match="int8 outputs"):
+        with_uint8_outputs(with_uint8_outputs(int8_file))
 
 
 def test_an_app_feeds_pixels_as_they_are(tmp_path):
