@@ -55,6 +55,17 @@ def test_each_model_runs_once_a_step(images, crossentropy, losses):
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
 
 
+def test_a_student_stays_compiled(images, crossentropy):
+    student = counting_net(4, "s")
+    student.compile("sgd", crossentropy)
+    distiller = Distiller(counting_net(8, "t"), student, LogitsDistillation())
+    distiller.compile("sgd", crossentropy)
+    distiller.fit(*images, batch_size=16, verbose=0)
+    loss = distiller.student.evaluate(*images, batch_size=16, verbose=0)
+    logs = distiller.evaluate(*images, batch_size=16, verbose=0, return_dict=True)
+    assert logs["student_loss"] == pytest.approx(loss, rel=1e-4)
+
+
 @pytest.mark.parametrize("weights", [[0.25], [0.25, 2.0]])
 @pytest.mark.parametrize("student_loss_weight", [0.0, 0.5, 1.0])
 def test_total_is_the_stated_sum(make_net, images, crossentropy, weights, student_loss_weight):

@@ -47,7 +47,8 @@ def with_labels(
             given = InputDescription(given.name, shape, mean, deviation)
             notes += _byte_notes(tensor, given)
         inputs.append(given)
-    outputs, labelled = [], {}
+    outputs: list[str] = []
+    labelled: dict[str, Sequence[str]] = {}
     for i in range(graph.OutputsLength()):
         index = graph.Outputs(i)
         outputs.append(names[index])
