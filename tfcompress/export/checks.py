@@ -17,7 +17,6 @@ from tfcompress.quantization.calibration.limits import (
     extreme_sums,
 )
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import Role, role
@@ -146,7 +145,7 @@ def check_floats(
         o.name
         for model in models.values()
         for o in Graph.from_model(model).operations()
-        if isinstance(o, ToFloat) or (float_io and isinstance(o, RescaledInput))
+        if isinstance(o, ToFloat)
     }
     for model in models.values():
         graph = Graph.from_model(model)

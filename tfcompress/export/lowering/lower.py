@@ -28,6 +28,7 @@ from tfcompress.model.inference import constant_values
 from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
+from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import (
@@ -96,8 +97,8 @@ def lower(
         model: The model.
         output_names: A name for every flat output.
         pointwise_as_dense: Whether pointwise convolutions of few bits become FULLY_CONNECTED.
-        float_io: Whether the inputs of the file are the values that the Keras model takes, in
-            float: they are then rescaled in float.
+        float_io: Whether the inputs of the file are float: its QUANTIZE rounds them as the pixels
+            that they are, and an operator rescales these.
 
     Raises:
         ValueError: An input with an unknown dimension other than the batch.
@@ -148,6 +149,25 @@ def lower(
     return lowered
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rescaling:
+    """Numbers of a `RescaledInput`, read before a graph is traced."""
+
+    given_scale: float
+    given_zero_point: int
+    factor: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, quantizer: RescaledInput) -> _Rescaling:
+        return cls(
+            float(quantizer.given_scale.numpy()),
+            round(float(quantizer.given_zero_point.numpy())),
+            np.float32(quantizer.factor),
+            np.asarray(quantizer.shift.numpy(), np.float32),
+        )
+
+
 class _Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
@@ -164,8 +184,8 @@ class _Lowering:
         self._baked: dict[Node, BakedKernel] = {}
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
-        # Call of a quantizer that rescales in float → factor and offset.
-        self._rescaling: dict[Node, tuple[np.float32, np.float32]] = {}
+        # Call of the quantizer of an input → its Rescaling, where that is an operator of the file.
+        self._rescaling: dict[Node, _Rescaling] = {}
         self.variables: list[tuple[keras.Variable, np.ndarray]] = []
         # Value that depends on no input's values → its scale and zero point.
         self._constant_codes: dict[Value, tuple[float, int]] = {}
@@ -191,9 +211,7 @@ class _Lowering:
             elif isinstance(node.operation, FakeQuantize):
                 self._quantizers[node] = _checked_quantizer(node.operation)
                 if float_io and isinstance(node.operation, RescaledInput):
-                    quantizer = node.operation
-                    shift = np.float32(quantizer.shift.numpy())
-                    self._rescaling[node] = np.float32(quantizer.factor), shift
+                    self._rescaling[node] = _Rescaling.of(node.operation)
             elif (constants := operator_of(node.operation).constants) is not None:
                 self._constants[node] = constants(node.operation, call_index)
             elif isinstance(node.operation, keras.Layer):
@@ -297,8 +315,7 @@ class _Lowering:
     def _quantizer(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         before = node.inputs[0].node
         if node in self._rescaling:
-            factor, shift = self._rescaling[node]
-            x = x * factor + shift
+            return self._rescaled(node, x)
         if self.marks.is_constant(x):
             # The converter would round it to the mark. What reads it writes its codes.
             self._constant_codes[node.output] = self._quantizers[node][1:]
@@ -318,6 +335,20 @@ class _Lowering:
             ),
         )
         return self._held_in_range(node, marked)
+
+    def _rescaled(self, node: Node, x: tf.Tensor) -> tf.Tensor:
+        """Rounds pixels to their codes, and rescales these by an operator."""
+        found, layer = self._rescaling[node], node.operation.source or node.name
+        name = f"{layer}/{node.name}"
+        pixels = PlannedTensor(
+            f"{name}_pixels", layer, Kind.ROUNDED, found.given_scale, found.given_zero_point
+        )
+        x = self.marks.mark((node, "pixels"), pixels, x)
+        x = forms.channel_affine(x, found.factor, found.shift)
+        _, scale, zero_point = self._quantizers[node]
+        return self.marks.mark(
+            node, PlannedTensor(name, layer, Kind.COMPUTED, scale, zero_point), x
+        )
 
     def _held_in_range(self, node: Node, x: tf.Tensor) -> tf.Tensor:
         """Codes of fewer bits behind a MAXIMUM with the lowest of them; the highest is int8's end.
