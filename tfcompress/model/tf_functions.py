@@ -378,6 +378,7 @@ _OTHERS: dict[str, Callable] = {
     "split": _split,
     "squeeze": lambda input, axis=None: ops.squeeze(input, axis=axis),
     "stack": lambda values, axis=0: ops.stack(values, axis=axis),
+    "tensordot": lambda a, b, axes: ops.tensordot(a, b, axes=axes),
     "tile": lambda input, multiples: ops.tile(input, tuple(int(n) for n in multiples)),
     "transpose": lambda a, perm=None: ops.transpose(a, perm),
     "unstack": lambda value, num=None, axis=0: ops.unstack(value, num, axis=axis),

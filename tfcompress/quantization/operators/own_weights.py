@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 from keras import layers, tree
 
 from tfcompress.model.batch_sizes import SampleConstant
+from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.symbolic import Untraceable, Weight
 from tfcompress.quantization.operators.per_channel import is_per_channel, rescaling_of
 from tfcompress.quantization.operators.tracing import Taken
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
 from tfcompress.quantization.operators.trained_sum import AddWeight, fits
+from tfcompress.quantization.operators.weight_products import weight_equation
 
 
 @dataclasses.dataclass
@@ -138,13 +141,6 @@ def _layer_of(node: Node, weights: list[Weight]) -> _Layer | None:
     return rule(node, weights[0])
 
 
-def _plain(weight: Weight, rank: int | tuple[int, ...]) -> bool:
-    """Whether a weight is read as it is, and of that rank."""
-    ranks = (rank,) if isinstance(rank, int) else rank
-    is_same = weight.axes is None and weight.shape == tuple(weight.variable.shape)
-    return is_same and len(weight.shape) in ranks
-
-
 def _kernel(
     cls: type[keras.Layer], arguments: dict[str, Any], node: Node, weight: Weight
 ) -> _Layer | None:
@@ -179,19 +175,28 @@ def _in_shape(weight: Weight) -> keras.Variable:
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
-def _dense(node: Node, weight: Weight) -> _Layer | None:
+def _dot(node: Node, weight: Weight) -> _Layer | None:
     if len(weight.shape) != 2 or len(node.inputs[0].shape) < 2:
         return None
     return _kernel(layers.Dense, {"units": weight.shape[1]}, node, weight)
 
 
-def _einsum(node: Node, weight: Weight) -> _Layer | None:
-    """`"...k,ko->...o"` in any letters."""
-    left, _, output = node.operation.subscripts.replace(" ", "").partition("->")
-    inputs, _, kernel = left.partition(",")
-    is_dense = len(kernel) == 2 and inputs[:-1] == output[:-1]
-    is_dense = is_dense and inputs[-1:] == kernel[0] and output[-1:] == kernel[1]
-    return _dense(node, weight) if is_dense and kernel[1] not in inputs else None
+def _product(node: Node, weight: Weight) -> _Layer | None:
+    """A dense layer where the last axis meets a matrix, else an EinsumDense."""
+    equation = weight_equation(node, tuple(weight.shape), node.args[0] is weight)
+    if equation is None:
+        return None
+    given, kernel, output = re.split(",|->", equation)
+    if len(kernel) == 2 and given[-1] == kernel[0] and output == given[:-1] + kernel[1]:
+        cls: type[keras.Layer] = layers.Dense
+        arguments: dict[str, Any] = {"units": weight.shape[1]}
+    else:
+        cls = SizedEinsumDense
+        arguments = {"equation": equation, "output_shape": node.output.shape[1:]}
+    variable = _in_shape(weight)
+    channels = node.output.shape[-1] if output[-1] in kernel else None
+    source = None if variable is weight.variable else weight.variable
+    return _Layer(cls, arguments, {"kernel": variable}, node.inputs[0], channels, source)
 
 
 def _conv_arguments(node: Node) -> dict[str, Any] | None:
@@ -248,11 +253,13 @@ def _sum(node: Node, weight: Weight) -> _Layer | None:
     """An offset per channel, or a value per position."""
     found = _affine("offset")(node, weight)
     x = node.inputs[0]
-    if found is not None or not _plain(weight, (1, 2, 3, 4)) or not x.is_float:
+    if found is not None or len(weight.shape) not in (1, 2, 3, 4) or not x.is_float:
         return found
     if x.shape != node.output.shape or not fits(weight.shape, x.shape):
         return None
-    return _Layer(AddWeight, {}, {"addend": weight.variable}, x)
+    addend = _in_shape(weight)
+    source = None if addend is weight.variable else weight.variable
+    return _Layer(AddWeight, {}, {"addend": addend}, x, source=source)
 
 
 def _sample_constant(node: Node, weight: Weight) -> _Layer | None:
@@ -263,9 +270,10 @@ def _sample_constant(node: Node, weight: Weight) -> _Layer | None:
 
 
 _RULES: dict[str, Callable[[Node, Weight], _Layer | None]] = {
-    "Matmul": _dense,
-    "Dot": _dense,
-    "Einsum": _einsum,
+    "Matmul": _product,
+    "Dot": _dot,
+    "Einsum": _product,
+    "Tensordot": _product,
     "Conv": _conv,
     "DepthwiseConv": _depthwise,
     "ConvTranspose": _conv_transpose,
@@ -322,6 +330,8 @@ def _arguments(plan: _Layer) -> dict[str, Any]:
         arguments[f"{prefixes[role]}_constraint"] = variable.constraint
         if plan.cls in _OF_ONE_SHAPE:
             arguments[f"{role}_shape"] = tuple(variable.shape)
-    if plan.cls not in _OF_ONE_SHAPE:
+    if plan.cls is SizedEinsumDense:
+        arguments["bias_axes"] = plan.arguments["equation"][-1] if "bias" in plan.weights else None
+    elif plan.cls not in _OF_ONE_SHAPE:
         arguments["use_bias"] = "bias" in plan.weights
     return arguments
