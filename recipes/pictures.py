@@ -19,7 +19,6 @@ from absl import app, flags
 import tfcompress as tfc
 from recipes.results import grouped
 from recipes.tables import ROOT, rows_of
-from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 _BLUE, _ORANGE, _GRAY = "#1f77b4", "#d95f02", "#999999"
 
@@ -72,10 +71,10 @@ def _weights(quantizer: tfc.WeightQuantizer, bits: int) -> Callable:
 
 
 def _activations(scheme: tfc.ActivationScheme, low: float, high: float) -> Callable:
-    layer = FakeQuantize(scheme)
-    layer.build((None,))
-    layer.set_range(low, high)
-    return lambda x: layer(x, training=False)
+    quantizer = scheme.quantizer
+    state = quantizer.from_range(tf.constant(low), tf.constant(high), scheme)
+    scale, zero_point = quantizer.parameters(state, scheme)
+    return lambda x: quantizer.quantize_known(x + 0.0, scale, zero_point, scale, scheme, False)
 
 
 def schedule(axes) -> None:

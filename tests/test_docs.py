@@ -1,6 +1,7 @@
 """The pages under `docs/`: their Python blocks run, and what they name exists."""
 
 import importlib.util
+import inspect
 import re
 import shlex
 
@@ -8,7 +9,7 @@ import keras
 import pytest
 
 import tfcompress as tfc
-from recipes import tables
+from recipes import pictures, tables
 from tests.pages import PAGES, ROOT, blocks, run_blocks
 from tfcompress_cli.commands import COMMANDS
 from tfcompress_cli.main import main
@@ -91,8 +92,20 @@ def test_every_page_is_in_the_site():
     assert not pages - found
 
 
+def test_public_modules_are_in_the_reference():
+    text = (ROOT / "docs" / "reference.rst").read_text(encoding="utf-8")
+    modules = {name for name in tfc.__all__ if inspect.ismodule(getattr(tfc, name))}
+    assert modules == set(re.findall(r"^\.\. automodule:: tfcompress\.(\w+)$", text, re.M))
+
+
 @pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.stem)
 def test_tables_are_those_of_the_rows(page):
     # Written by python -m recipes.tables
     text = page.read_text(encoding="utf-8")
     assert tables.filled(text) == text
+
+
+def test_pictures_are_those_that_the_command_draws():
+    # Written by python -m recipes.pictures
+    found = {picture.stem for picture in (ROOT / "docs" / "pictures").iterdir()}
+    assert found == set(pictures.PICTURES)

@@ -25,12 +25,14 @@ def across_workers(model: keras.Model) -> keras.Model:
     this one model; its class, and what is saved of it, stay as they are. Call it once, on every
     worker, after `compile`:
 
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        with strategy.scope():
-            model = tfc.quantize(make_model(), calibration_data=images)
-            model.compile(...)
-        tfc.distribute.across_workers(model)
-        model.fit(dataset, steps_per_epoch=...)
+    ```python
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with strategy.scope():
+        model = tfc.quantize(make_model(), calibration_data=images)
+        model.compile(...)
+    tfc.distribute.across_workers(model)
+    model.fit(dataset, steps_per_epoch=...)
+    ```
 
     Every worker must make the same calls, `evaluate` too: they wait for each other. Only the chief
     should write files (see `is_chief`).
