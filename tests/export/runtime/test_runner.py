@@ -1,9 +1,14 @@
+import copy
+
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tfcompress.distillation import TFLiteTeacher
 from tfcompress.export.runtime.codes import dequantize, quantize
 from tfcompress.export.runtime.runner import Runner
 
@@ -115,6 +120,24 @@ def test_wrong_files_and_options(flex_file, int8_file):
         Runner(int8_file, num_threads=0)
     with pytest.raises(ValueError, match=r"\['serving_default'\].*signature='other'"):
         Runner(int8_file, signature="other")
+
+
+def test_an_output_that_no_operator_writes_is_damage(int8_file, images, tmp_path):
+    """The runtime gives it no memory, and says so only when it is read."""
+    model = schema.ModelT.InitFromPackedBuf(int8_file, 0)
+    (graph,) = model.subgraphs
+    graph.tensors.append(copy.deepcopy(graph.tensors[graph.outputs[0]]))
+    graph.outputs = [len(graph.tensors) - 1, *graph.outputs[1:]]
+    model.signatureDefs = []
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(builder.Output())
+    message = "(?s)^Expected a .tflite that LiteRT can run.*null"
+    with pytest.raises(ValueError, match=message):
+        Runner(path).run_codes(images[:1])
+    with pytest.raises(ValueError, match=message):
+        TFLiteTeacher(path).predict(images[:1])
 
 
 def test_threads_do_not_change_codes(int8_file, images):

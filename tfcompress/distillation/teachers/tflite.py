@@ -111,12 +111,13 @@ class TFLiteTeacher:
         try:
             self._interpreter.set_tensor(self._input["index"], values)
             self._interpreter.invoke()
+            # An output that no operator of a damaged file writes has no memory.
+            outputs = [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
         except (RuntimeError, ValueError) as error:
             raise UnusableFile(
                 f"Expected a .tflite that LiteRT can run. Received: {self.path!r}; {error}"
             ) from error
-        read = self._interpreter.get_tensor
-        return [_dequantize(read(d["index"]), d) for d in self._outputs]
+        return [_dequantize(y, d) for y, d in zip(outputs, self._outputs, strict=True)]
 
 
 def as_callable(teacher: Any) -> Any:
