@@ -163,7 +163,7 @@ class _Rescaling:
         return cls(
             float(quantizer.given_scale.numpy()),
             round(float(quantizer.given_zero_point.numpy())),
-            np.float32(quantizer.factor),
+            np.asarray(quantizer.factor, np.float32),
             np.asarray(quantizer.shift.numpy(), np.float32),
         )
 
