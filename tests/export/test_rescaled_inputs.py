@@ -96,6 +96,21 @@ def test_a_model_of_uint8_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rescaling", "note"),
+    [
+        (layers.Rescaling(1 / 127.5, -1.0, name="scaled"), "pixel 128 becomes 0, and not 127.5"),
+        (layers.Rescaling(1 / 255, name="scaled"), ""),
+        (layers.Rescaling(1 / 128, -1.0, name="scaled"), ""),
+    ],
+)
+def test_the_plan_says_where_zero_moves(rescaling, note):
+    (entry,) = (e for e in tfc.plan(model_of(rescaling)) if e.name == "scaled")
+    assert "scale and zero point of image" in entry.activations
+    assert note in "".join(entry.notes)
+    assert bool(note) == bool(entry.notes)
+
+
+@pytest.mark.parametrize(
     ("rescale", "config"),
     [
         (layers.Rescaling([1 / 255, 1 / 254, 1 / 253], name="own"), "int8"),

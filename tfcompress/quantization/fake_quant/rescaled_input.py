@@ -62,6 +62,11 @@ class RescaledInput(FakeQuantize):
         self.rounds_input = True
 
     @property
+    def zero_pixel(self) -> float:
+        """The pixel whose rescaled value is 0, such as 127.5 of pixels / 127.5 − 1."""
+        return -self.offset / self.factor
+
+    @property
     def given_scale(self) -> tf.Tensor:
         return self.parameters()[0]
 
@@ -119,7 +124,7 @@ class RescaledInput(FakeQuantize):
 
     def _with_bounds(self, low: Any, high: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """The range with 0 and the pixel whose rescaled value is 0, of pixels up to 255."""
-        zero = -self.offset / self.factor
+        zero = self.zero_pixel
         largest = tf.where(tf.cast(high, tf.float32) > _SMALL, LARGEST_PIXEL, zero)
         low, high = tf.cast(low, tf.float32), tf.cast(high, tf.float32)
         return tf.minimum(low, min(zero, 0.0)), tf.maximum(high, tf.maximum(largest, zero))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from tfcompress.model.graph import Node
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.operators.integer_inputs import ToFloat
 from tfcompress.quantization.operators.registry import Role, keras_class, role
 from tfcompress.quantization.placement.advice import slow_operator
@@ -24,7 +26,9 @@ from tfcompress.quantization.placement.plan import (
 from tfcompress.quantization.placement.stored import stored_type
 
 
-def plan_entries(decisions: Decisions, folded: Mapping[Any, FakeQuantize]) -> tuple[PlanEntry, ...]:
+def plan_entries(
+    decisions: Decisions, folded: Mapping[Any, RescaledInput]
+) -> tuple[PlanEntry, ...]:
     """The entries, in the order of the model's calls.
 
     Args:
@@ -43,10 +47,14 @@ def plan_entries(decisions: Decisions, folded: Mapping[Any, FakeQuantize]) -> tu
     )
 
 
-def _folded_entry(operation: Any, path: str, quantizer: FakeQuantize) -> PlanEntry:
+def _folded_entry(operation: Any, path: str, quantizer: RescaledInput) -> PlanEntry:
     """Of a Rescaling that is the scale and zero point of an input."""
     text = f"{describe_quantizer(quantizer)}: scale and zero point of {quantizer.source}"
-    return PlanEntry(path, keras_class(operation).__name__, (), activations=text)
+    exact, whole = quantizer.zero_pixel, math.floor(quantizer.zero_pixel + 0.5)
+    is_moved = abs(exact - whole) > 0.01
+    note = f"in training and in the file pixel {whole} becomes 0, and not {exact:.4g}"
+    notes = (note,) if is_moved else ()
+    return PlanEntry(path, keras_class(operation).__name__, (), activations=text, notes=notes)
 
 
 def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -> PlanEntry:

@@ -13,6 +13,7 @@ import keras
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.operators.registry import Role, keeps_codes, operator_of, role
 from tfcompress.quantization.placement.decisions import Decisions
 from tfcompress.quantization.placement.entries import plan_entries
@@ -38,7 +39,7 @@ class Planner(Decisions):
 
     def __init__(self, model: keras.Model, config: QuantizationConfig):
         super().__init__(model, config)
-        self.folded: dict[Any, FakeQuantize] = {}
+        self.folded: dict[Any, RescaledInput] = {}
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
         self.place_quantizers()
@@ -127,7 +128,7 @@ class Planner(Decisions):
             and self.is_quantized(found.calls[-1])
         }
 
-    def _fold(self, found: RescaledPixels, quantizer: FakeQuantize) -> None:
+    def _fold(self, found: RescaledPixels, quantizer: RescaledInput) -> None:
         """Takes the calls out that the quantizer of the input computes."""
         for node in found.calls:
             self.folded[self.origin[node.operation]] = quantizer
