@@ -128,6 +128,25 @@ def test_what_is_no_plain_rescaling_of_pixels_is_an_operator(rescale, config):
     assert has_reason == (getattr(rescale, "name", "") == "own")
 
 
+def test_a_cast_to_its_own_type_is_nothing(tmp_path):
+    model = model_of(lambda x: keras.ops.cast(x, "float32") / 127.5 - 1)
+    model = tfc.quantize(model, calibration_data=PIXELS)
+    assert not model.plan.float_layers
+    report = tfc.export_tflite(model, tmp_path / "m.tflite", verify_data=PIXELS)
+    assert not report.float_tensors
+    assert steps_off(tmp_path / "m.tflite", model, PIXELS) < 0.01
+
+
+def test_a_rescaled_tensor_that_is_resampled_is_rounded_by_its_own_range(tmp_path):
+    model = model_of(lambda x: layers.Resizing(4, 4)(layers.Rescaling(1 / 255)(x)))
+    quantized = tfc.quantize(model, calibration_data=PIXELS)
+    expected = model.predict(PIXELS, verbose=0)
+    off = np.abs(quantized.predict(PIXELS, verbose=0) - expected).max()
+    assert off < 0.02 * np.ptp(expected)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=PIXELS)
+    assert report.agreement == 1
+
+
 def test_a_damaged_entry_is_refused(int8_file):
     for content in (b'{"serving_default":{"x":[-1.0,0]}}', b"[]", b"\xff"):
         data = with_entry(int8_file, input_codes.ENTRY, content)

@@ -42,6 +42,8 @@ class ToFloat(layers.Layer):
 
 def _as_layer(b: Builder, node: Node) -> Value | None:
     """Integers to float, before what computes with them; a mask as codes of 0 and 1."""
+    if len(node.inputs) == 1 and node.inputs[0].spec.dtype == node.output.spec.dtype:
+        return node.inputs[0]
     if len(node.inputs) != 1 or node.inputs[0].is_float or not node.output.is_float:
         return None
     if node.inputs[0].spec.dtype == "bool":

@@ -118,12 +118,19 @@ class Planner(Decisions):
         """Rescaled tensors whose codes are those of the input; none that shares its range."""
         if not self.folds_rescaling:
             return {}
+        # What is resampled is rounded again, to the same codes, by a quantizer that rescales not.
+        resampled = {
+            self.source(node.inputs[0])
+            for node in self.graph.nodes
+            if self.is_quantized(node) and role(node.operation) is Role.RESAMPLE
+        }
         sizes = collections.Counter(holders.values())
         makers = dict(rounded)
         return {
             found.output: found
             for found in rescaled_pixels(self)
             if makers.get(found.output) is not None
+            and found.output not in resampled
             and sizes[holders[found.output]] == 1
             and self.is_quantized(found.calls[-1])
         }
