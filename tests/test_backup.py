@@ -192,3 +192,18 @@ def test_shuffled_batches():
     assert sorted(orders[1]) == list(range(10))
     dropped = tfc.ShuffledBatches(inputs, batch_size=4, drop_remainder=True)
     assert [len(dropped), len(dropped[0])] == [2, 1]
+
+
+def test_epochs_of_fit_are_in_the_order_of_their_number():
+    batches = tfc.ShuffledBatches(X, Y, batch_size=8)
+    seen = []
+
+    class Seen(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append((epoch, batches.epoch))
+
+    model = make()
+    model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[Seen()])
+    assert seen == [(0, 0), (1, 1)]
+    model.fit(batches, epochs=3, initial_epoch=2, shuffle=False, verbose=0, callbacks=[Seen()])
+    assert seen[-1] == (2, 2)

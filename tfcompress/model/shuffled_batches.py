@@ -16,7 +16,8 @@ class ShuffledBatches(keras.utils.PyDataset):
     and that of `tf.data`, goes on from a state that ends with the process: give `shuffle=False` to
     `fit`, which would put the batches into another order. With
     `callbacks.BackupAndRestore(..., data=batches)`, which sets `epoch`, a training goes on in the
-    order in which it was interrupted; without it, each epoch raises `epoch` by one.
+    order in which it was interrupted; without it, each epoch of `fit` raises `epoch` by one. A loop
+    of one's own sets `epoch`.
 
     Args:
         x: Inputs: an array, or a list or dict of arrays.
@@ -90,4 +91,6 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.in_order, self._next = True, 0
 
     def on_epoch_end(self) -> None:
-        self.epoch += 1
+        # Keras calls it after its look at some batches, too.
+        if self._next is not None:
+            self.epoch, self._next = self.epoch + 1, None

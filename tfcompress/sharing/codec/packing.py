@@ -103,6 +103,7 @@ def unpack(
     Raises:
         ValueError: The file is truncated, altered, of another version, or no packed file; or its
             model has more weights than `max_weights`, or more layers than its bytes allow.
+        OSError: There is no file of that path, or it cannot be read.
     """
     data = pathlib.Path(path).read_bytes()
     if max_weights is None:
