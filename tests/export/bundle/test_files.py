@@ -232,6 +232,35 @@ def test_files_of_two_exports_are_told_apart(int8_file, float_file, tmp_path):
         read_bundle(path)
 
 
+#: Values of entries that no export writes, under a checksum that fits.
+ABSURD = [
+    {"signatures": []},
+    {"labels": [{"a": 1}]},
+    {"preprocessing": [{"op": "unknown"}]},
+    {"versions": [1]},
+    {"report": []},
+    {"file": {"sha256": "0" * 64, "name": "../x.tflite"}},
+    {"file": {"sha256": "0" * 64, "bytes": -5}},
+]
+ABSURD_INPUTS = [
+    {"scale": 0},
+    {"scale": "x"},
+    {"scale": None},
+    {"zero_point": 1e30},
+    {"shape": [1, 10**12]},
+    {"shape": [-1, 8]},
+    {"dtype": "object"},
+    {"name": 5},
+]
+
+
+def with_input(card, **changes):
+    """A card whose first input has other values."""
+    card = json.loads(json.dumps(card))
+    card["signatures"][0]["inputs"][0].update(changes)
+    return card
+
+
 def test_damage_and_crafted_content_end_in_one_kind_of_error(int8_file, tmp_path):
     path = place(int8_file, tmp_path)
     bundle = write_bundle(path, num_golden=1)
@@ -245,6 +274,8 @@ def test_damage_and_crafted_content_end_in_one_kind_of_error(int8_file, tmp_path
         json.dumps(sealed({**card, "signatures": [None]})),
         json.dumps(sealed({**card, "golden": ["/etc/passwd"]})),
         json.dumps(sealed({**card, "golden": "../../other.json"})),
+        *(json.dumps(sealed({**card, **change})) for change in ABSURD),
+        *(json.dumps(sealed(with_input(card, **change))) for change in ABSURD_INPUTS),
         "[" * 100_000,
         bundle.read_text().replace("true", "1e999") + "1e999",
         '{"format": NaN}',

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfcompress.export.bundle import golden
-from tfcompress.export.bundle.metadata import FORMAT, check_metadata, metadata_content
+from tfcompress.export.bundle.check_card import check_card
+from tfcompress.export.bundle.metadata import FORMAT, metadata_content
 from tfcompress.export.bundle.plain_json import read_object
 from tfcompress.export.files import read_tflite, sha256
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
@@ -224,7 +225,7 @@ def read_bundle(path: str | os.PathLike) -> Bundle:
     if given is not None:
         path = path.with_suffix(".json")
     metadata = read_object(path, ("format", "file", "signatures"), FORMAT)
-    check_metadata(metadata, path)
+    check_card(metadata, path)
     expected = metadata["file"]["sha256"]
     tflite = path.with_suffix(".tflite") if given is None else given
     if given is not None or tflite.is_file():

@@ -104,27 +104,6 @@ def check_number_of_labels(labels: Sequence[str], models: Mapping[str, keras.Mod
     _check_count(labels, sizes)
 
 
-def check_metadata(content: Mapping, path: pathlib.Path) -> None:
-    """Raises `ValueError` unless a description has the entries that readers of it rely on."""
-    file, signatures, name = (content.get(key) for key in ("file", "signatures", "golden"))
-    is_sound = (
-        isinstance(file, dict)
-        and isinstance(file.get("sha256"), str)
-        and isinstance(signatures, list)
-        and all(
-            isinstance(s, dict) and all(isinstance(s.get(k), list) for k in ("inputs", "outputs"))
-            for s in signatures
-        )
-        and isinstance(name, str | None)
-    )
-    if not is_sound:
-        raise ValueError(
-            "Expected a description with the checksum of its file, a list of signatures and the "
-            f"name of the golden pairs. Received: {str(path)!r} without them. Pass a file that "
-            "write_bundle wrote"
-        )
-
-
 def versions() -> dict[str, str | None]:
     """Returns the installed versions of what makes an export; `None` for what is missing."""
     found: dict[str, str | None] = {"tfcompress": __version__}
