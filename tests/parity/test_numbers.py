@@ -219,3 +219,35 @@ def test_new_samples_outside_the_calibrated_range_are_in_the_report(tmp_path, no
         report, _ = exported(quantized, normal * 4, tmp_path / "m.tflite")
     assert report.agreement == 1.0
     assert "lie outside the range" in str(report)
+
+
+@keras.saving.register_keras_serializable(package="tests_numbers")
+class Sum(layers.Layer):
+    """x + w with trained values of one size."""
+
+    def __init__(self, size, equal=False, **kwargs):
+        super().__init__(**kwargs)
+        self.size, self.equal = size, equal
+
+    def build(self, shape):
+        self.w = self.add_weight(name="w", shape=shape[1:])
+        values = np.random.default_rng(0).normal(size=shape[1:])
+        self.w.assign(self.size * (np.ones(shape[1:]) if self.equal else values))
+
+    def call(self, x):
+        return x + self.w
+
+
+def test_weights_of_any_size_are_added_as_the_runtime_adds_them(tmp_path):
+    """A bias that training just began with is 10⁻⁴ of what it is added to."""
+    inputs = keras.Input((6, 4))
+    sizes = (1e-6, 1e-4, 1e-3, 0.05, 1.0, 200.0)
+    sums = [Sum(size)(inputs) for size in sizes]
+    sums += [Sum(size, equal=True)(inputs) for size in (0.0, 1e-4, -0.3, 8.0)]
+    # Rectified, their scales are other than that of the input, and what is added can decide.
+    sums = [layers.ReLU()(x) for x in sums]
+    samples = np.random.default_rng(1).normal(size=(400, 6, 4)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(inputs, sums), calibration_data=samples)
+    report, _ = exported(quantized, samples, tmp_path / "m.tflite")
+    assert not report.float_tensors
+    assert report.agreement == 1.0

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.graph import Node, Value, producer
@@ -17,11 +16,7 @@ from tfcompress.quantization.operators.elementwise import ElementwiseFunction, a
 from tfcompress.quantization.operators.on_codes import Call, OnCodes, product_with
 from tfcompress.quantization.operators.per_channel import as_rescaling
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
-from tfcompress.quantization.operators.runtime_arithmetic import (
-    OPERAND_STEP,
-    addend_scale,
-    runtime_sum,
-)
+from tfcompress.quantization.operators.runtime_arithmetic import sum_with_constant
 
 
 class _WithConstant(OnCodes, keras.layers.Layer):
@@ -53,9 +48,8 @@ class AddConstant(_WithConstant):
 
     def rounded(self, call: Call) -> tf.Tensor:
         def total(step: tf.Tensor) -> tf.Tensor:
-            own = tf.maximum(addend_scale(self.value), step * np.float32(OPERAND_STEP))
-            code = tf.round(np.float32(self.value) / own)
-            return runtime_sum([tf.round(call.inputs / call.scale), code], [call.scale, own], step)
+            codes = tf.round(call.inputs / call.scale)
+            return sum_with_constant(codes, call.scale, self.value, step)
 
         return call.rounding.round_by(total, call.outputs)
 

@@ -39,6 +39,27 @@ def is_number(values: np.ndarray | float) -> bool:
     return bool(np.all(np.asarray(values) == np.ravel(values)[0]))
 
 
+def sum_with_constant(
+    codes: tf.Tensor, scale: tf.Tensor, values: tf.Tensor | float, step: tf.Tensor
+) -> tf.Tensor:
+    """The code of codes · scale + values at `step`, with the constant's codes in the file.
+
+    Its scale is that of its largest value, or 2⁻⁹ output steps where that is larger: finer operands
+    are none that XNNPACK adds, and LiteRT's own operator rounds differently.
+
+    Args:
+        codes: Whole numbers, float32.
+        scale: Their scale, positive.
+        values: One number, or a tensor that broadcasts to that of the codes.
+        step: Scale of the result.
+    """
+    values = tf.convert_to_tensor(values, tf.float32)
+    flat = tf.reshape(values, [-1])
+    steps = tf.where(tf.reduce_all(flat == flat[0]), _NUMBER_STEPS, _ARRAY_STEPS)
+    own = tf.maximum(tf.reduce_max(tf.abs(flat)) / steps, step * np.float32(OPERAND_STEP))
+    return runtime_sum([codes, tf.round(values / own)], [scale, own], step)
+
+
 def runtime_sum(codes: list[tf.Tensor], scales: list[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
     """The code of Σ codesᵢ · scalesᵢ at `scale`, with the integers of XNNPACK's int8 addition.
 

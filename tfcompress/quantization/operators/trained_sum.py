@@ -14,7 +14,7 @@ from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_qu
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
-from tfcompress.quantization.operators.runtime_arithmetic import runtime_sum
+from tfcompress.quantization.operators.runtime_arithmetic import sum_with_constant
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 
@@ -62,12 +62,12 @@ class AddWeight(Linked, keras.layers.Layer):
     def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
         self.sum_quantizers.set(call_index, quantizer)
 
-    def rounded(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """w on its int8 grid, and the scale of that."""
+    def rounded(self) -> tf.Tensor:
+        """w on its int8 grid."""
         weight = tf.convert_to_tensor(self.addend.value)
         largest = tf.reduce_max(tf.abs(tf.stop_gradient(weight)))
         scale, _ = affine_parameters(-largest, largest, symmetric=True)
-        return fake_quantize(weight, scale, narrow_range=True), scale
+        return fake_quantize(weight, scale, narrow_range=True)
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, call_index: int = 0
@@ -77,22 +77,24 @@ class AddWeight(Linked, keras.layers.Layer):
         if quantizer is None or operand is None:
             # A float model, or a float part of one.
             return tf.cast(x + self.addend.value, self.compute_dtype)
-        weight, weight_scale = self.rounded()
+        weight = self.rounded()
         outputs = x + weight
         if training or self.compute_dtype != "float32":
             return tf.cast(outputs, self.compute_dtype)
         scale = operand.active_scale()
         known = scale > 0
-        scales = [tf.where(known, scale, 1.0), weight_scale]
-        codes = [tf.round(x / scales[0]), tf.round(weight / weight_scale)]
-        exact = quantizer.round_by(lambda step: runtime_sum(codes, scales, step), outputs)
+        scale = tf.where(known, scale, 1.0)
+        codes = tf.round(x / scale)
+        exact = quantizer.round_by(
+            lambda step: sum_with_constant(codes, scale, weight, step), outputs
+        )
         return outputs + tf.stop_gradient(tf.where(known, exact, outputs) - outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def stripped(self) -> list[keras.Layer]:
-        weight = self.rounded()[0] if self.sum_quantizers.get(0) else self.addend
+        weight = self.rounded() if self.sum_quantizers.get(0) else self.addend
         offset = np.asarray(weight).tolist()
         return [keras.layers.Rescaling(1.0, offset, name=self.name, dtype=self.dtype_policy)]
 
@@ -125,7 +127,7 @@ register(
     spec=OperatorSpec(
         role=Role.ARITHMETIC,
         quantized=lambda layer: AddWeight.from_config(layer.get_config()),
-        constants=lambda layer, call_index: (np.asarray(layer.rounded()[0]),),
+        constants=lambda layer, call_index: (np.asarray(layer.rounded()),),
         lower=_lower,
     ),
 )
