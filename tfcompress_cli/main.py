@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--verbose", action="store_true", help="show the logs of libraries, and tracebacks"
         )
+        command.add_argument("--quiet", action="store_true", help="show no progress")
         command.set_defaults(run=module.run)
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -26,6 +27,13 @@ class Output:
     def as_json(self) -> str:
         """`content` as JSON. Numbers that JSON does not have (NaN, infinity) become `null`."""
         return json.dumps(plain(self.content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def progress_of(options: argparse.Namespace) -> Any:
+    """The `verbose` of a call that may take long: by default a bar, in a terminal alone."""
+    if options.quiet:
+        return 0
+    return 1 if options.verbose else "auto"
 
 
 def plain(value: Any) -> Any:

@@ -127,6 +127,9 @@ def test_compress_then_report_and_bundle(call, model_files, tmp_path):
     assert code == 0, error
     found = json.loads(out)
     assert found["parity"]["serving_default"][0]["equal"] > 0.99
+    scores = found["scores"]["serving_default"]
+    assert list(scores) == ["float model", "Keras model", "file"]
+    assert scores["file"]["accuracy"] > 0.8
     assert {p.name for p in tmp_path.iterdir()} == {
         *("small.tflite", "small.json", "small.golden.json", "small.report.json", "labels.txt"),
     }

@@ -23,7 +23,7 @@ from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
 from tfcompress.export.runtime.metrics import Metric, Scores, score
 from tfcompress.model.batches import input_batches
 from tfcompress.model.labelled import split_labels
-from tfcompress.model.progress import Progress
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.tables import Printable, html_of, render_table
 
 
@@ -134,6 +134,7 @@ def compare(
     class_names: Sequence[str] | None = None,
     num_threads: int = 1,
     runs: int = 50,
+    verbose: Verbosity = "auto",
 ) -> CompareReport:
     """Sets models side by side: what each costs, and what it loses.
 
@@ -152,6 +153,7 @@ def compare(
         class_names: Class number → name.
         num_threads: Threads of the runtime.
         runs: Rounds of the latency measurement; 0 for none. A Keras model is timed as its file.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The report. Print it, show it in a notebook, or `save_html` it.
@@ -178,16 +180,16 @@ def compare(
     base = names[0] if reference is None else reference
     if base not in models:
         raise ValueError(f"Expected a reference among {names}. Received: {reference=}")
-    with shared_converter(), Progress("compare", 2 * len(models)) as progress:
+    with shared_converter(), Progress("compare", 2 * len(models) + 1, verbose) as progress:
         subjects = []
         for name, model in models.items():
+            progress.stage(f"file of {name}")
             subjects.append(subject(name, model))
-            progress.advance()
         x, labels = sample_arrays(data, len(subjects[0].input_names))
         outputs = {}
         for each in subjects:
+            progress.stage(f"outputs of {each.name}")
             outputs[each.name] = _output(each, each.line_up(x), output)
-            progress.advance()
     _check_shapes(outputs, base)
     given = None if class_names is None else list(class_names)
     scores = {

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 from keras import tree
 
-from tfcompress.analysis.bar import progress_bar
 from tfcompress.analysis.confidence import Drop, paired_drop
 from tfcompress.analysis.files import export_and_run, predict
 from tfcompress.analysis.metrics import Metric, MetricLike, check_labels, resolve_metric
@@ -21,6 +20,7 @@ from tfcompress.analysis.table import Sensitivity
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.graph import Graph
 from tfcompress.model.paths import graph_paths
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.subclassed import functional_for
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.quantize import plan, quantize
@@ -101,7 +101,7 @@ def accuracy_control(
     max_drop: float = 0.01,
     config: QuantizationConfig | Scheme | str = "int8",
     metric: MetricLike = None,
-    verbose: int = 1,
+    verbose: Verbosity = "auto",
 ) -> AccuracyControl:
     """Quantizes a model and takes back the fewest layers for which a metric holds.
 
@@ -119,7 +119,7 @@ def accuracy_control(
             samples are too few for a bound as narrow as that.
         config: What is quantized to.
         metric: By default the first compiled metric, else accuracy; see `sensitivity`.
-        verbose: 0 shows no progress.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The quantized model, with what was taken back and every attempt. Print it.
@@ -144,9 +144,9 @@ def accuracy_control(
         verbose=verbose,
     )
     steps = work.steps(table)
-    with shared_converter(), progress_bar("accuracy control", len(steps), verbose) as advance:
+    with shared_converter(), Progress("accuracy control", len(steps), verbose) as progress:
         index = _first_that_holds(
-            len(steps), lambda i: work.attempt(i, steps[i], advance).drop.holds(max_drop)
+            len(steps), lambda i: work.attempt(i, steps[i], progress.step).drop.holds(max_drop)
         )
         if index is None:
             last = work.attempts[len(steps) - 1]
@@ -157,8 +157,9 @@ def accuracy_control(
             )
         attempts = tuple(work.attempts[i] for i in sorted(work.attempts))
         chosen = work.attempts[index]
+        quantized = work.quantized(chosen.restored)
     return AccuracyControl(
-        work.quantized(chosen.restored),
+        quantized,
         work.config_with(chosen.restored),
         chosen.restored,
         found.value(held.labels, work.reference),

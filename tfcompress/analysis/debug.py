@@ -27,7 +27,7 @@ from tfcompress.analysis.layer_errors import (
 from tfcompress.model import inference
 from tfcompress.model.graph import Graph
 from tfcompress.model.labelled import split_labels
-from tfcompress.model.progress import Progress
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.rewrite import as_float32
 from tfcompress.quantization.calibration.ranges import calibration_batches
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -132,7 +132,7 @@ def _db(value: float | None) -> str:
 
 
 def debug_quantization(
-    model: keras.Model, data: Any, *, most_layers: int = 8, verbose: int = 1
+    model: keras.Model, data: Any, *, most_layers: int = 8, verbose: Verbosity = "auto"
 ) -> QuantizationDebug:
     """Finds the layers that lose most to rounding, and what helps.
 
@@ -144,7 +144,7 @@ def debug_quantization(
         model: A quantized model with known ranges.
         data: Samples, as for `quantize`; labels in them are not read. 32 to 256 are enough.
         most_layers: For how many of the worst layers remedies are tried.
-        verbose: 0 shows no progress.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The layers, worst first. Print it.
@@ -177,13 +177,12 @@ def debug_quantization(
     floats = float_outputs(ready, batches)
     remedies: list[Remedy] = []
     tried = worst[:most_layers]
-    with Progress("debug_quantization" if verbose else "", len(tried)) as progress:
+    with Progress("debug_quantization", len(tried), verbose) as progress:
         for error in tried:
+            progress.stage(error.name)
             best = _best_remedy(ready, quantizers[error.quantizer], error, batches, floats, snr,
                                 values.get(error.quantizer))  # fmt: skip
             remedies += [best] if best is not None else []
-            if verbose:
-                progress.advance()
     remedies.sort(key=lambda r: -r.gain_db)
     gains = {r.layer: r.gain_db for r in remedies}
     ordered = sorted(worst, key=lambda e: -gains.get(e.name, 0.0))

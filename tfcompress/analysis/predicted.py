@@ -13,7 +13,6 @@ import keras
 from keras import tree
 
 from tfcompress.analysis.assignment import Assignment
-from tfcompress.analysis.bar import progress_bar
 from tfcompress.analysis.budgets import Budget, Bytes, Costs
 from tfcompress.analysis.costs import LayerBytes, file_costs, stored_bits
 from tfcompress.analysis.front import Losses, Point, assignments_at, width_choices
@@ -24,6 +23,7 @@ from tfcompress.analysis.table import Sensitivity
 from tfcompress.analysis.widths import Widths
 from tfcompress.export.report import ExportReport
 from tfcompress.export.tflite import export_tflite
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.quantization.quantized_model import QuantizedModel
 
 # Samples that ranges are calibrated on where only the size of a file counts.
@@ -85,13 +85,13 @@ class Predictions:
         """The float model with the widths of an assignment."""
         return self.model if self.widths is None else assignment.shrunk(self.widths)
 
-    def points(self, verbose: int) -> list[Point]:
+    def points(self, verbose: Verbosity) -> list[Point]:
         """Candidates of all sets of widths and sizes."""
         choices = width_choices(self.widths, self.losses)
         limits = [b.limit for b in self.budgets if isinstance(b, Bytes)]
         limits = [limit * share for limit in limits for share in (1.0, 0.98, 0.95)]
         found: list[Point] = []
-        with progress_bar("widths", len(choices), verbose) as advance:
+        with Progress("widths", len(choices), verbose) as progress:
             for channels in choices:
                 base = self._base(channels)
                 smaller = self.shrunk(Assignment(channels))
@@ -104,7 +104,7 @@ class Predictions:
                 found += assignments_at(
                     channels, self.losses, sizes, base, self.layers, size, index, limits
                 )
-                advance(f"{base.macs / self.origin.macs:.0%} of the MACs" if found else "")
+                progress.step(f"{base.macs / self.origin.macs:.0%} of the MACs")
         return found
 
     def smallest_reachable(self, points: Sequence[Point]) -> str:

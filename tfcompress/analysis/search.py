@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from tfcompress.analysis.bar import progress_bar
 from tfcompress.analysis.budgets import Budget, as_budgets
 from tfcompress.analysis.control import check_other_data
 from tfcompress.analysis.front import Point, knee, undominated
@@ -23,6 +22,7 @@ from tfcompress.analysis.state import State
 from tfcompress.analysis.trials import Training, Trials
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.flat import flat_copy
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.subclassed import functional_for
 
 #: What a search chooses from by default.
@@ -50,7 +50,7 @@ def search(
     confidence: float = 0.95,
     seed: int = 0,
     path: str | os.PathLike | None = None,
-    verbose: int = 1,
+    verbose: Verbosity = "auto",
 ) -> SearchResult:
     """Finds bits, sparsity and channels of every layer under a budget, and trains the result.
 
@@ -90,7 +90,7 @@ def search(
         path: A folder that keeps every step; a search that was interrupted and is called again
             with the same arguments continues there. It holds each candidate's `.tflite` and
             `.keras`.
-        verbose: 0 shows no progress.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The trained winner, the front and all measured candidates. Print it.
@@ -136,8 +136,8 @@ def search(
         if not inside:
             raise ValueError(predictions.smallest_reachable(points))
         work = Trials(flat, model, held, scored, found, confidence, training, predictions, state)
-        with progress_bar("search", trials, verbose) as advance:
-            work.advance = advance
+        with Progress("search", trials, verbose) as progress:
+            work.advance = progress.step
             ladder = undominated(inside, predictions.cost)
             if max_drop is not None:
                 best = _smallest_that_holds(work, ladder, max_drop, trials)

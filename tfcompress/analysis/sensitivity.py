@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.analysis.bar import progress_bar
 from tfcompress.analysis.changes import Candidate, Changes, round_activation
 from tfcompress.analysis.measures import NAMES, divergence, output_kinds
 from tfcompress.analysis.metrics import MetricLike, check_labels, resolve_metric
@@ -21,6 +20,7 @@ from tfcompress.analysis.samples import Samples, read_samples
 from tfcompress.analysis.table import Row, Sensitivity, read_table
 from tfcompress.distillation.checksum import checksum_of_teacher
 from tfcompress.model.graph import check_functional
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.subclassed import functional_for
 
 
@@ -33,7 +33,7 @@ def sensitivity(
     samples: int = 256,
     max_measured: int = 200,
     path: str | os.PathLike | None = None,
-    verbose: int = 1,
+    verbose: Verbosity = "auto",
 ) -> Sensitivity:
     """Measures what each option of each layer costs, with everything else in float.
 
@@ -61,7 +61,7 @@ def sensitivity(
             (see `Row.measured`), and only so many are measured.
         path: A JSON file that holds each row as soon as it is known. An interrupted run that is
             started again with the same file continues.
-        verbose: 0 shows no progress.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The table. Print it, worst first.
@@ -110,7 +110,7 @@ def _measure(
     known: dict[tuple[str, str], Row],
     max_measured: int,
     path: Any,
-    verbose: int,
+    verbose: Verbosity,
 ) -> Sensitivity:
     model = changes.model
     prefix = Prefix(changes.graph, held.inputs)
@@ -137,7 +137,7 @@ def _measure(
         estimates = fisher_estimates(changes, left, held, kinds)
         left.sort(key=lambda c: -estimates[c])
         left = sorted(left[: max(0, max_measured - len(known))], key=lambda c: c.position)
-    with progress_bar("sensitivity", len(left), verbose) as advance:
+    with Progress("sensitivity", len(left), verbose) as progress:
         for candidate in left:
             prefix.advance(candidate.position)
             outputs = _outputs_with(changes, candidate, prefix)
@@ -149,7 +149,7 @@ def _measure(
             rows[candidate.target, str(candidate.option)] = _row(candidate, cost, drop, True)
             if path is not None:
                 table().save(path)
-            advance(f"{candidate.target} {candidate.option}")
+            progress.step(f"{candidate.target} {candidate.option}")
     _add_estimates(rows, estimates)
     result = table()
     if path is not None:

@@ -20,6 +20,7 @@ from tfcompress.export.steps.metadata import with_labels
 from tfcompress.export.steps.prepare import checked_path, prepare
 from tfcompress.export.steps.verify import check_agreement, verify
 from tfcompress.export.steps.write_exact import write_exact
+from tfcompress.model.progress import Progress, Verbosity
 
 
 def export_tflite(
@@ -43,6 +44,7 @@ def export_tflite(
     golden_data: Any = None,
     labels: Sequence[str] | None = None,
     preprocessing: Sequence = (),
+    verbose: Verbosity = "auto",
 ) -> ExportReport:
     """Writes `model` as a full-int8 `.tflite` and measures that it computes the same.
 
@@ -105,6 +107,7 @@ def export_tflite(
         preprocessing: Steps from raw data to the model's input, for the app: a list of dicts with
             an `op`, such as `{"op": "resize", "height": 96, "width": 96}` and `{"op": "rescale",
             "scale": 1 / 255}` (all are in `tfcompress.export.bundle.preprocessing`).
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         The report. Print it.
@@ -134,30 +137,36 @@ def export_tflite(
     )
     verify_options = VerifyOptions(min_agreement, verify_samples)
     bundle = BundleOptions(golden_data, labels, preprocessing)
-    signatures = prepare(
-        model,
-        calibration_data,
-        verify_data,
-        input_shapes,
-        float_model=float_model,
-        allow_float=allow_float,
-        weights=weights,
-        verify=verify_options,
-    )
-    if labels is not None:
-        check_number_of_labels(labels, {s.key: s.model for s in signatures})
-    with current_converter() as converter:
-        converted = convert(signatures, converter, file_options)
-        written = write_exact(signatures, converted, file_options)
-        data, notes = with_labels(written.data, path.stem, signatures, bundle)
-        written = dataclasses.replace(written, data=data, notes=notes)
-        # Its float file and the constants of its functions are several times the model.
-        converted = dataclasses.replace(converted, data=b"", lowered={})
-        verified = verify(signatures, written.data, converter, file_options)
-    if weights != "dynamic" or min_agreement is not None:
-        # The runtime's own rounding of activations is in no Keras model.
-        check_agreement(verified.parity, verify_options)
-    report = make_report(path, signatures, converted, written, verified)
-    beside = describe(path, signatures, verified, report, bundle)
-    write_files(path, beside, written.data)
+    with Progress("export_tflite", 5, verbose) as progress:
+        progress.stage("prepare")
+        signatures = prepare(
+            model,
+            calibration_data,
+            verify_data,
+            input_shapes,
+            float_model=float_model,
+            allow_float=allow_float,
+            weights=weights,
+            verify=verify_options,
+        )
+        if labels is not None:
+            check_number_of_labels(labels, {s.key: s.model for s in signatures})
+        with current_converter() as converter:
+            progress.stage("convert")
+            converted = convert(signatures, converter, file_options)
+            progress.stage("write exact values")
+            written = write_exact(signatures, converted, file_options)
+            data, notes = with_labels(written.data, path.stem, signatures, bundle)
+            written = dataclasses.replace(written, data=data, notes=notes)
+            # Its float file and the constants of its functions are several times the model.
+            converted = dataclasses.replace(converted, data=b"", lowered={})
+            progress.stage("run the file beside the model")
+            verified = verify(signatures, written.data, converter, file_options)
+        if weights != "dynamic" or min_agreement is not None:
+            # The runtime's own rounding of activations is in no Keras model.
+            check_agreement(verified.parity, verify_options)
+        progress.stage("describe")
+        report = make_report(path, signatures, converted, written, verified)
+        beside = describe(path, signatures, verified, report, bundle)
+        write_files(path, beside, written.data)
     return report

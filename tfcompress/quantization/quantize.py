@@ -13,6 +13,7 @@ from tfcompress.model.graph import Node, check_functional
 from tfcompress.model.keras_features import check_plain_kernels
 from tfcompress.model.kernels import has_bias, layer_kernels
 from tfcompress.model.linking import Linked
+from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.rewrite import rebuild
 from tfcompress.model.subclassed import functional_for
 from tfcompress.model.transforms import KeepMask, WeightTransform
@@ -66,6 +67,7 @@ def quantize(
     preserve_sparsity: bool = True,
     equalize: bool = False,
     bias_correction: bool | None = None,
+    verbose: Verbosity = "auto",
 ) -> QuantizedModel:
     """Returns a copy of `model` that computes as its int8 file will: quantization-aware.
 
@@ -89,6 +91,7 @@ def quantize(
             biases, or out of the moving means of batch norms, measured on `calibration_data`. By
             default where there are 16 calibration samples or more. Training goes on from there: it
             moves the means to those of the rounded layers anyway.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
         A Keras model with the same inputs, outputs and layer names (see `plan` for what is taken
@@ -119,27 +122,32 @@ def quantize(
             "Expected calibration_data to measure the error that bias_correction takes out. "
             "Received: None."
         )
-    model = functional_for(model, calibration_data)
-    check_plain_kernels(model)
-    given = model
-    check_functional(model)
-    batches = None if calibration_data is None else calibration_batches(model, calibration_data)
-    if equalize:
-        model = equalization.equalize(model, batches=batches)
-    planner = Planner(model, as_config(config))
-    check_weights(model)
-    the_plan = planner.plan()
-    _check_something_quantized(planner, the_plan)
-    _warn_of_floats(the_plan)
-    _warn_of_limits(the_plan)
-    quantized = build_quantized(planner, given, preserve_sparsity)
-    quantized.plan = the_plan
-    if batches is not None:
-        if bias_correction is None:
-            bias_correction = has_enough_samples(batches)
-        calibrate(quantized, batches, correct_biases=bias_correction)
-        quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
-        quantized.float_outputs = float_outputs(given, quantized.calibration_inputs)
+    with Progress("quantize", 4, verbose) as progress:
+        progress.stage("plan")
+        model = functional_for(model, calibration_data)
+        check_plain_kernels(model)
+        given = model
+        check_functional(model)
+        batches = None if calibration_data is None else calibration_batches(model, calibration_data)
+        if equalize:
+            model = equalization.equalize(model, batches=batches)
+        planner = Planner(model, as_config(config))
+        check_weights(model)
+        the_plan = planner.plan()
+        _check_something_quantized(planner, the_plan)
+        _warn_of_floats(the_plan)
+        _warn_of_limits(the_plan)
+        progress.stage("build")
+        quantized = build_quantized(planner, given, preserve_sparsity)
+        quantized.plan = the_plan
+        if batches is not None:
+            progress.stage("calibrate")
+            if bias_correction is None:
+                bias_correction = has_enough_samples(batches)
+            calibrate(quantized, batches, correct_biases=bias_correction)
+            progress.stage("outputs of the float model")
+            quantized.calibration_inputs = first_samples(batches, _KEPT_SAMPLES)
+            quantized.float_outputs = float_outputs(given, quantized.calibration_inputs)
     return quantized
 
 

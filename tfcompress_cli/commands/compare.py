@@ -14,7 +14,7 @@ from tfcompress_cli.data import (
     samples_for,
 )
 from tfcompress_cli.models import named_paths
-from tfcompress_cli.output import Output
+from tfcompress_cli.output import Output, progress_of
 
 SUMMARY = "set models side by side: accuracy, agreement, bytes, latency"
 DESCRIPTION = """\
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> Output:
         class_names=labels_from(options.labels) or samples.class_names,
         num_threads=options.threads,
         runs=options.runs,
+        verbose=progress_of(options),
     )
     if options.html:
         report.save_html(options.html)

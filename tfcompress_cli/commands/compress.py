@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 from tfcompress_cli.data import add_data_arguments, labels_from, positive, samples_for
-from tfcompress_cli.output import Output
+from tfcompress_cli.output import Output, progress_of
+
+if TYPE_CHECKING:
+    from tfcompress.tools.samples import Samples
+
+# Held-out samples that file and model are compared on.
+_VERIFIED = 512
 
 SUMMARY = "make a verified int8 .tflite of a Keras model, without training"
 DESCRIPTION = """\
 Makes a full-int8 .tflite by calibration on data, of a .keras or .h5 file or of a
 SavedModel that the legacy Keras (tf_keras, Keras 2) wrote. Runs it beside the model, and
 writes FILE.tflite, FILE.json (the card for an app), FILE.golden.json (pairs for a test on
-the phone) and FILE.report.json. Training after quantization, which gains accuracy, needs
-Python: see tfcompress.quantize."""
+the phone) and FILE.report.json. Where the data have labels, the report gives the accuracy
+of the float model, of the int8 model and of the file. Training after quantization, which
+gains accuracy, needs Python: see tfcompress.quantize."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +89,12 @@ def run(options: argparse.Namespace) -> Output:
             options.config,
             calibration_data=calibration.x[: options.calibration_samples],
             equalize=options.equalize,
+            verbose=progress_of(options),
         )
     report = tfc.export_tflite(
         quantized,
         path,
-        verify_data=held_out.x[:512],
+        verify_data=_verify_data(held_out, len(model.outputs)),
         float_model=None if is_quantized else model,
         min_agreement=options.min_agreement,
         allow_float=options.allow_float,
@@ -94,7 +103,14 @@ def run(options: argparse.Namespace) -> Output:
         output_type=options.output_type,
         compare_float=options.compare_float,
         labels=labels if labels is not None else held_out.class_names,
+        verbose=progress_of(options),
     )
     content = plain(report.to_dict())
     path.with_suffix(".report.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     return Output(str(report), content)
+
+
+def _verify_data(samples: Samples, num_outputs: int) -> Any:
+    """Samples to compare on, with labels where there is one output that they can belong to."""
+    x = samples.x[:_VERIFIED]
+    return x if samples.y is None or num_outputs > 1 else (x, samples.y[:_VERIFIED])

@@ -6,7 +6,7 @@ import argparse
 import pathlib
 
 from tfcompress_cli.data import add_data_arguments, labels_from, samples_for
-from tfcompress_cli.output import Output
+from tfcompress_cli.output import Output, progress_of
 
 SUMMARY = "follow a recipe, and measure the file that it gives"
 DESCRIPTION = """\
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> Output:
         verify_data=validation[0][:256],
         float_model=model,
         labels=labels_from(options.labels),
+        verbose=progress_of(options),
     )
     compressed.save(folder / "model.keras")
     dataclasses.replace(recipe, model=str(path), data=str(options.data)).save(

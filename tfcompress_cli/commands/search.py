@@ -7,7 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tfcompress_cli.data import add_data_arguments, labels_from, not_negative, positive, samples_for
-from tfcompress_cli.output import Output
+from tfcompress_cli.output import Output, progress_of
 
 if TYPE_CHECKING:
     from tfcompress.tools.samples import Samples
@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> Output:
         learning_rate=options.learning_rate,
         seed=options.seed,
         path=folder / "work",
+        verbose=progress_of(options),
         **arguments,
     )
     labels = labels_from(options.labels)
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> Output:
         verify_data=validation[0][:256],
         float_model=model,
         labels=labels if labels is not None else given.class_names,
+        verbose=progress_of(options),
     )
     result.model.save(folder / "model.keras")
     recipe = dataclasses.replace(

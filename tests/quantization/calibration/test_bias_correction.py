@@ -8,7 +8,6 @@ from keras import layers
 import tfcompress as tfc
 from tfcompress.model import inference
 from tfcompress.model.graph import Graph
-from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.in_float import in_float
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -193,12 +192,3 @@ def test_behind_a_kernel_a_trained_scale_leaves_its_bias_to_correct(images):
         }
     for name in ("of_bias", "of_offset"):
         assert errors[True][name] < min(0.01, errors[False][name] / 2)
-
-
-def test_progress_is_silent_for_ten_seconds(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with Progress("Bias correction", 4) as progress:
-        for now[0] in (1.0, 9.0, 11.0, 12.0):
-            progress.advance()
-    assert capsys.readouterr().err == "\rBias correction: 75%\n"

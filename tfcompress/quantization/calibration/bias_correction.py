@@ -136,7 +136,7 @@ class BiasCorrection:
         shared = [item for item in self.corrected if item.is_shared]
         single = [item for item in self.corrected if not item.is_shared]
         steps = len(self.graph.nodes) * (2 if shared else 1)
-        with Progress("Bias correction", steps) as progress:
+        with Progress("bias correction", steps) as progress:
             if self.corrected:
                 self._sweep(self.corrected, progress)
             for item in shared:

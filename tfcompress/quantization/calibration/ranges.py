@@ -20,6 +20,7 @@ from keras import tree
 from tfcompress.model import inference
 from tfcompress.model.batches import input_batches
 from tfcompress.model.graph import Graph, input_structure, is_functional
+from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.bias_correction import BiasCorrection
 from tfcompress.quantization.calibration.diagnosis import Observed, calibration_problems
 from tfcompress.quantization.calibration.in_float import in_float, observed_by
@@ -97,6 +98,7 @@ def calibrate(
         if correction is not None:
             stack.enter_context(in_float(model))
         stack.enter_context(observed_by({q: collectors.get(q, _ignore) for q in quantizers}))
+        progress = stack.enter_context(Progress("calibration", len(parts)))
         for i, part in enumerate(parts):
             for collector in collectors.values():
                 collector.start_batch()
@@ -104,6 +106,7 @@ def calibrate(
             if correction is not None and i in correction.chosen:
                 call = correction.call_measured
             inference.run(graph, part, call)
+            progress.advance()
     for quantizer, collector in collectors.items():
         if collector.count:
             quantizer.set_range(*collector.estimate())

@@ -116,7 +116,7 @@ def encode(model: keras.Model, coder: str) -> tuple[bytes, list[PackedArray], di
     architecture = encode_architecture(model)
     body = Writer().varint("framing", len(architecture)).add("architecture", architecture)
     arrays, paths = [], layer_paths(model)
-    with Progress(f"Packing {model.name}", max(model.count_params(), 1)) as progress:
+    with Progress(f"pack {model.name}", max(model.count_params(), 1)) as progress:
         for layer, store in _stores(model):
             for key, array in store.items():
                 written = encode_tensor(array, coder)
