@@ -76,7 +76,7 @@ class VerifyOptions:
     """
 
     #: Below this share of equal output steps an export warns, where no `min_agreement` is given.
-    LOW_AGREEMENT = 0.9
+    LOW_AGREEMENT = 0.99
     #: Samples of calibration data or of synthetic data that small models run, and large ones.
     DEFAULT_SAMPLES, FEWEST_SAMPLES = 256, 64
     #: Numbers that a model computes for all samples together, where there are more than the fewest.

@@ -76,7 +76,7 @@ def export_tflite(
             or a dict of input name → shape. The file has one signature for each, with weights
             stored once; `verify_data` is then a dict by these keys.
         min_agreement: Smallest share of equal output steps, in [0, 1], to accept. Without it a
-            share below 0.9 is a warning.
+            share below 0.99 is a warning.
         allow_float: Accept float tensors that the configuration did not ask for.
         float_io: Float inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
         input_type: `"uint8"` for inputs of uint8 codes, 128 more than those of int8, which the file
