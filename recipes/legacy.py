@@ -25,11 +25,7 @@ def run_module(name: str, model: Any, data: tuple, *arguments: Any) -> str:
         *arguments: What else it takes.
     """
     (x, y), (x_test, y_test) = data
-    arrays = []
-    for kind in ("Conv2D", "BatchNormalization", "Dense"):
-        same = [layer for layer in model.layers if type(layer).__name__ == kind]
-        for layer in sorted(same, key=_number):
-            arrays += layer.get_weights()
+    arrays = arrays_of(model)
     with tempfile.TemporaryDirectory() as folder:
         files = [str(pathlib.Path(folder, name)) for name in ("weights.npz", "data.npz")]
         np.savez(files[0], *arrays)
@@ -40,11 +36,21 @@ def run_module(name: str, model: Any, data: tuple, *arguments: Any) -> str:
     return (done.stdout.splitlines() or [""])[-1]
 
 
+def arrays_of(model: Any) -> list[np.ndarray]:
+    """The arrays of a ResNet-8 of either Keras, in the order in which `resnet8` takes them."""
+    arrays = []
+    for kind in ("Conv2D", "BatchNormalization", "Dense"):
+        same = [layer for layer in model.layers if type(layer).__name__ == kind]
+        for layer in sorted(same, key=_number):
+            arrays += layer.get_weights()
+    return arrays
+
+
 def resnet8(keras, weights: str):
     """The ResNet-8 of `recipes.models`, without the scaling of the pixels, which tfmot refuses.
 
     Args:
-        keras: The legacy Keras.
+        keras: The legacy Keras, or Keras 3.
         weights: An `.npz` of its arrays in the order of creation.
     """
     model = _architecture(keras)

@@ -51,7 +51,8 @@ def test_text_json_and_notebook(compared):
     _, report = compared
     text = str(report)
     for expected in (
-        "Recall by class",
+        "Precision, recall and F1 by class",
+        "peak memory",
         "calibration error",
         "same top-1",
         report.cpu,
@@ -70,8 +71,8 @@ def test_the_page_needs_no_other_file(compared, tmp_path):
     _, report = compared
     path = report.save_html(tmp_path / "page.html")
     page = path.read_text(encoding="utf-8")
-    # Two trade-offs, recalls, three confusions, a histogram for each of two kernels.
-    assert page.count("<svg") == 2 + 1 + 3 + 2
+    # Two trade-offs, recalls, three confusions, zeros, a histogram for each of two kernels.
+    assert page.count("<svg") == 2 + 1 + 3 + 1 + 2
     assert not re.search(r"(src|href)=|https?://|@import", page)
     assert "nan" not in page.lower().replace("nano", "")
     with pytest.raises(ValueError, match=r"ends in \.html"):
@@ -96,7 +97,16 @@ def test_a_quantized_model_is_as_large_as_its_file(tmp_path):
     # A batch norm is folded: kernel, bias, kernel, bias.
     assert found["a"].parameters == 36 + 4 + 4 * 36 * 3 + 3
     assert found["a"].macs == 36 * 36 + 144 * 3
-    assert "Recall" not in str(found)
+    assert "recall" not in str(found)
+    # What rounding does to each tensor is there for the model alone, and on the page.
+    assert list(found.layers) == ["a"]
+    assert next(e.name for e in found.layers["a"]) == inputs.name
+    assert min(e.snr_db for e in found.layers["a"]) > 25
+    content = json.loads(json.dumps(found.to_dict(), default=str))
+    assert len(content["layers"]["a"]) == len(found.layers["a"]) == 3
+    page = found.save_html(tmp_path / "page.html").read_text("utf-8")
+    for head in ("Signal-to-noise ratio by layer of a", "Codes in use of a", "Zeros by kernel"):
+        assert f"<h2>{head}</h2>" in page
     # Kernels of the file, with their scales, are those of the model.
     ours = {k.values.size: k.values for k in kernels((tmp_path / "model.tflite").read_bytes())}
     dense = next(layer for layer in int8.layers if layer.name.startswith("dense"))

@@ -72,6 +72,20 @@ def test_text_json_and_page(damaged, tmp_path):
     assert "What helps" in str(found)
     json.dumps(found.to_dict())
     page = found.save_html(tmp_path / "debug.html").read_text("utf-8")
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     with pytest.raises(ValueError, match="Expected a quantized model"):
         tfc.debug_quantization(keras.Sequential([keras.Input((2,)), layers.Dense(2)]), data)
+
+
+def test_an_input_of_pixels_that_are_rescaled():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, -1.0)(inputs)
+    model = keras.Model(inputs, layers.Conv2D(2, 3, name="conv")(x))
+    data = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.float32)
+    found = tfc.debug_quantization(tfc.quantize(model, calibration_data=data), data, verbose=0)
+    (image,) = (e for e in found if e.name == "image")
+    # Bytes are their own codes, and the shift by half a step is all that is lost.
+    assert (image.saturated, image.codes) == (0.0, 256)
+    assert image.own_snr_db > 40
+    assert (image.low, image.high) == pytest.approx((-128 / 127.5, 127 / 127.5))
+    assert (image.smallest, image.largest) == pytest.approx((-1, 1), abs=1e-5)

@@ -10,9 +10,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress.analysis.html import comparison_page, save_page
+from tfcompress.analysis.layer_errors import LayerError, batches_of, measure, quantizers_of
 from tfcompress.analysis.records import Agreement, ModelFigures
 from tfcompress.analysis.subjects import ModelOrFile, Subject, subject
 from tfcompress.export.conversion.converter import shared_converter
@@ -21,10 +23,14 @@ from tfcompress.export.flatbuffer.figures import FileFigures, file_figures
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
 from tfcompress.export.runtime.metrics import Metric, Scores, score
-from tfcompress.model.batches import input_batches
+from tfcompress.model.batches import input_batches, line_up
+from tfcompress.model.graph import input_structure
 from tfcompress.model.labelled import split_labels
 from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.tables import Printable, html_of, render_table
+
+# Samples on which tensors of quantized models are compared with float ones.
+_LAYER_SAMPLES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,8 @@ class CompareReport(Printable):
         runs: Rounds of the latency measurement.
         notes: What could not be measured, and why.
         files: Name → bytes of the file, for plots of its weights.
+        layers: Name of a quantized Keras model → what rounding does to each of its tensors, in
+            running order, on the first 32 samples.
     """
 
     reference: str
@@ -50,6 +58,9 @@ class CompareReport(Printable):
     runs: int
     notes: tuple[str, ...] = ()
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
+    layers: Mapping[str, tuple[LayerError, ...]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     def __getitem__(self, name: str) -> ModelFigures:
         """The figures of a model by its name."""
@@ -63,6 +74,10 @@ class CompareReport(Printable):
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields.pop("files")
         fields["models"] = [dataclasses.asdict(model) for model in self.models]
+        fields["layers"] = {
+            name: [dataclasses.asdict(error) for error in errors]
+            for name, errors in self.layers.items()
+        }
         return fields
 
     def save_html(self, path: str | os.PathLike) -> pathlib.Path:
@@ -71,7 +86,8 @@ class CompareReport(Printable):
         Args:
             path: Ends in `.html`.
         """
-        return save_page(path, comparison_page(html_of(self), self.models, self.files))
+        text = comparison_page(html_of(self), self.models, self.files, self.layers)
+        return save_page(path, text)
 
     def __str__(self) -> str:
         text = self._costs() + self._quality() + self._classes()
@@ -82,6 +98,7 @@ class CompareReport(Printable):
                 f"Latency: median of {self.runs} rounds in turns, {self.num_threads} thread(s), "
                 f"{self.cpu}; [quartiles] of the ratio."
             )
+        lines.append("Peak memory: the most bytes that activations hold at a time.")
         lines.append("Figures of a Keras model are those of the .tflite that it converts to.")
         return text + "\n".join([*lines, *self.notes]) + "\n"
 
@@ -96,7 +113,7 @@ class CompareReport(Printable):
             for m in self.models
         ]
         columns = ["model", "kind", "bytes", "gzip", "parameters", "non-zeros", "MACs"]
-        columns += ["activations", "ms", "latency"]
+        columns += ["peak memory", "ms", "latency"]
         return render_table("Cost", columns, rows, width=200)
 
     def _quality(self) -> str:
@@ -119,9 +136,10 @@ class CompareReport(Printable):
         rows = []
         for i, own in enumerate(scored[0].scores.classes):  # type: ignore[union-attr]
             found = [m.scores.classes[i] for m in scored if m.scores is not None]
-            rows.append((own.name, own.samples, *(f"{c.recall:.2%}" for c in found)))
+            cells = (f"{c.precision:.1%}  {c.recall:.1%}  {c.f1:.1%}" for c in found)
+            rows.append((own.name, own.samples, *cells))
         columns = ("class", "samples", *(m.name for m in scored))
-        return render_table("Recall by class", columns, rows, width=200)
+        return render_table("Precision, recall and F1 by class", columns, rows, width=200)
 
 
 def compare(
@@ -190,6 +208,12 @@ def compare(
         for each in subjects:
             progress.stage(f"outputs of {each.name}")
             outputs[each.name] = _output(each, each.line_up(x), output)
+        progress.stage("layers")
+        layers = {
+            s.name: _layers(s.model, [array[:_LAYER_SAMPLES] for array in s.line_up(x)])
+            for s in subjects
+            if s.model is not None and s.kind == "Keras, int8"
+        }
     _check_shapes(outputs, base)
     given = None if class_names is None else list(class_names)
     scores = {
@@ -209,7 +233,16 @@ def compare(
         runs,
         (*(s.note for s in subjects if s.note), *notes),
         files,
+        layers,
     )
+
+
+def _layers(model: keras.Model, arrays: list[np.ndarray]) -> tuple[LayerError, ...]:
+    """What rounding does to each tensor; nothing where no range is known."""
+    if not quantizers_of(model):
+        return ()
+    errors, _, _ = measure(model, batches_of(model, line_up(arrays, input_structure(model))))
+    return tuple(errors)
 
 
 def agreement(expected: np.ndarray, found: np.ndarray) -> Agreement:

@@ -13,10 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.analysis import svg
 from tfcompress.analysis.html import page, save_page
 from tfcompress.analysis.layer_errors import (
     LayerError,
+    batches_of,
     float_outputs,
     layer_in_float,
     measure,
@@ -24,12 +24,10 @@ from tfcompress.analysis.layer_errors import (
     quantizers_of,
     with_range,
 )
-from tfcompress.model import inference
-from tfcompress.model.graph import Graph
+from tfcompress.analysis.layer_plots import layer_sections
 from tfcompress.model.labelled import split_labels
 from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.rewrite import as_float32
-from tfcompress.quantization.calibration.ranges import calibration_batches
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import LeastSquares
 from tfcompress.tables import Printable, html_of, render_table
@@ -38,8 +36,6 @@ from tfcompress.tables import Printable, html_of, render_table
 _GAIN_DB = 0.1
 # Share of values outside a range, and of codes in use, that are called a fault.
 _SATURATED, _FEW_CODES = 1e-3, 0.25
-# Numbers that a batch holds at a time while the model runs twice.
-_HELD_VALUES = 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +83,7 @@ class QuantizationDebug(Printable):
 
     def save_html(self, path: str | os.PathLike) -> pathlib.Path:
         """Writes one page with tables and plots, which needs no other file."""
-        in_order = sorted(self.layers, key=lambda e: e.quantizer)
-        rows = [(e.name, [e.snr_db, e.own_snr_db, e.weight_snr_db]) for e in self.layers]
-        names = ["tensor, all roundings", "tensor, rounded here alone", "kernel"]
-        used = [(e.name, [100 * e.codes / e.num_codes]) for e in in_order]
-        clipped = [(e.name, [100 * e.saturated]) for e in in_order if e.saturated > 0]
-        sections = [
-            ("", html_of(self)),
-            ("Signal-to-noise ratio by layer", svg.bars(rows, names, "dB", highest=70)),
-            ("Codes in use", svg.bars(used, ["codes"], "% of the codes", highest=100)),
-            ("Values outside the range", svg.bars(clipped, ["outside"], "%") if clipped else ""),
-        ]
+        sections = [("", html_of(self)), *layer_sections(self.layers)]
         return save_page(path, page(f"Quantization of {self.model}", sections))
 
     def __str__(self) -> str:
@@ -168,10 +154,7 @@ def debug_quantization(
             "quantizer with one. Pass what tfc.quantize(model, calibration_data=...) gives."
         )
     x, _ = split_labels(data, len(ready.inputs))
-    most = max(1, _HELD_VALUES // inference.most_values(Graph.from_model(ready)))
-    batches = [
-        part for batch in calibration_batches(ready, x) for part in inference.split(batch, most)
-    ]
+    batches = batches_of(ready, x)
     errors, snr, values = measure(ready, batches)
     worst = sorted(errors, key=lambda e: min(e.own_snr_db, e.weight_snr_db or math.inf))
     floats = float_outputs(ready, batches)
@@ -212,9 +195,10 @@ def _best_remedy(
             text = f"a range of least squared error: tfc.LeastSquares(), {found[0]:.4g} … "
             text += f"{found[1]:.4g}"
             tries.append((text, lambda: with_range(quantizer, *found)))
-    layer = error.kernel or error.name
-    text = f"{{{layer!r}: None}} in the configuration, which keeps it in float"
-    tries.append((text, lambda: layer_in_float(model, quantizer)))
+    if not quantizer.rounds_input:
+        # An input is no layer of a configuration.
+        text = f"{{{error.kernel or error.name!r}: None}} in the configuration, which keeps it in "
+        tries.append((f"{text}float", lambda: layer_in_float(model, quantizer)))
     for what, applied in tries:
         with applied():
             after = output_snr(model, batches, floats)

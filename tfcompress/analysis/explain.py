@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import html
 import os
 import pathlib
@@ -18,15 +19,19 @@ from scipy import stats
 from tfcompress.analysis import svg
 from tfcompress.analysis.compare import sample_arrays
 from tfcompress.analysis.html import page, save_page
+from tfcompress.analysis.maps import (
+    MapAgreement,
+    agreement_of_maps,
+    input_gradients,
+    occlusion,
+)
 from tfcompress.analysis.subjects import ModelOrFile, Subject, subject
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.export.runtime.metrics import class_probabilities
 from tfcompress.tables import Printable, html_of, render_table
 
-# Squares along each side of a picture that are covered in turn, and pictures that this is done to.
-_GRID, _MAPS = 8, 8
-# Share of the squares that count as those that matter most.
-_TOP = 0.1
+# Pictures whose maps are compared.
+_MAPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +77,6 @@ class ChangedExample:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapAgreement:
-    """How the regions agree that two models rely on, on average over samples.
-
-    A square of the picture after the other is covered by the mean colour; the map holds how much
-    the probability of the reference's class falls (Zeiler and Fergus 2014,
-    https://arxiv.org/abs/1311.2901). Codes have no gradient, and this works for files too.
-
-    Attributes:
-        rank_correlation: Spearman's, of the two maps.
-        top_overlap: Share of the top 10 % of the squares that both have in common.
-        samples: On how many samples.
-    """
-
-    rank_correlation: float
-    top_overlap: float
-    samples: int
-
-
-@dataclasses.dataclass(frozen=True)
 class DifferenceReport(Printable):
     """What `explain_difference` found. Print it, or `save_html` it with the pictures.
 
@@ -99,7 +85,9 @@ class DifferenceReport(Printable):
         changed: How many get another class.
         classes: Every class that occurs; empty without labels.
         examples: Samples with another class, then the others, most changed first.
-        maps: Agreement of occlusion maps; `None` where the input is no picture.
+        maps: Agreement of occlusion maps: how much the probability of the reference's class falls
+            where a square of the picture is covered. `None` where the input is no picture.
+        gradients: Agreement of the sizes of the gradient by each pixel, of Keras models alone.
         pictures: Number of a sample → the picture, for those of `examples`.
     """
 
@@ -108,6 +96,7 @@ class DifferenceReport(Printable):
     classes: tuple[ClassChange, ...]
     examples: tuple[ChangedExample, ...]
     maps: MapAgreement | None
+    gradients: MapAgreement | None = None
     pictures: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +105,8 @@ class DifferenceReport(Printable):
         fields.pop("pictures")
         fields["classes"] = [dataclasses.asdict(c) for c in self.classes]
         fields["examples"] = [dataclasses.asdict(e) for e in self.examples]
-        fields["maps"] = None if self.maps is None else dataclasses.asdict(self.maps)
+        for name in ("maps", "gradients"):
+            fields[name] = None if fields[name] is None else dataclasses.asdict(fields[name])
         return fields
 
     def save_html(self, path: str | os.PathLike) -> pathlib.Path:
@@ -151,12 +141,13 @@ class DifferenceReport(Printable):
         ]
         heads = ("sample", "before", "after", "label", "divergence in nats")
         text += render_table("Samples most changed", heads, found)
-        if self.maps is not None:
-            text += (
-                f"Regions that decide (occlusion, {self.maps.samples} samples): rank correlation "
-                f"{self.maps.rank_correlation:.3f}, overlap of the top 10 % "
-                f"{self.maps.top_overlap:.1%}.\n"
-            )
+        for how, found_maps in (("occlusion", self.maps), ("input gradients", self.gradients)):
+            if found_maps is not None:
+                text += (
+                    f"Regions that decide ({how}, {found_maps.samples} samples): rank correlation "
+                    f"{found_maps.rank_correlation:.3f}, overlap of the top 10 % "
+                    f"{found_maps.top_overlap:.1%}.\n"
+                )
         return text
 
 
@@ -178,7 +169,7 @@ def explain_difference(
     Args:
         reference: The classifier before: a Keras model or the path of a file, as for `compare`.
         compressed: The classifier after.
-        data: `(x, y)` with class numbers, or `x` alone.
+        data: `(x, y)` with class numbers or one-hot rows, or `x` alone.
         class_names: Class number → name.
         output: Name of the output, for models with several.
         most_examples: How many samples to list.
@@ -224,21 +215,75 @@ def explain_difference(
     old, new = p.argmax(-1), q.argmax(-1)
     divergence = np.sum(p * (np.log(p + 1e-12) - np.log(q + 1e-12)), -1)
     order = np.lexsort((-divergence, old == new))[:most_examples]
-    truth = None if labels is None else np.asarray(labels).reshape(len(p), -1)[:, 0].astype(int)
+    truth = None if labels is None else _class_numbers(labels, p.shape)
     examples = tuple(
         ChangedExample(int(i), names[old[i]], names[new[i]],
                        None if truth is None else names[truth[i]], float(divergence[i]))
         for i in order
     )  # fmt: skip
     is_picture = len(inputs) == 1 and inputs[0].ndim == 4 and inputs[0].shape[-1] in (1, 3)
+    shown = order[:_MAPS]
+    with_maps = maps and is_picture
     return DifferenceReport(
         len(p),
         int(np.sum(old != new)),
         () if truth is None else _classes(truth, old, new, names),
         examples,
-        _maps(run, before, after, inputs[0][order[:_MAPS]]) if maps and is_picture else None,
+        _occlusion(run, before, after, inputs[0][shown], old[shown]) if with_maps else None,
+        _gradients(before, after, inputs[0][shown], old[shown], output) if with_maps else None,
         {int(i): inputs[0][i] for i in order} if is_picture else {},
     )
+
+
+def _occlusion(
+    run: Callable[[Subject, list[np.ndarray]], np.ndarray],
+    before: Subject,
+    after: Subject,
+    pictures: np.ndarray,
+    classes: np.ndarray,
+) -> MapAgreement:
+    """Agreement in what falls where a square is covered, of the reference's classes."""
+    found: list[list[np.ndarray]] = []
+    for model in (before, after):
+        probabilities = functools.partial(_run_one, run, model)
+        pairs = zip(pictures, classes, strict=True)
+        found.append([occlusion(probabilities, picture)[:, own] for picture, own in pairs])
+    return agreement_of_maps(*found)
+
+
+def _run_one(
+    run: Callable[[Subject, list[np.ndarray]], np.ndarray], model: Subject, pictures: np.ndarray
+) -> np.ndarray:
+    return run(model, [pictures])
+
+
+def _gradients(
+    before: Subject, after: Subject, pictures: np.ndarray, classes: np.ndarray, output: str | None
+) -> MapAgreement | None:
+    """Agreement of gradients, where both are Keras models and pixels are numbers."""
+    found: list[np.ndarray] = []
+    for each in (before, after):
+        if each.model is None or pictures.dtype.kind != "f":
+            return None
+        position = each.output_names.index(output) if output in each.output_names else 0
+        found.append(input_gradients(each.model, pictures, classes, position))
+    return agreement_of_maps(*found)
+
+
+def _class_numbers(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Class numbers of labels, which may be one-hot rows."""
+    labels = np.asarray(labels)
+    if labels.shape == shape and shape[1] > 1:
+        labels = labels.argmax(-1)
+    numbers = labels.reshape(len(labels), -1)
+    is_whole = bool(np.all(numbers == np.floor(numbers)))
+    if numbers.shape[1] != 1 or not is_whole or numbers.min() < 0 or numbers.max() >= shape[1]:
+        raise ValueError(
+            f"Expected labels as class numbers from 0 to {shape[1] - 1}. Received: {labels.dtype} "
+            f"of shape {labels.shape} from {labels.min():g} to {labels.max():g}. For a regression "
+            "see tfc.compare"
+        )
+    return numbers[:, 0].astype(int)
 
 
 def _probabilities(outputs: np.ndarray) -> np.ndarray:
@@ -266,42 +311,6 @@ def _classes(
             )
         )
     return tuple(sorted(found, key=lambda c: -abs(c.recall_after - c.recall_before)))
-
-
-def _maps(
-    run: Callable[[Subject, list[np.ndarray]], np.ndarray],
-    before: Subject,
-    after: Subject,
-    pictures: np.ndarray,
-) -> MapAgreement:
-    correlations, overlaps = [], []
-    for picture in pictures:
-        covered = _covered(picture)
-        outputs = [run(model, [np.concatenate([picture[None], covered])])
-                   for model in (before, after)]  # fmt: skip
-        own = outputs[0][0].argmax()
-        falls = [y[0, own] - y[1:, own] for y in outputs]
-        if np.ptp(falls[0]) > 0 and np.ptp(falls[1]) > 0:
-            correlations.append(float(stats.spearmanr(*falls).statistic))
-        count = max(1, round(_TOP * len(covered)))
-        top = [set(np.argsort(-fall)[:count].tolist()) for fall in falls]
-        overlaps.append(len(top[0] & top[1]) / count)
-    mean = float(np.mean(correlations)) if correlations else 1.0
-    return MapAgreement(mean, float(np.mean(overlaps)), len(pictures))
-
-
-def _covered(picture: np.ndarray) -> np.ndarray:
-    """A copy of the picture for each square, which is covered by the mean colour."""
-    height, width = picture.shape[:2]
-    rows = np.linspace(0, height, min(_GRID, height) + 1).astype(int)
-    columns = np.linspace(0, width, min(_GRID, width) + 1).astype(int)
-    copies = np.repeat(picture[None], (len(rows) - 1) * (len(columns) - 1), axis=0)
-    mean = picture.mean((0, 1))
-    for i in range(len(rows) - 1):
-        for j in range(len(columns) - 1):
-            number = i * (len(columns) - 1) + j
-            copies[number, rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = mean
-    return copies
 
 
 def _caption(example: ChangedExample) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfcompress.analysis import svg
-from tfcompress.analysis.file_weights import kernels, matching
+from tfcompress.analysis.file_weights import FileKernel, kernels, matching
+from tfcompress.analysis.layer_errors import LayerError
+from tfcompress.analysis.layer_plots import layer_sections
 from tfcompress.analysis.records import ModelFigures
 from tfcompress.files.writing import write_together
 from tfcompress.version import __version__
@@ -80,19 +82,27 @@ def save_page(path: str | os.PathLike, text: str) -> pathlib.Path:
     return path
 
 
-def comparison_page(text: str, models: Sequence[ModelFigures], files: Mapping[str, bytes]) -> str:
+def comparison_page(
+    text: str,
+    models: Sequence[ModelFigures],
+    files: Mapping[str, bytes],
+    layers: Mapping[str, Sequence[LayerError]],
+) -> str:
     """The page of a comparison.
 
     Args:
         text: The tables, as HTML.
         models: Figures of the models.
         files: Name → bytes of the file of a model.
+        layers: Name of a quantized model → what rounding does to its tensors.
     """
     sections = [
         ("", text),
         ("Quality against size", _trade_off(models)),
         ("Recall by class", _recalls(models)),
         ("Confusion", _confusions(models)),
+        *(s for name, errors in layers.items() if errors for s in layer_sections(errors, name)),
+        ("Zeros by kernel", _zeros(files)),
         ("Weights", _weights(files)),
     ]
     return page(f"Comparison of {', '.join(m.name for m in models)}", sections)
@@ -142,14 +152,35 @@ def _confusions(models: Sequence[ModelFigures]) -> str:
     return _plots(plots)
 
 
-def _weights(files: Mapping[str, bytes]) -> str:
-    """Histograms of each kernel that the files have in common, by position and size."""
+def _zeros(files: Mapping[str, bytes]) -> str:
+    """Share of zeros of each kernel that the files have in common."""
+    first, lists = _common_kernels(files)
+    rows = []
+    for i, own in enumerate(first[:_MOST_LAYERS]):
+        matches = [matches[i] for matches in lists.values()]
+        rows.append((own.name, [None if k is None else _zero_share(k) for k in matches]))
+    return svg.bars(rows, list(lists), "% zeros", highest=100) if rows else ""
+
+
+def _zero_share(kernel: FileKernel) -> float:
+    return 100 * float(np.mean(kernel.values == 0))
+
+
+def _common_kernels(
+    files: Mapping[str, bytes],
+) -> tuple[list[FileKernel], dict[str, list[FileKernel | None]]]:
+    """The kernels of the first file, and those of each file that match them."""
     found = {name: kernels(data) for name, data in files.items()}
     if not found:
-        return ""
+        return [], {}
     first = next(iter(found.values()))
     lists = {name: matching(first, others) for name, others in found.items()}
-    lists = {name: matches for name, matches in lists.items() if any(matches)}
+    return first, {name: matches for name, matches in lists.items() if any(matches)}
+
+
+def _weights(files: Mapping[str, bytes]) -> str:
+    """Histograms of each kernel that the files have in common, by position and size."""
+    first, lists = _common_kernels(files)
     plots = []
     for i, own in enumerate(first[:_MOST_LAYERS]):
         series = [(name, k.values) for name, matches in lists.items() if (k := matches[i])]
@@ -159,8 +190,8 @@ def _weights(files: Mapping[str, bytes]) -> str:
     note = ""
     if len(first) > _MOST_LAYERS:
         note = f"<p>The first {_MOST_LAYERS} of {len(first)} kernels.</p>"
-    if len(lists) < len(found):
-        left = ", ".join(n for n in found if n not in lists)
+    if len(lists) < len(files):
+        left = ", ".join(n for n in files if n not in lists)
         note += f"<p>Not shown, for they have other kernels: {html.escape(left)}.</p>"
     return note + svg.legend(list(lists)) + _plots(plots)
 

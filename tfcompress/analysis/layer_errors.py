@@ -16,11 +16,15 @@ from tfcompress.model import inference
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node
 from tfcompress.quantization.calibration.in_float import in_float, observed_by
+from tfcompress.quantization.calibration.ranges import calibration_batches
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 
 # Values of a tensor that are kept to try other ranges on.
 _KEPT = 100_000
+# Numbers that a batch holds at a time while the model runs twice.
+_HELD_VALUES = 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,18 @@ def quantizers_of(model: keras.Model) -> list[FakeQuantize]:
     return [q for q in found if float(q.scale.numpy()) > 0]
 
 
+def batches_of(model: keras.Model, x: Any) -> list[Any]:
+    """Samples as batches that the model can be run on twice in bounded memory.
+
+    Raises:
+        ValueError: Samples that do not fit the model.
+    """
+    most = max(1, _HELD_VALUES // inference.most_values(Graph.from_model(model)))
+    return [
+        part for batch in calibration_batches(model, x) for part in inference.split(batch, most)
+    ]
+
+
 def measure(
     model: keras.Model, batches: Sequence[Any]
 ) -> tuple[list[LayerError], float, dict[str, np.ndarray]]:
@@ -109,7 +125,9 @@ def measure(
         after = inference.call_in_inference(node, *rounded)
         quantizer = node.operation
         if isinstance(quantizer, FakeQuantize) and quantizer in sums:
-            alone = quantizer(before, training=False)
+            # That of an input that is rescaled gives other values than it takes.
+            given = exact[0][0] if isinstance(quantizer, RescaledInput) else before
+            alone = quantizer(given, training=False)
             _add(sums[quantizer], quantizer, before, after, alone)
         return [before, after]
 
@@ -122,7 +140,12 @@ def measure(
     weights, layers = weight_snr(model), kernel_layers(model)
     names = {q: layer.name for q, layer in layers.items()}
     errors = [_entry(q, s, names.get(q, ""), weights) for q, s in sums.items() if s.count]
-    kept = {q.name: np.concatenate(s.kept) for q, s in sums.items() if s.kept}
+    # Where an input is rescaled, its values are not in the unit of its range.
+    kept = {
+        q.name: np.concatenate(s.kept)
+        for q, s in sums.items()
+        if s.kept and not isinstance(q, RescaledInput)
+    }
     return errors, decibels(signal, noise), kept
 
 
@@ -229,13 +252,14 @@ def _add(
     sums: _Sums, quantizer: FakeQuantize, before: tf.Tensor, after: tf.Tensor, alone: tf.Tensor
 ) -> None:
     exact, rounded, own = (np.asarray(t, np.float64) for t in (before, after, alone))
-    low, high = quantizer.range
+    low, high = _range(quantizer)
     scale = float(quantizer.scale.numpy())
     sums.signal += float(np.sum(exact**2))
     sums.noise += float(np.sum((exact - rounded) ** 2))
     sums.own_noise += float(np.sum((exact - own) ** 2))
-    # Half a step beyond the ends is rounded to them without more error than elsewhere.
-    sums.outside += int(np.sum((exact < low - scale / 2) | (exact > high + scale / 2)))
+    # So far beyond the ends, values are rounded to them without more error than elsewhere.
+    half = 0.501 * scale
+    sums.outside += int(np.sum((exact < low - half) | (exact > high + half)))
     sums.count += exact.size
     sums.smallest = min(sums.smallest, float(exact.min(initial=math.inf)))
     sums.largest = max(sums.largest, float(exact.max(initial=-math.inf)))
@@ -252,10 +276,19 @@ def _add(
         sums.kept.append(exact.ravel()[:: max(1, exact.size // _KEPT)].astype(np.float32))
 
 
+def _range(quantizer: FakeQuantize) -> tuple[float, float]:
+    """Of the values that it gives, which are rescaled ones at some inputs."""
+    low, high = quantizer.range
+    if isinstance(quantizer, RescaledInput):
+        factor, shift = quantizer.factor, float(quantizer.shift.numpy())
+        return low * factor + shift, high * factor + shift
+    return low, high
+
+
 def _entry(
     quantizer: FakeQuantize, sums: _Sums, kernel: str, weights: Mapping[str, float]
 ) -> LayerError:
-    low, high = quantizer.range
+    low, high = _range(quantizer)
     name = quantizer.source or quantizer.name
     dead = channels = 0
     if sums.channel_low is not None and sums.channel_high is not None:

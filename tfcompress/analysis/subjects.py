@@ -38,6 +38,8 @@ class Subject:
         data: Its file: a Keras model's is the `.tflite` that it converts to, in float unless it is
             quantized. `None` where no file holds it.
         note: Why there is no file; else empty.
+        model: The Keras model in float32, with its quantizers if it has any; `None` for a file.
+        output_names: Of the Keras model, in the order in which it gives them.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Subject:
     run: Callable[[list[np.ndarray]], Mapping[str, np.ndarray]]
     data: bytes | None
     note: str = ""
+    model: keras.Model | None = None
+    output_names: tuple[str, ...] = ()
 
     def line_up(self, x: Any) -> list[np.ndarray]:
         """Arrays in the order of the inputs, checked against their shapes.
@@ -130,4 +134,4 @@ def _of_keras(name: str, model: keras.Model) -> Subject:
 
     inputs = tuple(tensor.name for tensor in ready.inputs)
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in ready.inputs)
-    return Subject(name, kind, inputs, shapes, run, data, note)
+    return Subject(name, kind, inputs, shapes, run, data, note, ready, tuple(names))
