@@ -272,6 +272,45 @@ def quantized_clustered_distilled():
         assert report.agreement == 1.0, report.agreement
 
 
+def a_replica_without_samples():
+    """Depthwise kernels, whose gradient of no samples TensorFlow leaves unwritten."""
+    x = np.random.default_rng(2).normal(size=(17, 6, 6, 4)).astype("float32")
+    y = np.arange(17) % 3
+
+    def make():
+        inputs = keras.Input((6, 6, 4))
+        outputs = L.DepthwiseConv2D(3, name="depthwise")(inputs)
+        return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(outputs)))
+
+    def fill_memory(batch, logs=None):
+        held = [tf.fill((36,), np.float32(1e30)) for _ in range(60)]
+        del held
+
+    filling = keras.callbacks.LambdaCallback(on_train_batch_begin=fill_memory)
+    with mirrored().scope():
+        plain, ours = make(), tfc.quantize(make(), calibration_data=x)
+        for model in (plain, ours):
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(keras.optimizers.SGD(0.01), loss)
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    ours.fit(x, y, epochs=3, callbacks=[filling], **options)
+    assert all(np.abs(w).max() < 100 for w in ours.get_weights())
+    pruning = tfc.callbacks.Pruning(tfc.ConstantSparsity(0.5), verbose=0)
+    weights = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: weights.append(plain.get_weights())
+    )
+    said = "Training stops at a batch of fewer than 2 samples.*depthwise.*drop_remainder=True"
+    with (
+        pytest.warns(UserWarning, match=said),
+        pytest.raises(tf.errors.InvalidArgumentError, match="where depthwise would make weights"),
+    ):
+        plain.fit(x, y, callbacks=[pruning, filling, note], **options)
+    assert len(weights) == 2
+    for before, after in zip(weights[-1], plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def what_keras_cannot_do():
     strategy = mirrored()
     with strategy.scope():
@@ -303,6 +342,7 @@ def main():
     clusters()
     quantized_gradients()
     quantized_clustered_distilled()
+    a_replica_without_samples()
     what_keras_cannot_do()
 
 

@@ -282,8 +282,10 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         own = [self._student_tracker, *self._loss_trackers]
         total = next(metric for metric in self.metrics if metric.name == "loss")
         for metric, value in zip([total, *own], parts, strict=False):
-            # Each replica's part of the sum counts as a whole in the mean over the replicas.
-            metric.update_state(value * _num_replicas(), sample_weight=size)
+            # Each replica's part of the sum counts as a whole in the mean over the replicas. A
+            # replica without samples has a loss of 0 / 0, and no part in it.
+            value = tf.where(size > 0, value * _num_replicas(), 0.0)
+            metric.update_state(value, sample_weight=size)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         missing = {metric.name for metric in own[len(parts) - 1 :]}
         if len(parts) == 2 and self._initial_weights[-1] == 0:

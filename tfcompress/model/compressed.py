@@ -18,6 +18,7 @@ import keras
 from keras import layers
 
 from tfcompress.model.einsum_layer import SizedEinsumDense
+from tfcompress.model.empty_batches import unwritten, zero_without_samples
 from tfcompress.model.kernels import KERNELS, kernel_specs
 from tfcompress.model.linking import Linked
 from tfcompress.model.stepwise import Stepwise
@@ -83,6 +84,7 @@ def generate(
         package: Under which it is registered for saving.
         base: What it inherits from; a subclass of `cls` that computes the same.
     """
+    depthwise = unwritten(cls)
 
     def __init__(
         self: Any, *args: Any, transforms: dict[str, list[Any]] | None = None, **kwargs: Any
@@ -112,6 +114,9 @@ def generate(
             values, rounded = self._over_steps(call_index)
         integer_sum = None if rounded is None else rounded.integer_sum
         variables = compressed_variables(self)
+        if depthwise is not None:
+            kernel = values.get(depthwise, variables[depthwise].value)
+            values = {**values, depthwise: zero_without_samples(kernel, args[0])}
         mapping = [(variables[name], value) for name, value in values.items()]
         if integer_sum is not None:
             args = (integer_sum.to_codes(args[0]), *args[1:])

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.empty_batches import needs_samples, stop_without_samples
 from tfcompress.model.keras_private import all_layers
 
 _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -18,13 +19,17 @@ _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 def check_replicas(model: keras.Model) -> None:
     """Checks a compiled model of a distribution strategy. One of a single replica passes.
 
+    Call it before the train step is traced: where a layer gives no sound gradient of a batch
+    without samples, the step stops before one. Layers of the package give zeros.
+
     Raises:
         ValueError: Several steps to an execution, on which Keras fails with an error of TensorFlow
             in the middle of the first one.
 
     Warns:
-        UserWarning: Batch norms of Keras that keep statistics of their own on each replica; once
-            for a model.
+        UserWarning: Batch norms of Keras that keep statistics of their own on each replica, and
+            layers of Keras at which training stops where a replica has no sample; once for a
+            model.
     """
     strategy = getattr(model, "distribute_strategy", None)
     replicas = 1 if strategy is None else strategy.num_replicas_in_sync
@@ -36,29 +41,32 @@ def check_replicas(model: keras.Model) -> None:
             f"Expected steps_per_execution=1 on {replicas} replicas, because Keras fails with more "
             f"under a distribution strategy. Received: {steps}. Leave it out of `compile`."
         )
-    found = [layer.name for layer in all_layers(model) if _drifts(layer)]
-    if found and model not in _warned:
-        _warned.add(model)
-        warnings.warn(
-            f"Batch norm of {', '.join(found[:5])}{', ...' if len(found) > 5 else ''} keeps "
-            f"statistics of its own on each of {replicas} replicas, of which only the first are "
-            f"saved; and a last batch of fewer than {replicas} samples, which leaves a replica "
-            "without any, makes all weights NaN. Make it BatchNormalization(synchronized=True), or "
-            "batch the data with drop_remainder=True.",
-            UserWarning,
-            stacklevel=3,
+    unsound = [layer for layer in all_layers(model) if needs_samples(layer)]
+    if not unsound:
+        return
+    stop_without_samples(model, _listed(unsound))
+    if model in _warned:
+        return
+    said = []
+    if norms := [x for x in unsound if isinstance(x, keras.layers.BatchNormalization)]:
+        said.append(
+            f"Batch norm of {_listed(norms)} keeps statistics of its own on each of {replicas} "
+            "replicas, of which only the first are saved: make it "
+            "BatchNormalization(synchronized=True)."
         )
+    if known := [x for x in unsound if type(x).__module__.split(".")[0] == "keras"]:
+        said.append(
+            f"Training stops at a batch of fewer than {replicas} samples, which leaves a replica "
+            f"without any: weights of {_listed(known)} would become NaN or worse. Batch the data "
+            "with drop_remainder=True where the last batch may be so short."
+        )
+    if said:
+        _warned.add(model)
+        warnings.warn(" ".join(said), UserWarning, stacklevel=3)
 
 
-def _drifts(layer: keras.Layer) -> bool:
-    return (
-        isinstance(layer, keras.layers.BatchNormalization)
-        and layer.built
-        and layer.trainable
-        and not layer.synchronized
-        # Averaged in a layer of ours.
-        and layer.moving_mean.aggregation != "mean"
-    )
+def _listed(found: Sequence[keras.Layer]) -> str:
+    return ", ".join(layer.name for layer in found[:5]) + (", ..." if len(found) > 5 else "")
 
 
 def replica_variables(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
