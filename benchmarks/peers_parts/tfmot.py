@@ -26,7 +26,6 @@ def run(job: Job) -> None:
     inputs = tf_keras.Input(floating.inputs[0].shape[1:], batch_size=1)
     converter = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Model(inputs, model(inputs)))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     job.path.write_bytes(converter.convert())
     fresh = training.network(tf_keras, job.task, job.weights("start"))

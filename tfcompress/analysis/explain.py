@@ -261,12 +261,12 @@ def _gradients(
     before: Subject, after: Subject, pictures: np.ndarray, classes: np.ndarray, output: str | None
 ) -> MapAgreement | None:
     """Agreement of gradients, where both are Keras models and pixels are numbers."""
-    found: list[np.ndarray] = []
+    found: list[list[np.ndarray]] = []
     for each in (before, after):
         if each.model is None or pictures.dtype.kind != "f":
             return None
         position = each.output_names.index(output) if output in each.output_names else 0
-        found.append(input_gradients(each.model, pictures, classes, position))
+        found.append(list(input_gradients(each.model, pictures, classes, position)))
     return agreement_of_maps(*found)
 
 
