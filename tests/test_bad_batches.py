@@ -1,5 +1,8 @@
 """One batch with NaN or infinite values spoils no range, statistic, mask, score or codebook."""
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -84,6 +87,38 @@ def test_a_batch_is_named_by_step_and_weights():
     with pytest.warns(UserWarning, match=message) as caught:
         model.fit(broken, Y, batch_size=8, shuffle=False, verbose=0, callbacks=[schedule])
     assert len([w for w in caught if "the loss is" in str(w.message)]) == 1
+
+
+def test_trained_ranges_steps_and_centroids_keep_their_values():
+    def scheme(activations):
+        return tfc.Scheme(
+            tfc.WeightScheme(quantizer=tfc.LSQ()), tfc.ActivationScheme(quantizer=activations)
+        )
+
+    config = tfc.QuantizationConfig(scheme(tfc.LSQPlus()), by_type={"ReLU": scheme(tfc.PACT())})
+    clustered = tfc.cluster(net(), {"dense": 4, "conv": 4})
+    model = tfc.quantize(clustered, config, calibration_data=X)
+    names = ("centroids", "step", "alpha", "offset")
+    trained = [v for v in model.trainable_variables if v.name in names]
+    assert {v.name for v in trained} == set(names)
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(True))
+    broken = X.copy()
+    broken[8:16] = np.nan
+    values = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: values.append([v.numpy() for v in trained])
+    )
+    said = r"Step 2 .*Codebooks and assignments stay as they were"
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    options["callbacks"] = [tfc.callbacks.Clustering(frequency=10, begin_step=10), note]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(broken[:16], Y[:16], **options)
+    assert any(re.match(said, str(w.message)) for w in caught)
+    before, after = values
+    for variable, old, new in zip(trained, before, after, strict=True):
+        # The penalty of PACT moves it.
+        np.testing.assert_allclose(old, new, rtol=1e-4, err_msg=variable.path)
 
 
 def test_masks_wait_for_gradients_that_are_finite():

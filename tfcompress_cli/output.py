@@ -7,6 +7,8 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -34,6 +36,23 @@ def progress_of(options: argparse.Namespace) -> Any:
     if options.quiet:
         return 0
     return 1 if options.verbose else "auto"
+
+
+def output_folder(folder: str, names: Sequence[str]) -> pathlib.Path:
+    """Makes a folder of results. Refuses, before the work, one that they could not be written to.
+
+    Args:
+        folder: The folder; those above it are made too.
+        names: Of the files that will be written there.
+    """
+    from tfcompress.files.writing import check_writable
+
+    path = pathlib.Path(folder)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"Expected a folder of results. Received: the file {folder!r}.")
+    path.mkdir(parents=True, exist_ok=True)
+    check_writable(path / names[0], names)
+    return path
 
 
 def plain(value: Any) -> Any:

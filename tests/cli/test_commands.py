@@ -83,6 +83,38 @@ def test_files_that_cannot_be_used(call, model_files, tmp_path):
         assert lines[0].startswith("error: "), (arguments, error)
 
 
+def test_what_cannot_be_written_is_said_before_the_work(call, model_files, tmp_path, monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("It has begun to work.")
+
+    for name in ("quantize", "compare", "search"):
+        monkeypatch.setattr(tfcompress, name, work)
+    monkeypatch.setattr(tfcompress.Recipe, "run", work)
+    model, data = model_files / "model.keras", ["--data", "digits"]
+    tfcompress.Recipe([{"train": {"epochs": 1}}]).save(tmp_path / "recipe.json")
+    (tmp_path / "taken").write_text("")
+    for name in ("card/a.json", "pairs/a.golden.json", "report/a.report.json"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("found/table.json", "ran/report.json", "page.html"):
+        (tmp_path / name).mkdir(parents=True)
+    compared = ["compare", model_files / "int8.tflite", *data, "--html"]
+    search = ["search", model, *data, "--max-drop", 0.1, "--out"]
+    run = ["run", tmp_path / "recipe.json", "--model", model, *data, "--out"]
+    for arguments in (
+        *(["compress", model, *data, "-o", tmp_path / n / "a.tflite"] for n in ("card", "pairs")),
+        ["compress", model, *data, "-o", tmp_path / "report" / "a.tflite"],
+        [*compared, tmp_path / "page.html"],
+        [*compared, tmp_path / "none" / "page.html"],
+        [*search, tmp_path / "found"],
+        [*search, tmp_path / "taken"],
+        [*run, tmp_path / "ran"],
+    ):
+        code, _, error = call(*arguments)
+        assert code == 2, (arguments, error)
+        assert "error: Expected " in error, (arguments, error)
+        assert "folder" in error, (arguments, error)
+
+
 def test_what_is_unforeseen_is_one_line_too(call, model_files, monkeypatch):
     import tfcompress.tools.inspect_tflite as module
 

@@ -167,6 +167,10 @@ def test_what_cannot_be_written_is_said_before(tmp_path, monkeypatch):
         writing.check_writable(tmp_path / ("n" * 245 + ".tflite"), ["n" * 245 + ".golden.json"])
     with pytest.raises(ValueError, match="no folder"):
         writing.check_writable(tmp_path / "nowhere" / "a.tflite")
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(ValueError, match=r"path of a file. Received: '.*b.json', which is a fold"):
+        writing.check_writable(tmp_path / "b.tflite", ["b.json"])
+    (tmp_path / "b.json").rmdir()
     # A read-only file system, say.
     monkeypatch.setattr(
         writing.tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only"))

@@ -14,7 +14,7 @@ from tfcompress.analysis.file_weights import FileKernel, kernels, matching
 from tfcompress.analysis.layer_errors import LayerError
 from tfcompress.analysis.layer_plots import layer_sections
 from tfcompress.analysis.records import ModelFigures
-from tfcompress.files.writing import write_together
+from tfcompress.files.writing import check_writable, write_together
 from tfcompress.version import __version__
 
 _STYLE = """
@@ -67,17 +67,29 @@ def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def save_page(path: str | os.PathLike, text: str) -> pathlib.Path:
-    """Writes a page as a whole.
+def check_page_path(path: str | os.PathLike) -> pathlib.Path:
+    """Refuses a path that no page can be written to; before the work that the page tells of.
 
     Raises:
-        ValueError: A path that does not end in `.html`, or a folder that does not exist.
+        ValueError: A path that does not end in `.html`, a folder that does not exist or cannot be
+            written, or a folder of that name.
     """
     path = pathlib.Path(path)
     if path.suffix not in (".html", ".htm") or not path.parent.is_dir():
         raise ValueError(
             f"Expected a path that ends in .html, in an existing folder. Received: {str(path)!r}"
         )
+    check_writable(path)
+    return path
+
+
+def save_page(path: str | os.PathLike, text: str) -> pathlib.Path:
+    """Writes a page as a whole.
+
+    Raises:
+        ValueError: As `check_page_path`.
+    """
+    path = check_page_path(path)
     write_together({path: text}, [])
     return path
 

@@ -110,10 +110,10 @@ def check_writable(path: str | os.PathLike, names: Iterable[str] = ()) -> None:
         names: Names of further files that will be written beside it.
 
     Raises:
-        ValueError: The folder does not exist or cannot be written, the path is a folder, or a name
-            is too long for the file system.
+        ValueError: The folder does not exist or cannot be written, one of the paths is a folder, or
+            a name is too long for the file system.
     """
-    target = _target(pathlib.Path(path))
+    target, names = _target(pathlib.Path(path)), tuple(names)
     longest = None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # Not on every platform.
         longest = os.pathconf(target.parent, "PC_NAME_MAX")
@@ -124,6 +124,8 @@ def check_writable(path: str | os.PathLike, names: Iterable[str] = ()) -> None:
                 f"Expected file names of at most {longest} bytes in {str(target.parent)!r}. "
                 f"Received: {name!r} of {size}. Choose a shorter name"
             )
+    for name in names:
+        _target(pathlib.Path(path).parent / name)
     try:
         os.rmdir(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target.parent))
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 class NotFinite(ValueError):
@@ -77,6 +78,26 @@ class LossWatch:
             UserWarning,
             stacklevel=3,
         )
+
+
+def finite_gradient(x: tf.Tensor) -> tf.Tensor:
+    """`x`; where its gradient is NaN or infinite, it is 0.
+
+    For trained ranges and codebooks, which a batch with NaN thus leaves as they are. Kernels get
+    such gradients all the same, by which a loss scale sees an overflow.
+
+    Args:
+        x: float32 of any shape.
+    """
+
+    @tf.custom_gradient
+    def same(x: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.math.is_finite(upstream), upstream, tf.zeros_like(upstream))
+
+        return tf.identity(x), gradient
+
+    return same(x)
 
 
 def layers_not_finite(model: keras.Model) -> list[str]:

@@ -110,7 +110,7 @@ class Clustering(keras.callbacks.Callback):
         self.reseed = reseed
         self._found: list = []
         self._last: int | None = None
-        self._watch = LossWatch("Assignments")
+        self._watch = LossWatch("Codebooks and assignments")
 
     def set_model(self, model):
         super().set_model(model)

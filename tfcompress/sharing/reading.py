@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
+
 
 def read_codebook(
     value: tf.Tensor, codebook: tf.Tensor, index: tf.Tensor, keep_zeros: bool
@@ -13,6 +15,7 @@ def read_codebook(
 
     Gradient (Han et al. 2016, eq. 3): ∂L/∂codebookⱼ = Σᵢ ∂L/∂Wᵢ · 1[indexᵢ = j], summed over the
     weights of the cluster; the value, which only decides assignments, gets ∂L/∂W straight through.
+    Where a sum is NaN or infinite, the centroid gets 0: a bad batch leaves it as it is.
 
     Args:
         value: Latent float32 kernel.
@@ -33,7 +36,7 @@ def read_codebook(
 
         return tf.where(kept, shared, tf.zeros_like(shared)), gradient
 
-    return read(value, codebook)
+    return read(value, finite_gradient(codebook))
 
 
 def nearest_centroids(values: tf.Tensor, codebook: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:

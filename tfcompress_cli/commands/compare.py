@@ -44,8 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Output:
     """Compares the models."""
     import tfcompress as tfc
+    from tfcompress.analysis.html import check_page_path
     from tfcompress.model.loading import KERAS_SUFFIXES, load_model, sample_shape
 
+    if options.html:
+        check_page_path(options.html)
     models: dict = dict(named_paths(options.models))
     for name, path in models.items():
         if path.suffix in KERAS_SUFFIXES:

@@ -71,13 +71,17 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
+    from tfcompress.export.steps.prepare import checked_path
+    from tfcompress.files.writing import check_writable, write_atomically
     from tfcompress.model.loading import sample_shape
     from tfcompress_cli.models import trained_model
     from tfcompress_cli.output import plain
 
-    path = pathlib.Path(options.output or pathlib.Path(options.model).with_suffix(".tflite"))
     labels = labels_from(options.labels)
     model = trained_model(options.model)
+    path = checked_path(options.output or pathlib.Path(options.model).with_suffix(".tflite"))
+    report_path = path.with_suffix(".report.json")
+    check_writable(report_path)
     shape = sample_shape(model)
     calibration = samples_for(options, shape, "train")
     held_out = samples_for(options, shape, "test")
@@ -106,7 +110,7 @@ def run(options: argparse.Namespace) -> Output:
         verbose=progress_of(options),
     )
     content = plain(report.to_dict())
-    path.with_suffix(".report.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_atomically(report_path, json.dumps(content, indent=2))
     return Output(str(report), content)
 
 

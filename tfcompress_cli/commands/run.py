@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from tfcompress_cli.data import add_data_arguments, labels_from, samples_for
 from tfcompress_cli.output import Output, progress_of
+
+# What it writes into its folder.
+_FILES = (
+    *("model.tflite", "model.json", "model.golden.json", "model.keras", "recipe.json"),
+    "report.json",
+)
 
 SUMMARY = "follow a recipe, and measure the file that it gives"
 DESCRIPTION = """\
@@ -31,9 +36,10 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
+    from tfcompress.files.writing import write_atomically
     from tfcompress.model.loading import load_model, sample_shape
     from tfcompress_cli.commands.search import split
-    from tfcompress_cli.output import plain
+    from tfcompress_cli.output import output_folder, plain
 
     recipe = tfc.Recipe.load(options.recipe)
     path, options.data = options.model or recipe.model, options.data or recipe.data
@@ -43,11 +49,10 @@ def run(options: argparse.Namespace) -> Output:
             f"model={path!r}, data={options.data!r}."
         )
     model = load_model(path)
+    folder = output_folder(options.out, _FILES)
     shape = sample_shape(model)
     train, validation = split(samples_for(options, shape, "train"))
     test = samples_for(options, shape, "test")
-    folder = pathlib.Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
     compressed = recipe.run(model, train, verbose=2 if options.verbose else 0)
     report = tfc.export_tflite(
         compressed,
@@ -74,5 +79,5 @@ def run(options: argparse.Namespace) -> Output:
             f"On {len(test.x):,} test samples: {recipe.metric or 'the metric'} of the float model "
             f"{scores['float']:.4f}, of the file {scores['file']:.4f}.\n"
         )
-    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomically(folder / "report.json", json.dumps(content, indent=2) + "\n")
     return Output(f"{text}Written to {folder}.", content)

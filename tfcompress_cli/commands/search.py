@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from tfcompress_cli.data import add_data_arguments, labels_from, not_negative, positive, samples_for
@@ -11,6 +10,12 @@ from tfcompress_cli.output import Output, progress_of
 
 if TYPE_CHECKING:
     from tfcompress.tools.samples import Samples
+
+# What it writes into its folder.
+_FILES = (
+    *("model.tflite", "model.json", "model.golden.json", "model.keras", "recipe.json"),
+    *("table.json", "sensitivity.json", "front.png", "sensitivity.png"),
+)
 
 SUMMARY = "search bits, sparsity and channels under a budget, and train the result"
 DESCRIPTION = """\
@@ -50,17 +55,17 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
+    from tfcompress.files.writing import write_atomically
     from tfcompress.model.loading import load_model, sample_shape
-    from tfcompress_cli.output import plain
+    from tfcompress_cli.output import output_folder, plain
 
     model = load_model(options.model)
+    folder = output_folder(options.out, _FILES)
     shape = sample_shape(model)
     given = samples_for(options, shape, "train")
     _check_labels(given)
     train, validation = split(given)
     test = samples_for(options, shape, "test")
-    folder = pathlib.Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
     arguments: dict[str, Any] = {}
     if options.options:
         arguments["options"] = [name for name in options.options.split(",") if name]
@@ -116,7 +121,7 @@ def run(options: argparse.Namespace) -> Output:
             f"On {len(test.x):,} test samples: {result.metric} of the float model "
             f"{scores['float']:.4f}, of the file {scores['file']:.4f}.\n"
         )
-    (folder / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomically(folder / "table.json", json.dumps(content, indent=2) + "\n")
     try:
         result.plot(folder / "front.png")
         result.sensitivity.plot(folder / "sensitivity.png")

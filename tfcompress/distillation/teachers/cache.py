@@ -23,7 +23,7 @@ from tfcompress.distillation.checksum import (
 )
 from tfcompress.distillation.teachers.sources import STUDENT_INPUTS, TEACHER_OUTPUTS, source_of
 from tfcompress.distillation.teachers.tflite import as_callable
-from tfcompress.files.writing import write_atomically
+from tfcompress.files.writing import check_writable, write_atomically
 
 _FORMAT = 2
 #: What the format can say of the activation of an output.
@@ -96,8 +96,8 @@ class TeacherCache:
 
         Raises:
             ValueError: If `path` holds the outputs for other data, of another teacher (which is
-                not known of a plain callable), or lacks a layer; or the teacher gives NaN or
-                infinite values.
+                not known of a plain callable), or lacks a layer; if it cannot be written, which is
+                said before the teacher runs; or the teacher gives NaN or infinite values.
         """
         if path is not None and os.path.exists(path):
             cache = cls.load(path)
@@ -115,6 +115,9 @@ class TeacherCache:
                     f"{sorted(cache.features)}. Delete the file to compute them."
                 )
             return cache
+        if path is not None:
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            check_writable(path)
         source = source_of(as_callable(teacher), layers, "teacher")
         keys = (None, *source.keys)
 

@@ -69,11 +69,11 @@ def write_android(
     """
     path, folder = pathlib.Path(tflite_path), pathlib.Path(folder)
     _check_package(package)
+    _check_folder(folder)
     data = read_tflite(path)
     texts = _card_and_pairs(data, path, bundle, labels, preprocessing, golden_data, num_golden)
     card = json.loads(texts["card"])
     _check_types(card)
-    _check_folder(folder)
     name = re.sub(r"\W", "_", path.stem)
     assets, kotlin = folder / "src/main/assets", pathlib.Path(*package.split("."))
     test = folder / "src/androidTest"

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
 from tfcompress.model.graph import producer
 from tfcompress.model.linking import Links
 from tfcompress.model.stepwise import Stepwise
@@ -148,7 +149,10 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
         """`(scale, zero_point)` of the codes; a scale of 0 before a range is known."""
         if self._common is not None:
             return self._common
-        values = {name: variable.value for name, variable in self.state.items()}
+        values = {
+            name: finite_gradient(v.value) if v.trainable else v.value
+            for name, v in self.state.items()
+        }
         for name, held in self._held.items():
             values[name] = tf.where(self.frozen.value >= 0.5, held.value, values[name])
         return self.quantizer.parameters(values, self.scheme)

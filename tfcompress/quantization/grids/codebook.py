@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
 from tfcompress.quantization.fake_quant.affine import round_through
 from tfcompress.quantization.fake_quant.uniform_weights import extremes
 from tfcompress.quantization.fake_quant.variables import VariableSpec
@@ -66,7 +67,8 @@ class CodebookWeights(WeightQuantizer):
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         scale = state["scale"].value
-        codes = tf.clip_by_value(state["levels"].value * _LARGEST, -_LARGEST, _LARGEST)
+        levels = finite_gradient(state["levels"].value)
+        codes = tf.clip_by_value(levels * _LARGEST, -_LARGEST, _LARGEST)
         codes = tf.sort(tf.concat([round_through(codes), [0.0]], 0))
         units = tf.reshape(tf.stop_gradient(kernel / scale), [-1])
         boundaries = tf.stop_gradient((codes[1:] + codes[:-1]) / 2)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
 from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
 from tfcompress.quantization.fake_quant.affine import (
     MIN_SCALE,
@@ -57,7 +58,7 @@ class LSQ(WeightQuantizer):
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         codes = code_range(grid.options.num_bits, grid.options.narrow_range)
-        step = at_least(state["step"].value, MIN_SCALE)
+        step = at_least(finite_gradient(state["step"].value), MIN_SCALE)
         sharing = math.prod(grid.shape) / math.prod(grid.scale_shape)
         trained = scale_gradient(step, 1 / math.sqrt(sharing * codes[1]))
         return scale_and_round(kernel, trained, 0.0, codes, round_through), trained

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
 from tfcompress.quantization.fake_quant.affine import MIN_SCALE, scale_and_round
 from tfcompress.quantization.fake_quant.uniform_weights import extremes
 from tfcompress.quantization.fake_quant.variables import VariableSpec
@@ -225,7 +226,9 @@ class APoT(LevelQuantizer):
     def scale(
         self, kernel: tf.Tensor, state: Mapping[str, keras.Variable], grid: KernelGrid
     ) -> tf.Tensor:
-        return at_least(state["alpha"].value, MIN_SCALE) / float(self.levels(grid.options)[-1])
+        return at_least(finite_gradient(state["alpha"].value), MIN_SCALE) / float(
+            self.levels(grid.options)[-1]
+        )
 
 
 #: Bits of a weight → what each term of its magnitude may be, in units of the smallest.

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.model.finite import finite_gradient
 from tfcompress.quantization.fake_quant.affine import MIN_SCALE, ZERO_TENSOR_SCALE, round_through
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
@@ -112,7 +113,8 @@ class TrainedTernary(WeightQuantizer):
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         above, below = (
-            at_least(state[name].value, MIN_SCALE * _LARGEST) for name in ("positive", "negative")
+            at_least(finite_gradient(state[name].value), MIN_SCALE * _LARGEST)
+            for name in ("positive", "negative")
         )
         latent = tf.stop_gradient(kernel)
         least = self.threshold * tf.reduce_max(tf.abs(latent), grid.reduced_axes, keepdims=True)
