@@ -169,6 +169,21 @@ def test_compress_then_report_and_bundle(call, model_files, tmp_path):
     card = json.loads(out)
     assert card["labels"] == list("0123456789")
     assert card["golden_difference"] == 0
+    # Every other tool on the file that was just written, beside a float one of the stock converter.
+    code, out, error = call("inspect", path, "--json")
+    assert (code, json.loads(out)["float_tensors"], error) == (0, [], "")
+    code, out, error = call("lint", path, "--strict", "--no-timing")
+    assert (code, "takes all" in out, error) == (0, True, "")
+    stock = model_files / "float.tflite"
+    code, out, error = call("benchmark", path, stock, "--runs=2")
+    assert (code, "float.tflite" in out, error) == (0, True, "")
+    code, out, error = call("compare", f"a={path}", f"b={stock}", "--data", "digits", "--runs=0")
+    assert (code, error) == (0, "")
+    for expected in ("Precision, recall and F1 by class", "same top-1", "360 samples"):
+        assert expected in out
+    # A file without a card: one line says what to do.
+    code, out, error = call("report", stock)
+    assert (code, out, error.count("\n")) == (2, "", 1)
     code, out, _ = call("bundle", path, "--golden", 1)
     assert (code, "small.json" in out) == (0, True)
     android = ("--android", tmp_path / "module", "--package", "org.example.small")

@@ -40,7 +40,7 @@ def read_object(path: pathlib.Path, keys: Sequence[str], file_format: int) -> di
     if not path.is_file():
         raise ValueError(
             f"Expected the description of a .tflite. Received: {str(path)!r}, which does not "
-            "exist. Write it with write_bundle"
+            "exist. Write it with write_bundle, or with tfcompress bundle"
         )
     try:
         text = path.read_bytes().decode("utf-8")
