@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.analysis.html import page, save_page
+from tfcompress.analysis.html import layer_grid, page, save_page
 from tfcompress.analysis.layer_errors import (
     LayerError,
     batches_of,
@@ -24,7 +24,6 @@ from tfcompress.analysis.layer_errors import (
     quantizers_of,
     with_range,
 )
-from tfcompress.analysis.layer_plots import layer_sections
 from tfcompress.model.labelled import split_labels
 from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.rewrite import as_float32
@@ -83,7 +82,7 @@ class QuantizationDebug(Printable):
 
     def save_html(self, path: str | os.PathLike) -> pathlib.Path:
         """Writes one page with tables and plots, which needs no other file."""
-        sections = [("", html_of(self)), *layer_sections(self.layers)]
+        sections = [("", html_of(self)), ("Layers", layer_grid(self.layers))]
         return save_page(path, page(f"Quantization of {self.model}", sections))
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.analysis import svg
 from tfcompress.analysis.file_weights import FileKernel, kernels, matching
 from tfcompress.analysis.layer_errors import LayerError
-from tfcompress.analysis.layer_plots import layer_sections
+from tfcompress.analysis.layer_plots import layer_plots
 from tfcompress.analysis.records import ModelFigures
 from tfcompress.files.writing import check_writable, write_together
 from tfcompress.version import __version__
@@ -113,7 +113,7 @@ def comparison_page(
         ("Quality against size", _trade_off(models)),
         ("Recall by class", _recalls(models)),
         ("Confusion", _confusions(models)),
-        *(s for name, errors in layers.items() if errors for s in layer_sections(errors, name)),
+        *((f"Layers of {name}", layer_grid(errors)) for name, errors in layers.items() if errors),
         ("Zeros by kernel", _zeros(files)),
         ("Weights", _weights(files)),
     ]
@@ -162,6 +162,11 @@ def _confusions(models: Sequence[ModelFigures]) -> str:
             names = [c.name for c in scores.classes]
             plots.append(svg.matrix(scores.confusion, names, f"{model.name}: rows are true"))
     return _plots(plots)
+
+
+def layer_grid(errors: Sequence[LayerError]) -> str:
+    """Plots of what rounding does to the layers of one model, side by side."""
+    return _plots([f"<h3>{title}</h3>{plot}" for title, plot in layer_plots(errors)])
 
 
 def _zeros(files: Mapping[str, bytes]) -> str:
