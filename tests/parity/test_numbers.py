@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 import tfcompress as tfc
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
@@ -248,6 +248,27 @@ def test_weights_of_any_size_are_added_as_the_runtime_adds_them(tmp_path):
     sums = [layers.ReLU()(x) for x in sums]
     samples = np.random.default_rng(1).normal(size=(400, 6, 4)).astype(np.float32)
     quantized = tfc.quantize(keras.Model(inputs, sums), calibration_data=samples)
+    report, _ = exported(quantized, samples, tmp_path / "m.tflite")
+    assert not report.float_tensors
+    assert report.agreement == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:The outputs of .* are zero on all calibration data")
+def test_a_branch_that_starts_from_zeros_trains_and_ships(tmp_path):
+    """As the last layer of a residual branch, a detector's head or a modulation often does."""
+    inputs, condition = keras.Input((6, 4)), keras.Input((8,))
+    moved = layers.Dense(8, kernel_initializer="zeros", name="moved")(condition)
+    factor, offset = ops.split(layers.Reshape((1, 8))(moved), 2, axis=-1)
+    model = keras.Model([inputs, condition], (1 + factor) * inputs + offset)
+    random = np.random.default_rng(0)
+    samples = [random.normal(size=(64, *x.shape[1:])).astype(np.float32) for x in model.inputs]
+    # Gains and offsets that the condition tells.
+    targets = samples[0] * (1 + 0.5 * samples[1][:, None, :4]) + samples[1][:, None, 4:]
+    before = np.mean((samples[0] - targets) ** 2)
+    quantized = tfc.quantize(model, calibration_data=samples)
+    quantized.compile(keras.optimizers.Adam(0.02), "mse")
+    quantized.fit(samples, targets, batch_size=8, epochs=8, verbose=0)
+    assert quantized.evaluate(samples, targets, verbose=0) < 0.3 * before
     report, _ = exported(quantized, samples, tmp_path / "m.tflite")
     assert not report.float_tensors
     assert report.agreement == 1.0

@@ -83,7 +83,8 @@ def quantize(
             with a batch axis, a `tf.data.Dataset`, or an iterable of batches. Without it the first
             training batch does, and until then activations pass unrounded.
         preserve_sparsity: Keep weights that are exactly zero at zero, through training. Fewer than
-            one in 100,000 of a kernel, as among random weights, are no pattern, and train.
+            one in 100,000 of a kernel, as among random weights, are no pattern, and train. So does
+            a kernel of nothing but zeros, from which residual branches and heads often start.
         equalize: First even out channel ranges between layers, which helps most where kernels have
             one scale. For int8 without training. With `calibration_data` also through a ReLU6, for
             the channels that do not reach its ceiling.
@@ -279,12 +280,17 @@ def _chains(layer: keras.Layer, scheme: Scheme, masked: bool) -> dict[str, list[
 
 
 def _keep_mask(layer: keras.Layer, kernel: np.ndarray | None) -> np.ndarray | None:
-    """The mask of the weights that are not zero; `None` where hardly one is, or there is one."""
+    """The mask of the weights that are not zero.
+
+    `None` where there is one already, and where the zeros are no pattern: hardly a weight is zero,
+    or all are, as in a kernel that starts from zeros and has not been trained.
+    """
     has_mask = is_compressed(layer) and layer.transformed.of_type(KeepMask)
     if kernel is None or has_mask:
         return None
     zeros = kernel.size - np.count_nonzero(kernel)
-    return (kernel != 0).astype(np.float32) if zeros > _FEWEST_ZEROS * kernel.size else None
+    is_pattern = _FEWEST_ZEROS * kernel.size < zeros < kernel.size
+    return (kernel != 0).astype(np.float32) if is_pattern else None
 
 
 def _number_calls(planner: Planner, replacements: dict) -> None:

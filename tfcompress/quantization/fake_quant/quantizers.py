@@ -430,6 +430,9 @@ def _statistics_after(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Whether the range moves, and its statistics after the batch `x`."""
     moving = frozen < 0.5
+    # Zeros say nothing of the range: a branch that starts from zeros has that of the first batch
+    # that is none. An average would follow it a hundred steps late, and clip its gradients.
+    old = tf.where(tf.reduce_any(old[:2] != 0), old, tf.zeros_like(old))
     if not _moves(scheme):
         # Without calibration data the first batch gives the range, which then stays.
         moving = moving & (old[2] <= 0)
