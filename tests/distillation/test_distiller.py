@@ -1,5 +1,7 @@
 """What a train step computes, how often each model runs, and every mode of `fit`."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -53,6 +55,28 @@ def test_each_model_runs_once_a_step(images, crossentropy, losses):
     assert counts(teacher) == [0, 12]
     after = [v.numpy() for v in teacher.weights if "count" not in v.path]
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+def test_a_loop_of_ones_own_does_not_convert_the_loss(images, crossentropy):
+    files = []
+
+    def teacher(x):
+        files.extend(frame.filename for frame in inspect.stack())
+        return ops.mean(x, axis=(1, 2)) * ops.ones((10,))
+
+    losses = LogitsDistillation(teacher_from_logits=True)
+    distiller = Distiller(teacher, counting_net(4, "s"), losses)
+    distiller.compile("sgd", crossentropy)
+    files.clear()
+
+    @tf.function
+    def loss(x, y):
+        return distiller.compute_loss(x, y)
+
+    loss(*(part[:4] for part in images))
+    # AutoGraph runs what it has converted from files of its own.
+    assert sum("autograph_generated" in name for name in files) == 1
+    assert "training" in inspect.signature(distiller.compute_loss).parameters
 
 
 def test_a_student_stays_compiled(images, crossentropy):
