@@ -184,7 +184,7 @@ class Distiller(PrebuiltTrainingVariables, keras.Model):
         parts = self._parts(y, sample_weight, teacher, student)
         return self._logs(x, y, sample_weight, student[None], parts)
 
-    # Keras takes the whole step of `fit` out of AutoGraph too: converting takes longer than tracing.
+    # Keras takes the step of `fit` out of AutoGraph too: converting takes longer than tracing.
     @tf.autograph.experimental.do_not_convert
     def compute_loss(
         self,
