@@ -132,6 +132,8 @@ def _bar() -> rich.progress.Progress:
         TextColumn("{task.fields[what]}", markup=False),
         console=Console(file=sys.stderr),
         transient=True,
+        # A refresh takes time of the task.
+        refresh_per_second=3,
         # What goes to a file must not come out in the terminal.
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     )
