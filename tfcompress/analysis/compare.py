@@ -136,7 +136,7 @@ class CompareReport(Printable):
         rows = []
         for i, own in enumerate(scored[0].scores.classes):  # type: ignore[union-attr]
             found = [m.scores.classes[i] for m in scored if m.scores is not None]
-            cells = (f"{c.precision:.1%}  {c.recall:.1%}  {c.f1:.1%}" for c in found)
+            cells = (f"{c.precision:6.1%} {c.recall:6.1%} {c.f1:6.1%}" for c in found)
             rows.append((own.name, own.samples, *cells))
         columns = ("class", "samples", *(m.name for m in scored))
         return render_table("Precision, recall and F1 by class", columns, rows, width=200)
