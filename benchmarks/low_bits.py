@@ -6,6 +6,7 @@
 | part        | what its rows show                                                         |
 |-------------|----------------------------------------------------------------------------|
 | `accuracy`  | ResNet-8 on CIFAR-10, trained on from one float model, by method and bits  |
+| `mobilenet` | MobileNetV2-0.35 on CIFAR-10 at 64 pixels, 4 bits: methods against swinging |
 | `mnist`     | the dense nets of BNN-PYNQ with weights of 1 and 2 bits                    |
 | `files`     | bytes, agreement, accuracy and time of files of 8, 4 and 2 bits            |
 | `gradients` | LeNet-5 trained with gradients of 8, 6 and 4 bits                          |
@@ -25,7 +26,15 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from benchmarks.low_bits_parts import accuracy, files, gradients, mnist, page, steps
+from benchmarks.low_bits_parts import (
+    accuracy,
+    files,
+    gradients,
+    mnist,
+    mobilenet,
+    page,
+    steps,
+)
 from benchmarks.low_bits_parts.row import COLUMNS, Settings
 from recipes.origin import commit
 from recipes.results import Results
@@ -34,6 +43,7 @@ _KEY = ("part", "row", "seed", "epochs")
 RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
 PARTS = {
     "accuracy": accuracy.PART,
+    "mobilenet": mobilenet.PART,
     "mnist": mnist.PART,
     "files": files.PART,
     "gradients": gradients.PART,
@@ -47,6 +57,9 @@ _EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of training; by default t
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
 _MEASURE = flags.DEFINE_bool("measure", True, "Whether to run what is missing.")
 _RESNET8 = flags.DEFINE_string("resnet8", None, "A trained ResNet-8 for CIFAR-10.")
+_MOBILENET = flags.DEFINE_string(
+    "mobilenet", "mobilenet_v2.keras", "The float MobileNetV2: trained where no such file is."
+)
 _OUTPUT = flags.DEFINE_string("output", str(RESULTS), "Folder of the rows.")
 
 
@@ -59,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Expected names among {', '.join(part.rows)}. Received: {unknown}")
     results = Results(pathlib.Path(_OUTPUT.value) / "low_bits.csv", _KEY)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(_DATA.value, _RESNET8.value, pathlib.Path(folder))
+        settings = Settings(
+            _DATA.value, _RESNET8.value, pathlib.Path(_MOBILENET.value), pathlib.Path(folder)
+        )
         for seed in _SEEDS.value if _MEASURE.value else ():
             for name in _ONLY.value or part.rows:
                 epochs = part.epochs if _EPOCHS.value is None else _EPOCHS.value

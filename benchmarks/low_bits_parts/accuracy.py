@@ -33,6 +33,7 @@ class Row:
         relu: Scheme of what a ReLU produces, where it differs.
         learning_rate: Start of the cosine.
         all_layers: The first and the last layer get the bits of the rest.
+        reestimate: Statistics of batch norms are computed anew after training.
         callbacks: Makes the callbacks of a training of so many steps.
     """
 
@@ -41,6 +42,7 @@ class Row:
     relu: tfc.ActivationScheme | None = None
     learning_rate: float = 1e-3
     all_layers: bool = False
+    reestimate: bool = False
     callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda steps: []
 
 
@@ -82,6 +84,9 @@ ROWS = {
     "W4A8 LSQ and dampening": Row(_lsq(4), callbacks=_dampening),
     "W2A8 LSQ and dampening": Row(_lsq(2), callbacks=_dampening),
     "W4A4 LSQ and dampening": Row(_lsq(4), _A4_LSQ, callbacks=_dampening),
+    "W4A4 LSQ and freezing": Row(_lsq(4), _A4_LSQ, callbacks=_freezing),
+    "W4A8 LSQ, re-estimated": Row(_lsq(4), reestimate=True),
+    "W4A4 LSQ, re-estimated": Row(_lsq(4), _A4_LSQ, reestimate=True),
     "W2A8 LSQ and freezing": Row(_lsq(2), callbacks=_freezing),
     "W4A8 LSQ and freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
@@ -136,22 +141,36 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> str:
     return f"{100 * np.mean(logits.argmax(-1) == labels):.2f}"
 
 
-def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[str, Any]:
+def measure(
+    name: str, seed: int, epochs: int, settings: Settings, model: keras.Model | None = None
+) -> Mapping[str, Any]:
+    """The figures of a row.
+
+    Args:
+        name: Of `ROWS`.
+        seed: Of training.
+        epochs: Of training.
+        settings: What the command was asked for.
+        model: The float model that training begins with; by default the given ResNet-8.
+    """
     row = ROWS[name]
     (images, labels), (test_images, test_labels) = datasets.load("cifar10", settings.data_dir)
-    model = keras.saving.load_model(settings.resnet8, compile=False)
+    if model is None:
+        model = keras.saving.load_model(settings.resnet8, compile=False)
     keras.utils.set_random_seed(1000 + seed)
     steps, callbacks = epochs * (len(labels) // BATCH), []
+    chosen = np.random.default_rng(seed).choice(len(labels), CALIBRATION, replace=False)
     if row.weights is None:
         trained = with_fused_batch_norm(model)
     else:
-        chosen = np.random.default_rng(seed).choice(len(labels), CALIBRATION, replace=False)
         trained = tfc.quantize(model, configuration(row, model), calibration_data=images[chosen])
         callbacks = [
             tfc.callbacks.QuantizationSchedule(0, steps * 3 // 4, steps // 2),
             *row.callbacks(steps),
         ]
     fit(trained, images, labels, row, seed, epochs, callbacks)
+    if row.reestimate:
+        tfc.reestimate_batch_norm(trained, images[chosen])
     found = {
         "learning_rate": row.learning_rate,
         "keras_accuracy": accuracy(

@@ -19,6 +19,12 @@ _TABLES: dict[str, tuple[str, str, dict[str, tuple[str, int]]]] = {
         "model after the same epochs.",
         {"Keras %": ("keras_accuracy", 2), "file %": ("file_accuracy", 2), "equal %": ("equal", 2)},
     ),
+    "mobilenet": (
+        "MobileNetV2-0.35 on CIFAR-10 at 64 pixels",
+        "Trained on from one float model, as above. Methods against weights that swing between two "
+        "levels (Nagel et al. 2022).",
+        {"Keras %": ("keras_accuracy", 2), "file %": ("file_accuracy", 2), "equal %": ("equal", 2)},
+    ),
     "mnist": (
         "The dense nets of BNN-PYNQ on MNIST",
         "Three hidden layers of 64 (TFC) and 256 (SFC). BNN-PYNQ publishes 93.17 and 97.81 with 1 "

@@ -27,11 +27,13 @@ class Settings:
     Attributes:
         data_dir: Folder of the data sets.
         resnet8: A trained float ResNet-8 for CIFAR-10, or `None`.
+        mobilenet: Where the float MobileNetV2 is kept, or trained for the first row.
         folder: Where files go.
     """
 
     data_dir: str | None
     resnet8: str | None
+    mobilenet: pathlib.Path
     folder: pathlib.Path
 
 
