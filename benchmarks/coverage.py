@@ -26,9 +26,9 @@ preprocessed as the network demands.
 | KiB        | size of the file                                                                    |
 | GiB        | peak memory of the process and of its converter process at one time                 |
 
+The float model trains in a process of its own. In rows up to 82994ae it did so in the same one: its
+memory is in theirs, and its step, the first of the process, paid for what TensorFlow sets up.
 Memory of rows up to 6b036e8 is the sum of the two processes' own peaks, which is more.
-The step of the float model is the first of its process and pays for what TensorFlow sets up then:
-`benchmarks.turnaround` measures both in processes of their own, and finds larger ratios.
 
 A fresh process measures each network. Its row is appended to `--csv` at once and the page is
 written anew; a network that has a row is not measured again, unless `--again` is given.
@@ -37,7 +37,6 @@ written anew; a network that has a row is not measured again, unless `--again` i
 from __future__ import annotations
 
 import collections
-import gc
 import inspect
 import json
 import os
@@ -137,8 +136,29 @@ def build(name: str, train: np.ndarray):
     return model, data
 
 
+def cpu_seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of a call, in this process and in those that ended within it, and its result."""
+    start = sum(os.times()[:4])
+    result = function()
+    return sum(os.times()[:4]) - start, result
+
+
+def step(model, data: np.ndarray) -> None:
+    """Compiles a network and trains it on one batch."""
+    import keras
+
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data[:BATCH], np.arange(BATCH) % CLASSES, batch_size=BATCH, verbose=0)
+
+
+def measure_float(name: str, train: np.ndarray) -> dict[str, Any]:
+    """The part of a row that is about the float model."""
+    model, data = build(name, train)
+    return {"float_step": f"{cpu_seconds(lambda: step(model, data))[0]:.2f}"}
+
+
 def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """The row of a network, but for its commit and its memory.
+    """The row of a network, but for its commit, its memory and the step of the float model.
 
     Args:
         name: Of `applications()`.
@@ -149,20 +169,12 @@ def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 
     family = applications()[name]
     model, data = build(name, train)
-    compared, labels = pictures(model, family, test[:COMPARED]), np.arange(BATCH) % CLASSES
+    compared = pictures(model, family, test[:COMPARED])
     seconds = {}
 
     def timed(quantity: str, function: Callable[[], Any]) -> Any:
-        start = sum(os.times()[:4])
-        result = function()
-        seconds[quantity] = sum(os.times()[:4]) - start
+        seconds[quantity], result = cpu_seconds(function)
         return result
-
-    def step(net) -> None:
-        import keras
-
-        net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        net.fit(data[:BATCH], labels, batch_size=BATCH, verbose=0)
 
     timed("plan", lambda: tfc.plan(model))
     quantized = timed("quantize", lambda: tfc.quantize(model, calibration_data=data[:CALIBRATION]))
@@ -173,11 +185,7 @@ def measure(name: str, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
             "export", lambda: tfc.export_tflite(quantized, path, verify_data=compared, **options)
         )
     # Training changes the weights, so it comes last.
-    timed("float_step", lambda: step(model))
-    # Without the slots of its optimizer, which no step of the quantized model needs.
-    model.compile("sgd", "mse")
-    gc.collect()
-    timed("step", lambda: step(quantized))
+    timed("step", lambda: step(quantized, data))
     (parity,) = report.parity["serving_default"]
     outside = collections.Counter(report.ops_outside)
     return {
@@ -265,9 +273,10 @@ def uint8_images(data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     return train[:STATISTICS].astype(np.uint8), test[:COMPARED].astype(np.uint8)
 
 
-def run_child(name: str, images: pathlib.Path) -> dict[str, Any]:
-    """`measure` in a fresh process."""
+def run_child(name: str, images: pathlib.Path, is_float: bool = False) -> dict[str, Any]:
+    """`measure` or `measure_float` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.coverage", f"--child={name}:{images}"]
+    command += ["--float"] if is_float else []
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -283,6 +292,7 @@ def define_flags() -> None:
     flags.DEFINE_string("page", str(PAGE), "The page that is written from it.")
     flags.DEFINE_string("commit", None, "Name of the measured code; by default git's.")
     flags.DEFINE_bool("print", False, "Only write and print the page of what was measured.")
+    flags.DEFINE_bool("float", False, "Internal: of a child, measure the float model alone.")
     flags.DEFINE_string("child", None, "Internal: measure `model:images.npz` and print JSON.")
 
 
@@ -292,6 +302,9 @@ def main(argv: list[str]) -> None:
     if settings.child:
         name, _, path = settings.child.partition(":")
         with np.load(path) as images:
+            if settings.float:
+                print(json.dumps(measure_float(name, images["train"])))
+                return
             with PeakMemory() as peak:
                 row = measure(name, images["train"], images["test"])
             print(json.dumps({**row, "peak_bytes": peak.highest}))
@@ -313,7 +326,7 @@ def main(argv: list[str]) -> None:
                 continue
             start = time.time()
             try:
-                row = run_child(name, images)
+                row = run_child(name, images) | run_child(name, images, is_float=True)
             except RuntimeError as error:
                 failed.append(name)
                 print(error, flush=True)
