@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,7 @@ def _with_axis(step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[st
     if getattr(step, "has_axis", False):
         return step
 
+    @functools.wraps(step)
     def with_axis(data: Any) -> dict[str, Any]:
         return keras.tree.map_structure(lambda value: value[None], step(data))
 

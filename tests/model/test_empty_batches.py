@@ -97,3 +97,21 @@ def test_training_stops_before_a_batch_without_samples():
         model.fit(batches(0), shuffle=False, verbose=0)
     for value, kept in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, kept)
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithClass(keras.Model):
+    """Functional, of a user's own class, whose copies get its attributes."""
+
+
+def test_the_stop_is_of_one_model_alone():
+    inputs = keras.Input((6, 6, 4))
+    model = WithClass(inputs, layers.DepthwiseConv2D(3)(inputs))
+    step = model.train_step
+    model.train_step = mark = lambda data: step(data)
+    mark.has_axis = True
+    stop_without_samples(model, "dense")
+    # As `distribute.across_workers` leaves it.
+    assert model.train_step.has_axis
+    for copy in (tfc.quantize(model, calibration_data=X), tfc.cluster(model, 2)):
+        assert "train_step" not in vars(copy)

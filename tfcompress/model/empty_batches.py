@@ -7,6 +7,7 @@ other norm layers give zeros.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,7 @@ def stop_without_samples(model: keras.Model, names: str) -> None:
     if getattr(step, "stops", False):
         return
 
+    @functools.wraps(step)
     def checked(data: Any) -> Any:
         count = _num_samples(data)
         if count is None:
@@ -92,7 +94,7 @@ def stop_without_samples(model: keras.Model, names: str) -> None:
             "Expected samples for every replica. Received: a batch of fewer samples than "
             f"replicas, which leaves one without any, where {names} would make weights NaN or "
             "worse. No weight has changed in this step. Batch the data with drop_remainder=True, "
-            "or make the last batch larger."
+            "or make the last batch larger"
         )
         with tf.control_dependencies([tf.debugging.assert_positive(count, message=message)]):
             data = tf.nest.map_structure(

@@ -122,8 +122,10 @@ def copy_attributes(model: keras.Model, copy: keras.Model) -> None:
         setattr(copy, name, value)
 
 
-# What `compile` sets; a copy is uncompiled.
-_COMPILED = frozenset(["optimizer", "loss_weights", "stop_training", "history"])
+# What `compile` sets, and steps that were wrapped for one model; a copy is uncompiled.
+_COMPILED = frozenset(
+    ["optimizer", "loss_weights", "stop_training", "history", "train_step", "test_step"]
+)
 
 
 def _arguments(cls: type, model: keras.Model) -> dict[str, Any] | None:
