@@ -141,7 +141,7 @@ def test_a_shared_bilinear_upsampling_knows_both_inputs(tmp_path, normal):
 
 
 def weak_kernel():
-    """A kernel so small that the bias does not fit the units of its sum."""
+    """A kernel so small that, with one scale, the bias does not fit the units of its sum."""
     model = small_model()
     conv = model.get_layer("conv")
     conv.kernel.assign(conv.kernel * 1e-5)
@@ -150,10 +150,44 @@ def weak_kernel():
 
 
 def test_a_bias_that_int32_does_not_hold_names_the_layer(tmp_path, normal):
+    scheme = tfc.Scheme(tfc.WeightScheme(per_channel=False))
     with pytest.warns(UserWarning, match="conv: its bias is"):
-        quantized = tfc.quantize(weak_kernel(), "int8", calibration_data=normal)
+        quantized = tfc.quantize(weak_kernel(), scheme, calibration_data=normal)
     with pytest.raises(ValueError, match=r"conv: its bias is .* which int32 does not hold"):
         exported(quantized, normal, tmp_path / "m.tflite")
+
+
+def test_channels_that_a_penalty_drives_to_zero_are_exported(tmp_path, normal):
+    """Weights and γ pass every size on their way to 0; bias and β stay."""
+    sizes = np.float32([1, 1e-3, 1e-5, 1e-6, 3e-7, 1e-8, 1e-15, 0])
+    inputs = keras.Input((6, 6, 3))
+    kernels = [
+        layers.Conv2D(8, 3, bias_initializer="ones"),
+        layers.Dense(8, bias_initializer="ones"),
+        layers.Conv2DTranspose(8, 2, bias_initializer="ones"),
+    ]
+    outputs = [kernel(inputs) for kernel in kernels]
+    wide = layers.Conv2D(8, 1)(inputs)
+    norms = [layers.BatchNormalization(beta_initializer="ones") for _ in range(4)]
+    decayed = layers.Conv2D(8, 1, use_bias=False)
+    before = [layers.Conv2D(8, 1)(inputs), layers.DepthwiseConv2D(3)(wide), decayed(inputs)]
+    before.append(layers.MaxPooling2D(2)(wide))
+    outputs += [norm(x) for norm, x in zip(norms, before, strict=True)]
+    layer_norm = layers.LayerNormalization(beta_initializer="ones")
+    outputs.append(layer_norm(wide))
+    model = keras.Model(inputs, outputs)
+    for layer in (*kernels, decayed):
+        axis = (8, 1) if isinstance(layer, layers.Conv2DTranspose) else (8,)
+        layer.kernel.assign(layer.kernel * sizes.reshape(axis))
+    for layer in (*norms[:2], norms[3], layer_norm):
+        layer.gamma.assign(sizes)
+    norms[2].moving_variance.assign(np.full(8, 1e-4))
+    quantized = tfc.quantize(model, calibration_data=normal)
+    report, _ = exported(quantized, normal, tmp_path / "m.tflite")
+    assert not report.float_tensors
+    assert report.agreement == 1.0
+    for given, expected in zip(quantized.predict(normal, verbose=0), model(normal), strict=True):
+        assert np.max(np.abs(given - expected)) < 0.1 * np.max(np.abs(expected))
 
 
 def test_a_sum_that_the_runtime_refuses_names_the_layer(tmp_path, normal):

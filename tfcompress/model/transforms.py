@@ -29,12 +29,15 @@ class WeightCall:
         training: Whether it is a call in training; `None` counts as inference.
         kernel: What the kernel's transforms tell of its codes, for those of the bias. `None` in
             training, and where the kernel is not rounded.
+        bias: The layer's bias before its transforms, float32. `None` in training, and where no
+            transform reads one.
     """
 
     call_index: int = 0
     in_codes: bool = False
     training: bool | None = None
     kernel: RoundedKernel | None = None
+    bias: tf.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +240,9 @@ class TransformedWeights(keras.Layer):
         if self._read is None:
             raise RuntimeError("Expected the layer to be built before its kernels are read.")
         call = WeightCall(call_index, in_codes, training)
+        if "bias" in self.chains and not training:
+            bias = tf.cast(self._read("bias").value, tf.float32)
+            call = dataclasses.replace(call, bias=bias)
         values = {}
         for name in sorted(self.chains, key=_first_order):
             # A kernel of 16 bits too: grids, masks and centroids are of float32.

@@ -65,11 +65,10 @@ def bake(
         fold = batch_norm.fold(batch_norm_call)
         factor, addend = np.asarray(fold.factor), np.asarray(fold.addend)
         bias = np.asarray((0.0 if own_bias is None else own_bias) * factor + addend, np.float32)
-        # A negative γ turns the signs of its channel's codes; scales are positive. A γ of zero
-        # leaves the bias alone, which still needs a scale to be counted in.
+        # A negative γ turns the signs of its channel's codes; scales are positive.
         codes = codes * np.sign(factor).reshape(shape)
         kernel = kernel * factor.reshape(shape)
-        scale = scale * np.where(factor == 0, 1, np.abs(factor))
+        scale = np.asarray(fold.kernel_scale)
     quantizer = transform.input_quantizer(call_index)
     baked = BakedKernel(
         layer.name,

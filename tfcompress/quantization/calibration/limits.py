@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.kernels import has_bias
+from tfcompress.quantization.fake_quant.affine import LARGEST_BIAS
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
@@ -23,8 +24,6 @@ LARGEST_RATIO = 2.0**8
 #: Smallest ratios of scales of a sum or difference (operand / output) and of a product (operand ·
 #: operand / output) that XNNPACK takes. LiteRT itself computes smaller ones exactly, outside of it.
 SMALLEST_RATIO = {"Add": 2.0**-10, "Subtract": 2.0**-10, "Multiply": 2.0**-16}
-#: Largest int32 code of a bias that leaves as much again to the products.
-LARGEST_BIAS = 2.0**30
 #: Weights above it overflow float32 as soon as they are multiplied.
 _LARGEST_WEIGHT = 1e30
 

@@ -19,6 +19,9 @@ MIN_SCALE = 1e-9
 #: the middle of the scales that ordinary networks have.
 ZERO_TENSOR_SCALE = 2.0**-6
 
+#: Largest int32 code of a bias that leaves as much again to the products.
+LARGEST_BIAS = 2.0**30
+
 
 def code_range(num_bits: int, narrow_range: bool = False) -> tuple[int, int]:
     """Smallest and largest code: (−128, 127) for 8 bits, (−127, 127) in the narrow range."""
@@ -182,6 +185,21 @@ def fake_quantize_tensor(
     return tf.quantization.fake_quant_with_min_max_vars(
         x, low, high, num_bits=num_bits, narrow_range=narrow_range
     )
+
+
+def coarser_scale(bias: tf.Tensor, input_scale: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """`scale` of a kernel's channel, or one by which its bias fits the int32 sum.
+
+    Args:
+        bias: Its magnitude.
+        input_scale: Scale of what the kernel multiplies; where it is 0 (no range is known yet)
+            `scale` stays.
+        scale: Of the kernel, positive, broadcasts against `bias`.
+    """
+    overflows = (input_scale > 0) & (bias > LARGEST_BIAS * input_scale * scale)
+    # Half of what fits, so that the last bit of the division does not matter.
+    enough = tf.math.divide_no_nan(bias, input_scale) * np.float32(2 / LARGEST_BIAS)
+    return tf.where(overflows, enough, scale)
 
 
 def round_to_grid(x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ from tfcompress.model.transforms import (
     WeightCall,
     WeightTransform,
 )
-from tfcompress.quantization.fake_quant.affine import round_to_grid
+from tfcompress.quantization.fake_quant.affine import coarser_scale, round_to_grid
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.variables import add_variables
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
@@ -202,6 +202,8 @@ class FakeQuantizeWeights(WeightTransform):
 
         def rounded_kernel(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rounded, scale = self._quantized(value, call.call_index, bool(call.training))
+            if call.bias is not None and quantizer is not None and not call.training:
+                rounded, scale = self._with_room(rounded, scale, quantizer, call.bias)
             return (tf.round(rounded / scale) if in_codes else rounded), scale
 
         if call.training:
@@ -231,6 +233,21 @@ class FakeQuantizeWeights(WeightTransform):
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         return rounded, scale
+
+    def _with_room(
+        self, rounded: tf.Tensor, scale: tf.Tensor, quantizer: TensorQuantizer, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The kernel on coarser grids in channels whose bias overflows the int32 sum.
+
+        These are channels that a penalty drives towards 0. Their largest code still changes the sum
+        by far less than a step of its output.
+        """
+        if not self.grid.per_channel:
+            return rounded, scale
+        size = tf.reshape(tf.abs(bias), self.grid.channel_shape)
+        coarser = coarser_scale(size, quantizer.active_scale(), scale)
+        found = tf.where(coarser > scale, tf.round(rounded / coarser) * coarser, rounded)
+        return found, coarser
 
     def rounded(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """`(codes, values, scale)` in inference, in the first call, without held weights.

@@ -16,7 +16,12 @@ import tensorflow as tf
 
 from tfcompress.model.kernels import has_bias
 from tfcompress.model.linking import Linked, Links
-from tfcompress.quantization.fake_quant.affine import code_range, round_to_grid
+from tfcompress.quantization.fake_quant.affine import (
+    LARGEST_BIAS,
+    coarser_scale,
+    code_range,
+    round_to_grid,
+)
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators import forms
@@ -76,9 +81,10 @@ class FoldedAffine(Linked):
             return Fold(factor, offset)
         if not isinstance(source, tuple):
             # A 1×1 depthwise kernel with one weight per channel: its code is the largest one.
-            kernel_scale = tf.abs(factor) * np.float32(1 / code_range(8)[1])
             input_step = source.active_scale()
-            step = input_step * kernel_scale
+            unit = input_step * np.float32(1 / code_range(8)[1])
+            factor = _without_traces(factor, offset, unit * tf.abs(factor))
+            step = input_step * (tf.abs(factor) * np.float32(1 / code_range(8)[1]))
             return Fold(factor, round_to_grid(offset, step), input_step, step, code_range(8)[1])
         layer, kernel_call = source
         values, rounded = layer.transformed(call_index=kernel_call, training=False)
@@ -88,11 +94,16 @@ class FoldedAffine(Linked):
             return Fold(factor, offset)
         # The products are taken in the runtime's order; without the operation between them
         # TensorFlow's graph optimizer would take them in another.
-        # A channel that batch norm switches off has its bias alone, on the grid of its kernel.
-        size = tf.where(factor == 0, tf.ones_like(factor), factor)
-        step = rounded.input_scale * tf.abs(rounded.scale * size)
-        offset = round_to_grid(offset + bias * factor, step)
-        return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias)
+        total = offset + bias * factor
+        factor = _without_traces(factor, total, rounded.bias_step * tf.abs(factor))
+        # A channel that batch norm switches off has its bias alone, on the grid of its kernel or
+        # on one that holds it.
+        scale = tf.abs(rounded.scale * tf.where(factor == 0, tf.ones_like(factor), factor))
+        enough = coarser_scale(tf.abs(total), rounded.input_scale, scale)
+        scale = tf.where(factor == 0, enough, scale)
+        step = rounded.input_scale * scale
+        offset = round_to_grid(total, step)
+        return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias, scale)
 
     def infer(self, inputs: tf.Tensor, call_index: int) -> tf.Tensor:
         """The layer's output in inference."""
@@ -109,6 +120,17 @@ class FoldedAffine(Linked):
         return tf.cast(outputs, self.compute_dtype)
 
 
+def _without_traces(factor: tf.Tensor, offset: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """`factor`, but 0 for channels whose offset is so many steps of their sum that int32 overflows.
+
+    A γ that a penalty drives towards 0 leaves the offset alone: what is left of the rest is far
+    smaller than a step of the output.
+    """
+    # No step: no range is known yet.
+    overflows = (step > 0) & (tf.abs(offset) > LARGEST_BIAS * step)
+    return tf.where(overflows, tf.zeros_like(factor), factor)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fold:
     """y = x · factor + addend, as an int32 sum that the runtime adds up.
@@ -120,6 +142,7 @@ class Fold:
         step: Value of one unit of the sum.
         code: The kernel's code that multiplies a unit of `x`, but for the sign of `factor`.
         bias: What the layer before has already added to `x`.
+        kernel_scale: Scale of the folded kernel; `None` where none is before it.
     """
 
     factor: tf.Tensor
@@ -128,6 +151,7 @@ class Fold:
     step: tf.Tensor | None = None
     code: int = 1
     bias: tf.Tensor | float = 0.0
+    kernel_scale: tf.Tensor | None = None
 
     def sums(self, x: tf.Tensor) -> tf.Tensor:
         """The int32 sums, in float32 (exact to 2²⁴); meaningless where a step is 0."""
