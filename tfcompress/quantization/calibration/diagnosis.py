@@ -106,7 +106,8 @@ def range_problems(model: keras.Model) -> list[str]:
     if dead:
         problems.append(
             f"The outputs of {_listed(dead)} are zero on all calibration data. If that is not "
-            "meant (dead ReLUs, weights that were not loaded), check these layers; else leave them "
+            "meant (dead ReLUs, weights that were not loaded), check these layers. Weights that "
+            "start from zeros train on, and the range with them. What stays zero is better left "
             "out of the model."
         )
     if huge:
