@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import tfcompress as tfc
+from tfcompress.export.lint import lint_file
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,16 @@ def test_inputs_of_unknown_size_are_exported_at_named_sizes(tmp_path):
     assert report.agreement >= 0.99
     assert report.verified_on["long"] == "calibration data"
     assert report.constant_num_bytes < sum(report.signature_num_bytes.values()) * 0.7
+
+
+def test_a_name_that_is_no_text_is_a_damaged_file(int8_file):
+    summary = tfc.inspect_tflite(int8_file)
+    name = next(
+        name
+        for op in summary.ops
+        if len(name := summary.tensor(op.outputs[0], op.subgraph).name.encode()) > 2
+    )
+    damaged = int8_file.replace(name, b"\xe5(" + name[2:])
+    assert damaged != int8_file
+    with pytest.raises(ValueError, match=r"^Expected .*Received: .*damaged"):
+        lint_file(damaged, [], "model", measure=False)

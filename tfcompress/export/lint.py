@@ -216,7 +216,8 @@ def _origin(tensors: list, layers: list[str]) -> str:
     """The layer of the first tensor whose name has one: longest names first."""
     known = sorted(layers, key=len, reverse=True)
     for tensor in tensors:
-        name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name or "")
+        given = tensor.name or b""
+        name = given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
         for part in re.split("[/;]", name):
             for layer in known:
                 if part == layer or part.startswith(f"{layer}_"):

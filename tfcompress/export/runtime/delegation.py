@@ -126,7 +126,13 @@ def _nodes(data: bytes) -> list[dict]:
     interpreter = Interpreter(model_content=data)
     interpreter.allocate_tensors()
     # Private in LiteRT: the public interface shows neither the ops nor which a delegate runs.
-    return interpreter._get_ops_details()
+    try:
+        return interpreter._get_ops_details()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Expected a .tflite whose tensors have names in UTF-8. Received: one with {error}. It "
+            "is damaged: fetch it again, or export the model again."
+        ) from error
 
 
 def _with_each_entry_first(data: bytes) -> Iterator[bytes]:
