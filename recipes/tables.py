@@ -144,6 +144,35 @@ def _quantize(dataset: str, extra: str) -> Table:
     return Table("quantize", {"variant": "variant"}, shown, {"dataset": [dataset]}, names)
 
 
+_PEERS = {
+    "float": "float",
+    "ours_training": "tfcompress, trained",
+    "tfmot_training": "tfmot, trained",
+    "ours_calibration": "tfcompress, calibrated",
+    "stock_int8": "TensorFlow's converter, full int8",
+    "ai_edge_static": "ai-edge-quantizer, static",
+    "stock_dynamic": "TensorFlow's converter, dynamic range",
+    "ai_edge_dynamic": "ai-edge-quantizer, dynamic",
+}
+
+
+def _peers(task: str) -> Table:
+    shown: dict[str, tuple[str, Digits]] = {
+        "model %": ("model_accuracy", 2),
+        "file %": ("file_accuracy", 2),
+        "same top-1 %": ("same_top1", 2),
+        "equal %": ("equal", 2),
+        "largest": ("largest", None),
+        "bytes": ("num_bytes", None),
+        "gzip": ("gzip_bytes", None),
+        "step": ("step_ratio", 2),
+        "time here": ("latency_ratio", 2),
+        "Cortex-A53": ("instructions_cortex-a53", None),
+        "Cortex-A76": ("instructions_cortex-a76", None),
+    }
+    return Table("peers", {"method": "method"}, shown, {"task": [task]}, _PEERS)
+
+
 _WIDTHS = {
     "dense": "dense",
     "shrunk": "shrunk, then 8 epochs",
@@ -160,6 +189,15 @@ _STUDENTS = {
 _ACCURACY: Mapping[str, tuple[str, Digits]] = {"accuracy %": ("accuracy", 2)}
 
 TABLES: dict[str, Table | Pivot] = {
+    "peers-mnist": _peers("mnist"),
+    "peers-cifar10": _peers("cifar10"),
+    "peers-versions": Table(
+        "peers",
+        {"method": "method"},
+        {"versions": ("versions", "raw")},
+        names=_PEERS,
+        seeds=False,
+    ),
     "quantize-cifar10": _quantize("cifar10", "2 epochs"),
     "quantize-mnist": _quantize("mnist", "1 epoch"),
     "quantize-fashion": _quantize("fashion_mnist", "1 epoch"),
