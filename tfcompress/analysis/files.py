@@ -62,13 +62,23 @@ def _is_quantized(model: keras.Model) -> bool:
 
 
 def run_file(path: str | os.PathLike, model: keras.Model, samples: Samples) -> Any:
-    """The outputs of a file on samples, in the order of the outputs of the model that it is of."""
+    """The outputs of a file on samples, in the order of the outputs of the model that it is of.
+
+    Raises:
+        ValueError: The file has other outputs than the model.
+    """
     runner = Runner(path)
     arrays = tree.flatten(samples.inputs)
     names = [value.spec.name for value in Graph.from_model(model).flat_inputs]
     by_name = set(names) == set(runner.input_names)
     found = runner.predict(dict(zip(names, arrays, strict=True)) if by_name else arrays)
-    outputs = [found[name] for name in output_names(model)]
+    wanted = output_names(model)
+    if not set(wanted) <= set(found):
+        raise ValueError(
+            f"Expected a file with the outputs of {model.name!r}: {', '.join(wanted)}. Received: "
+            f"{os.fspath(path)!r} with {', '.join(found)}. Give the model that it was exported of."
+        )
+    outputs = [found[name] for name in wanted]
     return outputs[0] if len(outputs) == 1 else outputs
 
 
