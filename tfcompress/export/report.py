@@ -20,7 +20,8 @@ UNKNOWN_FLOAT = (
 )
 #: Said where the float model was not scored.
 NO_FLOAT_SCORES = (
-    "What compression cost is not known: pass float_model=, the model that quantize was called on."
+    "What compression cost is not known, for the float model is gone or was changed since: pass "
+    "float_model=, the model that quantize was called on."
 )
 #: Said of outputs that are far from those of the float model.
 LOW_FLOAT = (

@@ -69,8 +69,9 @@ def export_tflite(
             64 for large models. 0 compares nothing.
         float_model: The model that `quantize` was called on (a dict by signature where `model` is
             one), to compare the file with on the same samples. By default the report compares with
-            what `quantize` stored of it: its outputs on 128 of the calibration samples. A model
-            that was loaded from a file has nothing stored.
+            what `quantize` stored of it: its outputs on 128 of the calibration samples; metrics
+            (`verify_data=(x, y)`) are those of the model itself, while it is there and unchanged. A
+            model that was loaded from a file has nothing stored.
         input_shapes: For a model with inputs of unknown sizes, such as `keras.Input((None, 16))`:
             signature key → the shape of the input without the batch axis, `{"short": (64, 16)}`,
             or a dict of input name → shape. The file has one signature for each, with weights

@@ -28,6 +28,7 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
 from tfcompress.quantization.operators import catalog  # noqa: F401
 from tfcompress.quantization.operators.registry import Role, keeps_codes, operator_of, role
+from tfcompress.quantization.original import Original
 from tfcompress.quantization.placement.plan import AS_CONFIGURED, Plan
 from tfcompress.quantization.placement.planner import Planner
 from tfcompress.quantization.quantized_model import QuantizedModel, quantized_class
@@ -125,6 +126,7 @@ def quantize(
         )
     with Progress("quantize", 4, verbose) as progress:
         progress.stage("plan")
+        original = model
         model = functional_for(model, calibration_data)
         check_plain_kernels(model)
         given = model
@@ -141,6 +143,7 @@ def quantize(
         progress.stage("build")
         quantized = build_quantized(planner, given, preserve_sparsity)
         quantized.plan = the_plan
+        quantized.original = Original(original)
         if batches is not None:
             progress.stage("calibrate")
             if bias_correction is None:

@@ -18,6 +18,7 @@ from tfcompress.model.rewrite import HasMetadata
 from tfcompress.model.training import PrebuiltTrainingVariables
 from tfcompress.model.user_class import defines_call, functional_class
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.original import Original
 from tfcompress.quantization.placement.plan import Plan
 
 
@@ -41,6 +42,8 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         float_outputs: What the float model that was quantized gives for the first of them, one
             array per flat output, by which an export tells how the file agrees with it; `None`
             likewise.
+        original: Gives the float model that was quantized, or `None` where it is gone or has been
+            changed since; `None` itself likewise.
     """
 
     #: The user's model class that is mixed in; see `quantized_class`.
@@ -62,6 +65,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         self._plan: Plan | None = None
         self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
         self._float_outputs: Callable[[], list[np.ndarray] | None] | None = None
+        self.original: Original | None = None
         # Behind a function, for Keras would track its layers.
         self._looped: Callable[[], LoopedGraph] | None = None
 
@@ -138,6 +142,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
             self.plan = model.plan
             self.calibration_inputs = model.calibration_inputs
             self.float_outputs = model.float_outputs
+            self.original = model.original
 
     @property
     def plan(self) -> Plan | None:

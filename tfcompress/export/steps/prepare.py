@@ -138,6 +138,9 @@ def prepare(
             # A float model that is quantized here is the one to compare with.
             float_model = None if _has_quantizers(given) else given
         is_scored = samples is not None and samples.labels is not None
+        original = getattr(given, "original", None)
+        if float_model is None and is_scored and original is not None:
+            float_model = original()
         signature = Signature(key, ready, output_names(ready), samples, reference)
         if is_scored:
             _check_scored(signature)
