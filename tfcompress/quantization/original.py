@@ -30,5 +30,5 @@ class Original:
 def _checksum(model: keras.Model) -> int:
     found = 0
     for variable in model.weights:
-        found = zlib.crc32(np.ascontiguousarray(variable.numpy()).view(np.uint8), found)
+        found = zlib.crc32(np.ascontiguousarray(variable.numpy()).view(np.uint8).data, found)
     return found
