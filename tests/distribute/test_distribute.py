@@ -56,7 +56,10 @@ def test_imports_run_nothing():
 @pytest.fixture(scope="module")
 def floats(tmp_path_factory):
     """What two workers have found without the recipe."""
-    return on_two_workers(tmp_path_factory.mktemp("float"), "float")
+    found = on_two_workers(tmp_path_factory.mktemp("float"), "float")
+    errors = [text for text in found if isinstance(text, str)]
+    assert not errors, errors[0]
+    return found
 
 
 def test_pruning_on_two_workers_is_pruning_on_one(floats):

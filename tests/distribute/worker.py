@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import signal
+import time
 import warnings
 
 import keras
@@ -171,6 +172,14 @@ def train_recipe(folder, killed_at=None):
     return distributed.train(folder, 2, callbacks=callbacks, **options)
 
 
+def wait_for_the_other(folder, task, seconds=60):
+    """A worker that ends takes with it what the other one still reads of their last exchange."""
+    (folder / f"done-{task}").touch()
+    end = time.monotonic() + seconds
+    while not (folder / f"done-{1 - task}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def work(ports, task, folder, kind):
     """One worker of a cluster: prints what it has found, for `ast.literal_eval`."""
     os.environ["TF_CONFIG"] = distributed.cluster(ports, task)
@@ -181,6 +190,7 @@ def work(ports, task, folder, kind):
         found["gradients"] = quantized_gradients(strategy)
         found["overflow"] = overflow_on_one(strategy)
         found["refused"] = other_weights_are_refused(strategy, task)
+        wait_for_the_other(pathlib.Path(folder), int(task))
         print(found)
     else:
         print(train_recipe(folder, 13 if (kind, task) == ("killed", 1) else None))
