@@ -173,7 +173,7 @@ def train_recipe(folder, killed_at=None):
 
 
 def wait_for_the_other(folder, task, seconds=60):
-    """A worker that ends takes with it what the other one still reads of their last exchange."""
+    """Waits until both workers are done: an early exit breaks the other's last collective."""
     (folder / f"done-{task}").touch()
     end = time.monotonic() + seconds
     while not (folder / f"done-{1 - task}").exists() and time.monotonic() < end:

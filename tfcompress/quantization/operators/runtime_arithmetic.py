@@ -44,8 +44,8 @@ def sum_with_constant(
 ) -> tf.Tensor:
     """The code of codes · scale + values at `step`, with the constant's codes in the file.
 
-    Its scale is that of its largest value, or 2⁻⁹ output steps where that is larger: finer operands
-    are none that XNNPACK adds, and LiteRT's own operator rounds differently.
+    The constant's scale follows from its largest value, and is at least 2⁻⁹ output steps: XNNPACK
+    does not add finer operands, and LiteRT's own operator rounds differently.
 
     Args:
         codes: Whole numbers, float32.
