@@ -14,11 +14,14 @@
 
 Rows go to `low_bits.csv` in `--output` with the commit and the command; started again, the
 benchmark skips what is there. `--nomeasure` writes the tables of
-`docs/low-bits.md` alone. An epoch of `accuracy` takes about two minutes of a core.
+`docs/low-bits.md` alone. An epoch of `accuracy` takes about two minutes of a core with
+`TF_ENABLE_ONEDNN_OPTS=1`, and three without it on AMD's CPUs, where TensorFlow does not turn oneDNN
+on by itself.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import tempfile
 import time
@@ -40,6 +43,10 @@ from recipes.origin import commit
 from recipes.results import Results
 
 _KEY = ("part", "row", "seed", "epochs")
+#: How TensorFlow was told to use oneDNN, which is part of the command that repeats a row.
+_ONEDNN = "".join(
+    f"{name}={os.environ[name]} " for name in ("TF_ENABLE_ONEDNN_OPTS",) if name in os.environ
+)
 RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
 PARTS = {
     "accuracy": accuracy.PART,
@@ -87,7 +94,9 @@ def main(argv: Sequence[str]) -> None:
                 figures = {column: found.pop(column, "") for column in COLUMNS}
                 if found:
                     raise ValueError(f"Expected figures among {COLUMNS}. Received: {found}.")
-                command = f"python -m benchmarks.low_bits --part={_PART.value} --epochs={epochs}"
+                command = (
+                    f"{_ONEDNN}python -m benchmarks.low_bits --part={_PART.value} --epochs={epochs}"
+                )
                 command += f' --only="{name}" --seeds={seed}'
                 results.add(**key, **figures, commit=measured, command=command)
                 print(key, figures, flush=True)
