@@ -76,6 +76,38 @@ def continued(trained, tmp_path, found):
         tfc.search(model, train, validation, **{**arguments, "epochs": 2}, path=tmp_path / "work")
 
 
+def test_low_rank_is_chosen_and_its_file_is_the_predicted_one(trained, tmp_path):
+    model, train, validation = trained
+    found = tfc.search(
+        model,
+        train,
+        validation,
+        budget=[tfc.Macs(0.7), tfc.Bytes(8500)],
+        epochs=2,
+        options=("int4", "rank=0.5"),
+        trials=1,
+        path=tmp_path / "work",
+        verbose=0,
+    )
+    assignment = found.best.point.assignment
+    # `second` has 64 of 84 rows of multiplications; without it, 0.7 cannot be met.
+    assert "second" in assignment.ranks
+    assert tfc.count_macs(found.model) == found.best.costs.macs <= 0.7 * tfc.count_macs(model)
+    assert found.best.costs.macs == found.best.point.costs.macs
+    assert abs(found.best.num_bytes_error) < 0.02
+    assert "low rank × 0.5" in str(found)
+    report = tfc.export_tflite(found.model, tmp_path / "model.tflite", verify_data=train[0][:64])
+    assert report.num_bytes == found.best.costs.num_bytes <= 8500
+    assert report.agreement >= 0.99
+    names = [layer.name for layer in report.layers]
+    assert {"second_in", "second"} <= set(names)
+    # The recipe gives the same model from the float model again.
+    again = found.recipe.run(model, train, verbose=0)
+    assert tfc.count_macs(again) == found.best.costs.macs
+    outputs = [m.predict(validation[0], verbose=0).argmax(-1) for m in (again, found.model)]
+    assert np.mean(outputs[0] == outputs[1]) > 0.97
+
+
 def test_the_smallest_that_holds_a_drop(trained, tmp_path):
     model, train, validation = trained
     found = tfc.search(

@@ -1,4 +1,4 @@
-"""A choice of widths, sparsities and bits for every layer, and the model that it gives."""
+"""A choice of widths, ranks, sparsities and bits for every layer, and the model that it gives."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import keras
 
 from tfcompress.analysis.changes import prune_kernel
 from tfcompress.analysis.options import PRESETS
+from tfcompress.analysis.structured import Structured, structured
 from tfcompress.analysis.widths import Widths
 from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import iterate_layers, layer_kernels
@@ -28,11 +29,14 @@ class Assignment:
 
     Attributes:
         channels: Group of channels → the share that it keeps; 1 without a key.
+        ranks: Layer → the share of its multiply-accumulates that its two factors take; a layer
+            without a key keeps its kernel.
         sparsity: Layer → the share of its weights that is zero; 0 without a key.
         bits: Layer → bits of its weights; 8 without a key.
     """
 
     channels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ranks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sparsity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -46,30 +50,43 @@ class Assignment:
         """As plain values."""
         return {field.name: dict(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
-    def shrunk(self, widths: Widths) -> keras.Model:
-        """The float model with these widths, its weights as they were."""
-        return widths.build(self.channels)
+    @property
+    def structure(self) -> Assignment:
+        """The widths and ranks alone."""
+        return Assignment(self.channels, self.ranks)
+
+    def structured(self, model: keras.Model, widths: Widths | None) -> Structured:
+        """The float model with these widths and ranks.
+
+        Args:
+            model: The whole model; it is left untouched.
+            widths: Its groups of channels.
+        """
+        return structured(model, widths, self.channels, self.ranks)
 
     def build(
-        self, model: keras.Model, calibration_data: Any, bias_correction: bool | None = None
+        self, start: Structured, calibration_data: Any, bias_correction: bool | None = None
     ) -> QuantizedModel:
         """The model with sparsity and bits; training goes on from it.
 
         Args:
-            model: The float model with the widths of the assignment; it is left untouched.
+            start: The float model with the widths and ranks of the assignment; left untouched.
             calibration_data: As for `quantize`.
             bias_correction: As for `quantize`.
         """
+        model = start.model
         copy = keras.models.clone_model(model) if self.sparsity else model
         if self.sparsity:
+            shares = start.expand(self.sparsity)
             copy.set_weights(model.get_weights())
             for path, layer in layers_by_path(copy).items():
-                share = self.sparsity.get(path, 0.0)
+                share = shares.get(path, 0.0)
                 for inner in iterate_layers(layer) if share else ():
                     for kernel in layer_kernels(inner):
                         kernel.variable.assign(prune_kernel(kernel.variable.numpy(), share))
         paths = layers_by_path(model)
-        by_name = {n: PRESETS[b] for n, b in self.bits.items() if b != 8 and n in paths}
+        bits = start.expand(self.bits)
+        by_name = {n: PRESETS[b] for n, b in bits.items() if b != 8 and n in paths}
         with warnings.catch_warnings():
             # Ranges are those of a model whose training has not begun.
             warnings.simplefilter("ignore", UserWarning)

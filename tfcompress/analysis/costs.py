@@ -17,6 +17,7 @@ from tfcompress.analysis.assignment import Assignment, layers_by_path
 from tfcompress.analysis.budgets import Budget, Costs, Latency
 from tfcompress.analysis.changes import prune_kernel, round_kernel
 from tfcompress.analysis.options import PRESETS
+from tfcompress.analysis.structured import Structured
 from tfcompress.export.flatbuffer.figures import file_figures
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.flatbuffer.summary import FileSummary
@@ -34,18 +35,23 @@ class LayerBytes:
     """Bytes of each layer's kernels in the file, by bits and sparsity.
 
     Args:
-        model: The float model with the widths in question.
+        start: The float model with the widths and ranks in question.
         stored: `(layer, bits)` → bits that the file stores a code in.
-        layers: The layers that are asked for.
+        layers: The layers of the whole model that are asked for.
     """
 
     def __init__(
-        self, model: keras.Model, stored: Mapping[tuple[str, int], int], layers: Sequence[str]
+        self, start: Structured, stored: Mapping[tuple[str, int], int], layers: Sequence[str]
     ):
         self._stored = stored
-        found = layers_by_path(model)
+        found = layers_by_path(start.model)
         self._kernels = {
-            name: [k for inner in iterate_layers(found[name]) for k in layer_kernels(inner)]
+            name: [
+                (part, kernel)
+                for part in start.names(name)
+                for inner in iterate_layers(found[part])
+                for kernel in layer_kernels(inner)
+            ]
             for name in layers
         }
         self._known: dict[tuple, tuple[int, int]] = {}
@@ -54,7 +60,7 @@ class LayerBytes:
         """`(bytes, bytes under gzip)` of the kernels of a layer."""
         key = layer, bits, sparsity
         if key not in self._known:
-            parts = [self._packed(k, layer, bits, sparsity) for k in self._kernels[layer]]
+            parts = [self._packed(k, name, bits, sparsity) for name, k in self._kernels[layer]]
             raw = sum(map(len, parts))
             self._known[key] = raw, sum(len(zlib.compress(part, 9)) for part in parts)
         return self._known[key]
@@ -109,7 +115,7 @@ def file_costs(model: keras.Model, data: bytes, budgets: Sequence[Budget]) -> Co
     """What a model and its file cost.
 
     Args:
-        model: The float model with the widths of the file.
+        model: The float model with the widths and ranks of the file.
         data: The file.
         budgets: Whether latency is asked for, and by what.
     """
@@ -147,12 +153,12 @@ def _only(summary: FileSummary, op: Any) -> FileSummary:
 def predicted_costs(
     base: Costs, assignment: Assignment, sizes: LayerBytes, layers: Sequence[str]
 ) -> Costs:
-    """Costs of an assignment from those of the file with the same widths in int8.
+    """Costs of an assignment from those of the file with the same layers in int8.
 
     Args:
         base: Costs of that file.
         assignment: The assignment.
-        sizes: Bytes of kernels at these widths.
+        sizes: Bytes of kernels at these widths and ranks.
         layers: The layers whose bits and sparsity may differ.
     """
     raw, packed = base.num_bytes, base.gzip_bytes

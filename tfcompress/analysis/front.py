@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import keras
 import numpy as np
 
 from tfcompress.analysis.assignment import Assignment
@@ -14,10 +15,11 @@ from tfcompress.analysis.knapsack import choose
 from tfcompress.analysis.options import Option, parse_options
 from tfcompress.analysis.table import Sensitivity
 from tfcompress.analysis.widths import Widths
+from tfcompress.model.macs import count_macs
 
-# Sizes between the smallest and the largest that are tried for every set of widths.
+# Sizes between the smallest and the largest that are tried for every set of widths and ranks.
 _SIZES = 12
-# Shares of the multiply-accumulates that widths are chosen for.
+# Shares of the multiply-accumulates that widths and ranks are chosen for.
 _MACS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 
 
@@ -48,11 +50,12 @@ class Losses:
         self.bits: dict[str, list[int]] = {}
         self.sparsity: dict[str, list[float]] = {}
         self.channels: dict[str, list[float]] = {}
+        self.rank: dict[str, list[float]] = {}
         for target, name in self._rows:
             option: Option = parse_options([name])[0]
             if option.kind == "bits":
                 self.bits.setdefault(target, []).append(int(option.value))
-            elif option.kind in ("sparsity", "channels"):
+            else:
                 getattr(self, option.kind).setdefault(target, []).append(option.value)
 
     @property
@@ -75,30 +78,47 @@ class Losses:
         """Divergence of a width of a group."""
         return 0.0 if share >= 1 else self._rows[group, f"channels={share:g}"]
 
+    def of_rank(self, layer: str, share: float) -> float:
+        """Divergence of the low-rank form of a layer."""
+        return 0.0 if share >= 1 else self._rows[layer, f"rank={share:g}"]
+
     def of(self, assignment: Assignment) -> float:
         """The sum over an assignment; every layer is in int8 at least."""
         layers = sum(
             self.of_layer(n, assignment.bits.get(n, 8), assignment.sparsity.get(n, 0.0))
             for n in self.layers
         )
-        return layers + sum(self.of_channels(g, s) for g, s in assignment.channels.items())
+        structure = sum(self.of_channels(g, s) for g, s in assignment.channels.items())
+        structure += sum(self.of_rank(n, s) for n, s in assignment.ranks.items())
+        return layers + structure
 
 
-def width_choices(widths: Widths | None, losses: Losses) -> list[dict[str, float]]:
-    """Sets of widths, from the whole model to the narrowest, of least loss at their MACs.
+def structures(model: keras.Model, widths: Widths | None, losses: Losses) -> list[Assignment]:
+    """Sets of widths and ranks, from the whole model to the least, of least loss at their MACs.
 
-    The products of a layer depend on the channels that it reads and makes, so that savings of
-    groups do not add up; the knapsack's budget is lowered until the true number is within it.
+    The products of a layer depend on the channels that it reads and makes, so that savings do not
+    add up; the knapsack's budget is lowered until the true number is within it.
+
+    Args:
+        model: The float model.
+        widths: Its groups of channels, where channels may be taken.
+        losses: Divergence of choices.
     """
-    found: list[dict[str, float]] = [{}]
-    groups = list(losses.channels)
-    if widths is None or not groups:
+    found = [Assignment()]
+    macs = _Macs(model, widths)
+    items = [("channels", name, shares) for name, shares in losses.channels.items()]
+    items += [("ranks", name, shares) for name, shares in losses.rank.items()]
+    if not items:
         return found
-    shares = [[1.0, *sorted(losses.channels[g], reverse=True)] for g in groups]
-    loss = [[losses.of_channels(g, s) for s in row] for g, row in zip(groups, shares, strict=True)]
+    choices = [[1.0, *sorted(shares, reverse=True)] for _, _, shares in items]
+    of = {"channels": losses.of_channels, "ranks": losses.of_rank}
+    loss = [
+        [of[kind](name, share) for share in row]
+        for (kind, name, _), row in zip(items, choices, strict=True)
+    ]
     saved = [
-        [widths.macs({g: s}) - 1.0 if s < 1 else 0.0 for s in row]
-        for g, row in zip(groups, shares, strict=True)
+        [macs(_structure([(kind, name, s)])) - 1.0 if s < 1 else 0.0 for s in row]
+        for (kind, name, _), row in zip(items, choices, strict=True)
     ]
     for target in _MACS[1:]:
         budget = target - 1.0
@@ -106,20 +126,45 @@ def width_choices(widths: Widths | None, losses: Losses) -> list[dict[str, float
             chosen = choose(loss, [saved], [budget])
             if chosen is None:
                 break
-            picked = {
-                g: row[i] for g, row, i in zip(groups, shares, chosen, strict=True) if row[i] < 1
-            }
-            left = widths.macs(picked)
+            structure = _structure(
+                (kind, name, row[index])
+                for (kind, name, _), row, index in zip(items, choices, chosen, strict=True)
+            )
+            left = macs(structure)
             if left <= target:
-                if picked not in found:
-                    found.append(picked)
+                if structure not in found:
+                    found.append(structure)
                 break
             budget -= left - target
     return found
 
 
+def _structure(choices: Iterable[tuple[str, str, float]]) -> Assignment:
+    """The assignment of `(kind, group or layer, share)`; a share of 1 leaves it whole."""
+    picked: dict[str, dict[str, float]] = {"channels": {}, "ranks": {}}
+    for kind, name, share in choices:
+        if share < 1:
+            picked[kind][name] = share
+    return Assignment(picked["channels"], picked["ranks"])
+
+
+class _Macs:
+    """Multiply-accumulates of a structure over those of the whole model."""
+
+    def __init__(self, model: keras.Model, widths: Widths | None):
+        self._model, self._widths = model, widths
+        self._whole: float | None = None
+
+    def __call__(self, structure: Assignment) -> float:
+        if not structure.ranks and self._widths is not None:
+            return self._widths.macs(structure.channels)
+        if self._whole is None:
+            self._whole = count_macs(self._model)
+        return count_macs(structure.structured(self._model, self._widths).model) / self._whole
+
+
 def assignments_at(
-    channels: dict[str, float],
+    structure: Assignment,
     losses: Losses,
     sizes: LayerBytes,
     base: Costs,
@@ -128,13 +173,13 @@ def assignments_at(
     index: int,
     limits: Sequence[float] = (),
 ) -> Iterator[Point]:
-    """The least loss at sizes from the smallest to the largest, for one set of widths.
+    """The least loss at sizes from the smallest to the largest, for one set of widths and ranks.
 
     Args:
-        channels: The widths.
+        structure: The widths and ranks.
         losses: Divergence of choices.
-        sizes: Bytes of kernels at these widths.
-        base: Costs of the int8 file at these widths.
+        sizes: Bytes of kernels in it.
+        base: Costs of its int8 file.
         layers: The layers to choose for.
         cost: The size of costs, in bytes.
         index: Which of `(bytes, bytes under gzip)` that is.
@@ -158,10 +203,10 @@ def assignments_at(
         if chosen is None:
             continue
         picked = [row[i] for row, i in zip(choices, chosen, strict=True)]
-        assignment = Assignment(
-            channels,
-            {n: s for n, (_, s) in zip(layers, picked, strict=True) if s},
-            {n: b for n, (b, _) in zip(layers, picked, strict=True) if b != 8},
+        assignment = dataclasses.replace(
+            structure,
+            sparsity={n: s for n, (_, s) in zip(layers, picked, strict=True) if s},
+            bits={n: b for n, (b, _) in zip(layers, picked, strict=True) if b != 8},
         )
         if assignment.key not in seen:
             seen.add(assignment.key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import tempfile
 import warnings
@@ -15,10 +14,11 @@ from keras import tree
 from tfcompress.analysis.assignment import Assignment
 from tfcompress.analysis.budgets import Budget, Bytes, Costs
 from tfcompress.analysis.costs import LayerBytes, file_costs, stored_bits
-from tfcompress.analysis.front import Losses, Point, assignments_at, width_choices
+from tfcompress.analysis.front import Losses, Point, assignments_at, structures
 from tfcompress.analysis.result import Candidate
 from tfcompress.analysis.samples import Samples
 from tfcompress.analysis.state import State
+from tfcompress.analysis.structured import Structured
 from tfcompress.analysis.table import Sensitivity
 from tfcompress.analysis.widths import Widths
 from tfcompress.export.report import ExportReport
@@ -70,8 +70,7 @@ class Predictions:
         # The front is over bytes, unless only other costs are limited.
         self._axis: Budget = (*sizes, *budgets, Bytes(1, gzip=True))[0]
         self._gzip = not sizes or sizes[0].gzip
-        self._stored = self._stored_bits()
-        self.origin = self._base({})
+        self.origin = self._base(Assignment())
 
     def cost(self, costs: Costs) -> float:
         """The cost that candidates are ordered by."""
@@ -81,28 +80,28 @@ class Predictions:
         """Whether all budgets are met."""
         return all(b.of(costs) <= b.limit_for(self.origin) for b in self.budgets)
 
-    def shrunk(self, assignment: Assignment) -> keras.Model:
-        """The float model with the widths of an assignment."""
-        return self.model if self.widths is None else assignment.shrunk(self.widths)
+    def structured(self, assignment: Assignment) -> Structured:
+        """The float model with the widths and ranks of an assignment."""
+        return assignment.structured(self.model, self.widths)
 
     def points(self, verbose: Verbosity) -> list[Point]:
-        """Candidates of all sets of widths and sizes."""
-        choices = width_choices(self.widths, self.losses)
+        """Candidates of all sets of widths and ranks, and of all sizes."""
+        choices = structures(self.model, self.widths, self.losses)
         limits = [b.limit for b in self.budgets if isinstance(b, Bytes)]
         limits = [limit * share for limit in limits for share in (1.0, 0.98, 0.95)]
         found: list[Point] = []
-        with Progress("widths", len(choices), verbose) as progress:
-            for channels in choices:
-                base = self._base(channels)
-                smaller = self.shrunk(Assignment(channels))
-                sizes = LayerBytes(smaller, self._stored, self.layers)
+        with Progress("structures", len(choices), verbose) as progress:
+            for structure in choices:
+                base = self._base(structure)
+                start = self.structured(structure)
+                sizes = LayerBytes(start, self._stored_bits(structure), self.layers)
                 index = 1 if self._gzip else 0
 
                 def size(costs: Costs, index: int = index) -> float:
                     return (costs.num_bytes, costs.gzip_bytes)[index]
 
                 found += assignments_at(
-                    channels, self.losses, sizes, base, self.layers, size, index, limits
+                    structure, self.losses, sizes, base, self.layers, size, index, limits
                 )
                 progress.step(f"{base.macs / self.origin.macs:.0%} of the MACs")
         return found
@@ -159,35 +158,36 @@ class Predictions:
             "larger drop or budget, or train longer (epochs=)."
         )
 
-    def _base(self, channels: dict[str, float]) -> Costs:
-        """Costs of the int8 file with these widths."""
-        key = f"base {json.dumps(channels, sort_keys=True)} {self.budgets}"
+    def _base(self, structure: Assignment) -> Costs:
+        """Costs of the int8 file with these widths and ranks."""
+        key = f"base {structure.key} {self.budgets}"
         known = self.state.get(key)
         if known is None:
-            data = self.export(Assignment(channels)).data
-            found = file_costs(self.shrunk(Assignment(channels)), data, self.budgets)
+            data = self.export(structure).data
+            found = file_costs(self.structured(structure).model, data, self.budgets)
             known = dataclasses.asdict(found)
             self.state.set(key, known)
         return Costs(**known)
 
-    def _stored_bits(self) -> dict[tuple[str, int], int]:
-        """What files store codes of 4 and 2 bits in, from one file of each."""
+    def _stored_bits(self, structure: Assignment) -> dict[tuple[str, int], int]:
+        """What files store codes of 4 and 2 bits in, from one file of each set of ranks."""
         found: dict[tuple[str, int], int] = {}
+        ranks = Assignment(ranks=structure.ranks)
         for bits in sorted({b for row in self.losses.bits.values() for b in row if b < 8}):
-            known = self.state.get(f"stored {bits}")
+            known = self.state.get(f"stored {bits} {ranks.key}")
             if known is None:
                 layers = [n for n, row in self.losses.bits.items() if bits in row]
-                exported = self.export(Assignment(bits=dict.fromkeys(layers, bits)))
+                exported = self.export(dataclasses.replace(ranks, bits=dict.fromkeys(layers, bits)))
                 stored = stored_bits({bits: exported.report}, exported.model)
                 known = {name: width for (name, _), width in stored.items()}
-                self.state.set(f"stored {bits}", known)
+                self.state.set(f"stored {bits} {ranks.key}", known)
             found |= {(name, bits): width for name, width in known.items()}
         return found
 
     def export(self, assignment: Assignment) -> Exported:
         """The file of an assignment without training, which is as large as the trained one."""
         few = tree.map_structure(lambda a: a[:_FEW], self.scored.inputs)
-        model = assignment.build(self.shrunk(assignment), few, bias_correction=False)
+        model = assignment.build(self.structured(assignment), few, bias_correction=False)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             file = pathlib.Path(folder) / "model.tflite"

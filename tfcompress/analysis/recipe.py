@@ -18,6 +18,7 @@ from tfcompress.analysis.budgets import Budget
 from tfcompress.analysis.lines import parse_json, parse_yaml
 from tfcompress.analysis.schema import BUDGETS, FIELDS, Checker
 from tfcompress.analysis.stages import run_stages
+from tfcompress.analysis.structured import Structured
 from tfcompress.files.writing import write_atomically
 
 Stage = Mapping[str, Mapping[str, Any]]
@@ -31,7 +32,7 @@ class Recipe:
 
     - `"shrink"`: `channels`, a group of channels (`print(tfc.Dependencies(model))` has the names) →
       the share that it keeps; or `target_macs`;
-    - `"factorize"`: `ranks`, `energy` or `target_macs`, as of `factorize`;
+    - `"factorize"`: `ranks`, `energy` or `target_macs`, and `methods`, as of `factorize`;
     - `"prune"`: `sparsity`, a share, or layer → share, at once by size; with `end_step` gradually,
       from `begin_step` on;
     - `"regularize"`: `l1`, `l2`;
@@ -164,12 +165,17 @@ class Recipe:
 
 
 def recipe_of(
-    assignment: Assignment, training: Mapping[str, Any], distill: bool, **fields: Any
+    assignment: Assignment,
+    start: Structured,
+    training: Mapping[str, Any],
+    distill: bool,
+    **fields: Any,
 ) -> Recipe:
     """The recipe of a candidate of a search.
 
     Args:
         assignment: What each layer gets.
+        start: The float model with its widths and ranks.
         training: Settings of `"train"`.
         distill: Whether the float model teaches.
         **fields: Other fields of the recipe.
@@ -177,9 +183,11 @@ def recipe_of(
     stages: list[dict[str, dict[str, Any]]] = []
     if assignment.channels:
         stages.append({"shrink": {"channels": dict(assignment.channels)}})
+    if start.ranks:
+        stages.append({"factorize": {"ranks": dict(start.ranks), "methods": ["svd"]}})
     if assignment.sparsity:
-        stages.append({"prune": {"sparsity": dict(assignment.sparsity)}})
-    layers = {name: _PRESETS[bits] for name, bits in assignment.bits.items()}
+        stages.append({"prune": {"sparsity": start.expand(assignment.sparsity)}})
+    layers = {name: _PRESETS[bits] for name, bits in start.expand(assignment.bits).items()}
     stages.append({"quantize": {"default": "int8", **({"layers": layers} if layers else {})}})
     if distill:
         stages.append({"distill": {}})

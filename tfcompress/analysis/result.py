@@ -159,7 +159,13 @@ class SearchResult:
 def describe_assignment(assignment: Mapping[str, Mapping[str, Any]]) -> str:
     """What an assignment changes, as a table of layers."""
     parts: dict[str, list[str]] = {}
-    for kind, shown in (("channels", "channels × {}"), ("sparsity", "{} zeros"), ("bits", "int{}")):
+    shapes = {
+        "channels": "channels × {}",
+        "ranks": "low rank × {}",
+        "sparsity": "{} zeros",
+        "bits": "int{}",
+    }
+    for kind, shown in shapes.items():
         for name, value in assignment[kind].items():
             parts.setdefault(name, []).append(shown.format(value))
     rows: Sequence[tuple] = [(name, ", ".join(found)) for name, found in parts.items()]

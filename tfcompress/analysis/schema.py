@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfcompress.analysis.lines import Path
+from tfcompress.factorization.forms import METHODS
 from tfcompress.quantization.schemes import PRESETS
 
 Check = Callable[[Any], str]
@@ -42,6 +43,14 @@ def _scheme(value: Any) -> str:
     return "" if known else f"null (float) or one of {', '.join(sorted(PRESETS))}"
 
 
+def _list_of(names: Sequence[str]) -> Check:
+    def check(value: Any) -> str:
+        fits = isinstance(value, list | tuple) and value and all(item in names for item in value)
+        return "" if fits else f"a list of {', '.join(names)}"
+
+    return check
+
+
 def _by_layer(check: Check) -> Check:
     def each(value: Any) -> str:
         if not isinstance(value, Mapping):
@@ -68,6 +77,7 @@ STAGES: dict[str, dict[str, Check]] = {
     "factorize": {
         "ranks": _either(_number(1, whole=True), _by_layer(_number(1, whole=True))),
         "energy": _SHARE,
+        "methods": _list_of(METHODS),
         "target_macs": _SHARE,
     },
     "prune": {

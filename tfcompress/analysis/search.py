@@ -52,15 +52,16 @@ def search(
     path: str | os.PathLike | None = None,
     verbose: Verbosity = "auto",
 ) -> SearchResult:
-    """Finds bits, sparsity and channels of every layer under a budget, and trains the result.
+    """Finds bits, zeros, channels and ranks of every layer under a budget, and trains the result.
 
     1. `sensitivity` measures every option of every layer on the first samples of `train`.
-    2. Sets of widths are chosen by an exact knapsack for falling numbers of multiply-accumulates,
-       and each is exported in int8: its costs are those of that file. Bytes of fewer bits and of
-       zeros are counted from the codes of each kernel, as the file stores them.
-    3. For each set of widths an exact multiple-choice knapsack gives the bits and sparsities of
-       least loss at every size: the front, without training.
-    4. Candidates of the front are built (channels, then zeros, then bits), trained in one `fit`
+    2. Sets of widths and ranks are chosen by an exact knapsack for falling numbers of
+       multiply-accumulates, and each is exported in int8: its costs are those of that file.
+       Bytes of fewer bits and of zeros are counted from the codes of each kernel, as the file
+       stores them.
+    3. For each of them an exact multiple-choice knapsack gives the bits and sparsities of least
+       loss at every size: the front, without training.
+    4. Candidates of the front are built (channels, low rank, zeros, bits), trained in one `fit`
        with the float model as teacher, exported, and their files run on `validation`.
 
     With `max_drop` the smallest candidate that holds it is sought by bisection of the front: where
@@ -156,7 +157,7 @@ def search(
         found.value(held.labels, work.reference),
         found.name,
         max_drop,
-        _recipe(best, training, found.name, max_drop, budgets, samples),
+        _recipe(best, predictions, training, found.name, max_drop, samples),
         predictions.origin,
         tuple(_notes(best, max_drop)),
     )
@@ -164,20 +165,21 @@ def search(
 
 def _recipe(
     best: Candidate,
+    predictions: Predictions,
     training: Training,
     metric: str,
     max_drop: float | None,
-    budgets: Sequence[Budget],
     samples: int,
 ) -> Recipe:
     names = ("epochs", "learning_rate", "batch_size", "seed")
     return recipe_of(
         best.point.assignment,
+        predictions.structured(best.point.assignment),
         {name: getattr(training, name) for name in names},
         training.distill,
         metric=metric,
         max_drop=max_drop,
-        budgets=budgets,
+        budgets=predictions.budgets,
         calibration_samples=samples,
     )
 

@@ -125,8 +125,8 @@ class Trials:
         known = self.state.get(key)
         if known is None:
             data = self.predictions.export(point.assignment).data
-            smaller = self.predictions.shrunk(point.assignment)
-            known = dataclasses.asdict(file_costs(smaller, data, self.predictions.budgets))
+            start = self.predictions.structured(point.assignment)
+            known = dataclasses.asdict(file_costs(start.model, data, self.predictions.budgets))
             self.state.set(key, known)
         return self.predictions.fits(Costs(**known))
 
@@ -141,21 +141,21 @@ class Trials:
 
     def _measure(self, point: Point) -> dict[str, Any]:
         key = point.assignment.key
-        smaller = self.predictions.shrunk(point.assignment)
-        model = point.assignment.build(smaller, self.scored.inputs)
+        start = self.predictions.structured(point.assignment)
+        model = point.assignment.build(start, self.scored.inputs)
         untrained = _list(predict(model, self.scored))
         parts = zip(self.kinds, self._scored_reference, untrained, strict=True)
         joint = float(sum(divergence(*part).mean() for part in parts))
-        start = time.monotonic()
+        begun = time.monotonic()
         settings = dataclasses.asdict(dataclasses.replace(self.training, data=None))
         settings.pop("data")
         finetune(model, self.teacher, self.training.data, kinds=self.kinds, **settings)
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - begun
         with tempfile.TemporaryDirectory() as folder:
             kept = self.state.file(f"{key}.tflite")
             file = pathlib.Path(folder) / "model.tflite" if kept is None else kept
             outputs = export_and_run(model, self.held, file).outputs
-            costs = file_costs(smaller, file.read_bytes(), self.predictions.budgets)
+            costs = file_costs(start.model, file.read_bytes(), self.predictions.budgets)
         stored = self.state.file(f"{key}.keras")
         if stored is not None:
             model.save(stored)
