@@ -89,3 +89,46 @@ def test_an_input_of_pixels_that_are_rescaled():
     assert image.own_snr_db > 40
     assert (image.low, image.high) == pytest.approx((-128 / 127.5, 127 / 127.5))
     assert (image.smallest, image.largest) == pytest.approx((-1, 1), abs=1e-5)
+
+
+_TRAINED = tfc.Scheme(
+    tfc.WeightScheme(2, narrow_range=False, quantizer=tfc.LSQ()),
+    tfc.ActivationScheme(4, quantizer=tfc.LSQPlus()),
+)
+
+
+@pytest.mark.parametrize(
+    ("few", "layer"),
+    # Few bits in a kernel; in a tensor, whose range is trained; in both.
+    [
+        ({"second": "w4a8"}, "second"),
+        ({"relu": _TRAINED}, "relu"),
+        ({"second": _TRAINED}, "second"),
+    ],
+    ids=["kernel", "tensor", "both"],
+)
+def test_eight_bits_where_there_are_fewer(few, layer):
+    inputs = keras.Input((8, 8, 2), name="image")
+    x = layers.Conv2D(8, 3, use_bias=False, name="first")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(8, 3, activation="relu", name="second")(x)
+    outputs = layers.Dense(3, name="logits")(layers.Flatten()(x))
+    model = keras.Model(inputs, outputs)
+    data = np.random.default_rng(0).normal(size=(32, 8, 8, 2)).astype(np.float32)
+    config = tfc.QuantizationConfig(by_name=few)
+    # Biases that are corrected for few bits are not those of 8; and calibration of what comes later
+    # sees the error.
+    quantized = tfc.quantize(model, config, calibration_data=data, bias_correction=False)
+    for quantizer in quantizers_of(quantized):
+        quantizer.frozen.assign(1.0)
+    before = quantized.predict(data, verbose=0)
+    found = tfc.debug_quantization(quantized, data, verbose=0)
+    np.testing.assert_array_equal(quantized.predict(data, verbose=0), before)
+    text = f"{dict.fromkeys(few, 'int8')} in the configuration"
+    (remedy,) = (r for r in found.remedies if r.what.startswith(text))
+    assert remedy.layer == layer
+    assert remedy.gain_db > 3
+    # A model of that configuration, here of the default, has what is promised.
+    better = tfc.quantize(model, calibration_data=data, bias_correction=False)
+    measured = tfc.debug_quantization(better, data, most_layers=0, verbose=0)
+    assert measured.output_snr_db == pytest.approx(remedy.snr_db, abs=1.5)

@@ -17,8 +17,10 @@ from tfcompress.analysis.html import layer_grid, page, save_page
 from tfcompress.analysis.layer_errors import (
     LayerError,
     batches_of,
+    few_bits,
     float_outputs,
     layer_in_float,
+    layer_in_int8,
     measure,
     output_snr,
     quantizers_of,
@@ -123,7 +125,8 @@ def debug_quantization(
 
     The model is run twice, rounded and in float, and every rounded tensor is compared. For the
     worst layers remedies are applied, one at a time, and the outputs are measured with each:
-    another range, or the layer in float. The model is left as it was.
+    another range, 8 bits where a kernel or a tensor has fewer, or else the layer in float. The
+    model is left as it was.
 
     Args:
         model: A quantized model with known ranges.
@@ -162,17 +165,17 @@ def debug_quantization(
     with Progress("debug_quantization", len(tried), verbose) as progress:
         for error in tried:
             progress.stage(error.name)
-            best = _best_remedy(ready, quantizers[error.quantizer], error, batches, floats, snr,
-                                values.get(error.quantizer))  # fmt: skip
-            remedies += [best] if best is not None else []
+            remedies += _remedies(ready, quantizers[error.quantizer], error, batches, floats, snr,
+                                  values.get(error.quantizer))  # fmt: skip
+    # The largest gain of a layer last.
+    gains = {r.layer: r.gain_db for r in sorted(remedies, key=lambda r: r.gain_db)}
     remedies.sort(key=lambda r: -r.gain_db)
-    gains = {r.layer: r.gain_db for r in remedies}
     ordered = sorted(worst, key=lambda e: -gains.get(e.name, 0.0))
     samples = sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
     return QuantizationDebug(model.name, tuple(ordered), snr, tuple(remedies), samples)
 
 
-def _best_remedy(
+def _remedies(
     model: keras.Model,
     quantizer: FakeQuantize,
     error: LayerError,
@@ -180,8 +183,8 @@ def _best_remedy(
     floats: Sequence[Sequence[np.ndarray]],
     snr: float,
     values: np.ndarray | None,
-) -> Remedy | None:
-    """The cheapest remedy that gains: a range before float."""
+) -> list[Remedy]:
+    """What gains: another range, 8 bits; float where neither does."""
     tries: list[tuple[str, Callable[[], AbstractContextManager[None]]]] = []
     if quantizer.fixed_range is None and values is not None:
         if error.saturated > _SATURATED:
@@ -194,13 +197,22 @@ def _best_remedy(
             text = f"a range of least squared error: tfc.LeastSquares(), {found[0]:.4g} … "
             text += f"{found[1]:.4g}"
             tries.append((text, lambda: with_range(quantizer, *found)))
-    if not quantizer.rounds_input:
-        # An input is no layer of a configuration.
-        text = f"{{{error.kernel or error.name!r}: None}} in the configuration, which keeps it in "
-        tries.append((f"{text}float", lambda: layer_in_float(model, quantizer)))
-    for what, applied in tries:
+    # An input is no layer of a configuration.
+    by_config = not quantizer.rounds_input
+    few = few_bits(model, quantizer) if by_config else []
+    if few:
+        text = f"{dict.fromkeys(few, 'int8')} in the configuration, instead of fewer bits"
+        smallest, largest = error.smallest, error.largest
+        tries.append((text, lambda: layer_in_int8(model, quantizer, smallest, largest)))
+
+    def measured(what: str, applied: Callable[[], AbstractContextManager[None]]) -> list[Remedy]:
         with applied():
             after = output_snr(model, batches, floats)
-        if after - snr > _GAIN_DB:
-            return Remedy(error.name, what, after, after - snr)
-    return None
+        gains = after - snr > _GAIN_DB
+        return [Remedy(error.name, what, after, after - snr)] if gains else []
+
+    helped = [remedy for what, applied in tries for remedy in measured(what, applied)]
+    if helped or not by_config:
+        return helped
+    text = f"{{{error.kernel or error.name!r}: None}} in the configuration, which keeps it in float"
+    return measured(text, lambda: layer_in_float(model, quantizer))

@@ -208,10 +208,55 @@ def layer_in_float(model: keras.Model, quantizer: FakeQuantize) -> Iterator[None
             chain.rounds = True
 
 
+def few_bits(model: keras.Model, quantizer: FakeQuantize) -> list[str]:
+    """Layers that a configuration would give 8 bits instead of fewer: for the kernel, the tensor.
+
+    Args:
+        model: A quantized model.
+        quantizer: That of the tensor.
+    """
+    layer = kernel_layers(model).get(quantizer)
+    found: list[str] = []
+    if layer is not None and any(kernel.num_bits < 8 for kernel in _kernels_of(layer)):
+        found.append(layer.name)
+    if quantizer.has_few_codes and quantizer.fixed_range is None:
+        found.append(quantizer.source or quantizer.name)
+    return list(dict.fromkeys(found))
+
+
+def _kernels_of(layer: Any) -> list[FakeQuantizeWeights]:
+    return list(layer.transformed.of_type(FakeQuantizeWeights).values())
+
+
+@contextlib.contextmanager
+def layer_in_int8(
+    model: keras.Model, quantizer: FakeQuantize, low: float, high: float
+) -> Iterator[None]:
+    """One tensor, and the kernel whose results it holds, in 8 bits where they have fewer.
+
+    Args:
+        model: A quantized model.
+        quantizer: That of the tensor.
+        low: Smallest value of the tensor.
+        high: Largest one.
+    """
+    before, layer = quantizer.scheme, kernel_layers(model).get(quantizer)
+    with contextlib.ExitStack() as stack:
+        for kernel in [] if layer is None else _kernels_of(layer):
+            if kernel.num_bits < 8:
+                stack.enter_context(kernel.in_int8())
+        if quantizer.has_few_codes and quantizer.fixed_range is None:
+            stack.callback(setattr, quantizer, "scheme", before)
+            quantizer.scheme = dataclasses.replace(before, num_bits=8)
+            stack.enter_context(with_range(quantizer, low, high))
+        yield
+
+
 @contextlib.contextmanager
 def with_range(quantizer: FakeQuantize, low: float, high: float) -> Iterator[None]:
     """A quantizer with another range for a while."""
-    variables = [quantizer.statistics, *quantizer.state.values()]
+    # With those that hold a trained range while it is frozen.
+    variables = quantizer.variables
     before = [variable.numpy() for variable in variables]
     try:
         quantizer.set_range(low, high)

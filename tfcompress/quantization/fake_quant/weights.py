@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -97,16 +98,16 @@ class FakeQuantizeWeights(WeightTransform):
         # Values that channels share (a codebook) stay shared under one scale alone. Batch norm then
         # scales the file's array of scales and leaves the codes as they are.
         chain = layer.transformed.chains[variable.name]
-        one_scale = any(transform.one_scale for transform in chain)
+        self._one_scale = any(transform.one_scale for transform in chain)
         self.grid = KernelGrid(
             self.scheme,
             tuple(variable.shape),
             tuple(axis % rank for axis in spec.output_axes),
-            self.scheme.per_channel and not one_scale,
+            self.scheme.per_channel and not self._one_scale,
         )
         self._layout = _output_layout(layer, variable)
         # Rounding the folded kernel would put the values that channels share apart.
-        self._rounds_folded = not self.scheme.per_channel and not one_scale
+        self._rounds_folded = not self.scheme.per_channel and not self._one_scale
         super().attach(layer, variable)
 
     def custom_objects(self) -> dict[str, type]:
@@ -184,6 +185,21 @@ class FakeQuantizeWeights(WeightTransform):
         folded = kernel if factor is None else kernel * np.asarray(factor)
         for name, value in self.scheme.quantizer.fit(folded, self.grid).items():
             self.state[name].assign(value)
+
+    @contextlib.contextmanager
+    def in_int8(self) -> Iterator[None]:
+        """For a while the kernel is rounded to 8 bits, as by the preset; no weight is held."""
+        before = self.scheme, self.grid, self._rounds_folded, self.held
+        scheme = WeightScheme()
+        try:
+            self.scheme = scheme
+            self.grid = dataclasses.replace(
+                self.grid, options=scheme, per_channel=not self._one_scale
+            )
+            self._rounds_folded, self.held = False, None
+            yield
+        finally:
+            self.scheme, self.grid, self._rounds_folded, self.held = before
 
     def fold_factor(self, call_index: int) -> tf.Tensor | None:
         """γ/σ of the batch norm that one-scale kernels are rounded with, per output channel."""
