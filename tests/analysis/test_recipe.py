@@ -54,6 +54,19 @@ def test_a_recipe_is_the_same_after_a_file(tmp_path, ending):
         (lambda r: r["stages"].reverse(), "before 'quantize'|in the order"),
         (lambda r: r["budgets"][0]["Bytes"].update(limit=0), "Expected 'limit' to be a number"),
         (lambda r: r.pop("stages"), "Expected the key 'stages'"),
+        (lambda r: r["stages"][4]["train"].update(optimizer="Adamm"), "did you mean 'Adam'"),
+        (
+            lambda r: r["stages"][4]["train"].update(optimizer={"SGD": {"momentun": 1}}),
+            r"settings among .*momentum.*not 'momentun'",
+        ),
+        (
+            lambda r: r["stages"][4]["train"].update(callbacks=[{"EarlyStop": {}}]),
+            "did you mean 'EarlyStopping'",
+        ),
+        (
+            lambda r: r["stages"][4]["train"].update(learning_rate_schedule="step"),
+            "one of cosine, constant",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, change, message):
@@ -105,12 +118,48 @@ def test_following_a_recipe(tmp_path):
     assert found["logits"].num_bits == 32
     runner = tfc.Runner(tmp_path / "model.tflite")
     assert np.mean(next(iter(runner.predict(x).values())).argmax(-1) == y) > 0.8
+    # The report holds the recipe, also of a model that was saved in between.
+    assert tfc.Recipe.from_dict(report.recipe) == WHOLE
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    assert tfc.Recipe.from_dict(loaded.recipe) == WHOLE
+    assert json.loads(json.dumps(report.to_dict()["recipe"])) == WHOLE.to_dict()
     # The same recipe gives the same model.
     again = WHOLE.run(model, (x, y), verbose=0)
     np.testing.assert_allclose(again.predict(x, verbose=0), small.predict(x, verbose=0), atol=1e-4)
     wrong = tfc.Recipe([{"shrink": {"channels": {"third": 0.5}}}])
     with pytest.raises(ValueError, match="there are"):
         wrong.run(model, (x, y), verbose=0)
+
+
+def test_optimizer_and_callbacks_are_taken_by_name():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(96, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    train = {
+        "epochs": 3,
+        "learning_rate": 0.05,
+        "learning_rate_schedule": "constant",
+        "optimizer": {"SGD": {"momentum": 0.9, "clipnorm": 1.0}},
+        "callbacks": [
+            "TerminateOnNaN",
+            # After the first epoch no loss is better by so much.
+            {"EarlyStopping": {"monitor": "loss", "min_delta": 1e6, "patience": 1}},
+            {"QuantizationSchedule": {"start_step": 0, "freeze_ranges_step": 2}},
+        ],
+    }
+    recipe = tfc.Recipe([{"quantize": {}}, {"train": train}], calibration_samples=32)
+    assert tfc.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    made = recipe.run(model, (x, rng.integers(0, 2, 96)), verbose=0)
+    assert isinstance(made.optimizer, keras.optimizers.SGD)
+    assert made.optimizer.momentum == 0.9
+    assert float(made.optimizer.learning_rate) == pytest.approx(0.05)
+    assert len(made.history.history["loss"]) == 2
+    wrong = tfc.Recipe([{"train": {"callbacks": [{"GuidedBits": {"max_drop": -1}}]}}])
+    with pytest.raises(ValueError, match="max_drop"):
+        wrong.run(model, (x, rng.integers(0, 2, 96)), verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_low_rank_is_chosen_and_its_file_is_the_predicted_one(trained, tmp_path)
     assert report.agreement >= 0.99
     names = [layer.name for layer in report.layers]
     assert {"second_in", "second"} <= set(names)
+    assert report.recipe == found.recipe.to_dict()
     # The recipe gives the same model from the float model again.
     again = found.recipe.run(model, train, verbose=0)
     assert tfc.count_macs(again) == found.best.costs.macs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,11 +26,13 @@ def finetune(
     batch_size: int = 128,
     distill: bool = True,
     distillation: Mapping[str, float] | None = None,
+    optimizer: Callable[[Any], keras.optimizers.Optimizer] = keras.optimizers.Adam,
+    learning_rate_schedule: str = "cosine",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,
     verbose: int = 0,
 ) -> None:
-    """Trains a model by Adam, whose learning rate falls to 0 by half a cosine.
+    """Trains a model, by default by Adam, with a learning rate that falls by half a cosine.
 
     The loss is the teacher's compiled one; of a teacher that is not compiled, cross-entropy where
     its outputs are class scores. With `distill` the KL divergence of class scores from the
@@ -47,6 +49,8 @@ def finetune(
         distill: Whether the teacher takes part.
         distillation: `"temperature"`, `"weight"` of the teacher and `"labels"`, the weight of the
             compiled loss; 1 each by default.
+        optimizer: Learning rate, or its schedule → the optimizer.
+        learning_rate_schedule: `"cosine"`, which ends at 0, or `"constant"`.
         callbacks: For `fit`.
         seed: Of the order of samples.
         verbose: As for `fit`.
@@ -70,9 +74,9 @@ def finetune(
             student_loss_weight=given["labels"],
         )
     rate: Any = learning_rate
-    if steps is not None:
+    if steps is not None and learning_rate_schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    student.compile(keras.optimizers.Adam(rate), loss=_loss(teacher, kinds))
+    student.compile(optimizer(rate), loss=_loss(teacher, kinds))
     # Keras warns where a dataset, which has an order of its own, is asked to be shuffled.
     order = {} if isinstance(batches, keras.utils.PyDataset) else {"shuffle": False}
     student.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=verbose, **order)

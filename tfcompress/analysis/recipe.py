@@ -20,6 +20,7 @@ from tfcompress.analysis.schema import BUDGETS, FIELDS, Checker
 from tfcompress.analysis.stages import run_stages
 from tfcompress.analysis.structured import Structured
 from tfcompress.files.writing import write_atomically
+from tfcompress.quantization.quantized_model import QuantizedModel
 
 Stage = Mapping[str, Mapping[str, Any]]
 
@@ -34,12 +35,15 @@ class Recipe:
       the share that it keeps; or `target_macs`;
     - `"factorize"`: `ranks`, `energy` or `target_macs`, and `methods`, as of `factorize`;
     - `"prune"`: `sparsity`, a share, or layer → share, at once by size; with `end_step` gradually,
-      from `begin_step` on;
+      from `begin_step` on, by the `schedule` `"polynomial"` (the default) or `"cosine"`;
     - `"regularize"`: `l1`, `l2`;
     - `"cluster"`: `num_clusters`;
     - `"quantize"`: `default` and `layers`, names of schemes; null leaves a layer in float;
     - `"distill"`: `temperature`, `weight`, and `labels`, the weight of the compiled loss;
-    - `"train"`: `epochs`, `learning_rate`, `batch_size`, `seed`.
+    - `"train"`: `epochs`, `learning_rate`, `learning_rate_schedule` (`"cosine"`, the default, or
+      `"constant"`), `batch_size`, `seed`; `optimizer`, such as `"SGD"` or `{"SGD": {"momentum":
+      0.9}}`, by default Adam; `callbacks`, a list such as `["TerminateOnNaN", {"EarlyStopping":
+      {"monitor": "loss"}}]`, of Keras, of `tfc.callbacks` or of registered classes.
 
     Attributes:
         stages: The stages.
@@ -143,7 +147,8 @@ class Recipe:
             verbose: As for `fit`.
 
         Returns:
-            The compressed model, to be exported.
+            The compressed model, to be exported. A quantized one keeps the recipe, also in a
+            `.keras` file, and the report of its export holds it.
 
         Raises:
             ValueError: A layer that the model does not have, or data that do not fit.
@@ -151,7 +156,10 @@ class Recipe:
         with warnings.catch_warnings():
             # Ranges are those of a model whose training has not begun.
             warnings.filterwarnings("ignore", "The (outputs|ranges) of", UserWarning)
-            return run_stages(self.stages, model, train, self.calibration_samples, verbose)
+            made = run_stages(self.stages, model, train, self.calibration_samples, verbose)
+        if isinstance(made, QuantizedModel):
+            made.recipe = self.to_dict()
+        return made
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> Recipe:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tfcompress.analysis.lines import Path
+from tfcompress.analysis.named import RATES, SCHEDULES, check_callbacks, check_optimizer
 from tfcompress.factorization.forms import METHODS
 from tfcompress.quantization.schemes import PRESETS
 
@@ -41,6 +42,14 @@ def _flag(value: Any) -> str:
 def _scheme(value: Any) -> str:
     known = value is None or (isinstance(value, str) and value in PRESETS)
     return "" if known else f"null (float) or one of {', '.join(sorted(PRESETS))}"
+
+
+def _one_of(names: Iterable[str]) -> Check:
+    def check(value: Any) -> str:
+        known = isinstance(value, str) and value in names
+        return "" if known else f"one of {', '.join(names)}"
+
+    return check
 
 
 def _list_of(names: Sequence[str]) -> Check:
@@ -84,6 +93,7 @@ STAGES: dict[str, dict[str, Check]] = {
         "sparsity": _either(_SHARE, _by_layer(_SHARE)),
         "begin_step": _number(0, whole=True),
         "end_step": _number(1, whole=True),
+        "schedule": _one_of(SCHEDULES),
     },
     "regularize": {"l1": _number(0), "l2": _number(0)},
     "cluster": {"num_clusters": _number(2, 256, whole=True)},
@@ -94,6 +104,9 @@ STAGES: dict[str, dict[str, Check]] = {
         "learning_rate": _number(0),
         "batch_size": _number(1, whole=True),
         "seed": _number(0, whole=True),
+        "optimizer": check_optimizer,
+        "learning_rate_schedule": _one_of(RATES),
+        "callbacks": check_callbacks,
     },
 }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from tfcompress.analysis.assignment import Assignment
 from tfcompress.analysis.budgets import Budget, as_budgets
 from tfcompress.analysis.control import check_other_data
 from tfcompress.analysis.front import Point, knee, undominated
@@ -136,7 +137,10 @@ def search(
         inside = [p for p in points if predictions.fits(p.costs)]
         if not inside:
             raise ValueError(predictions.smallest_reachable(points))
-        work = Trials(flat, model, held, scored, found, confidence, training, predictions, state)
+        recipe = _recipes(predictions, training, found.name, max_drop, samples)
+        work = Trials(
+            flat, model, held, scored, found, confidence, training, predictions, recipe, state
+        )
         with Progress("search", trials, verbose) as progress:
             work.advance = progress.step
             ladder = undominated(inside, predictions.cost)
@@ -157,31 +161,35 @@ def search(
         found.value(held.labels, work.reference),
         found.name,
         max_drop,
-        _recipe(best, predictions, training, found.name, max_drop, samples),
+        recipe(best.point.assignment),
         predictions.origin,
         tuple(_notes(best, max_drop)),
     )
 
 
-def _recipe(
-    best: Candidate,
+def _recipes(
     predictions: Predictions,
     training: Training,
     metric: str,
     max_drop: float | None,
     samples: int,
-) -> Recipe:
+) -> Callable[[Assignment], Recipe]:
+    """Assignment → the recipe that gives it again."""
     names = ("epochs", "learning_rate", "batch_size", "seed")
-    return recipe_of(
-        best.point.assignment,
-        predictions.structured(best.point.assignment),
-        {name: getattr(training, name) for name in names},
-        training.distill,
-        metric=metric,
-        max_drop=max_drop,
-        budgets=predictions.budgets,
-        calibration_samples=samples,
-    )
+
+    def recipe(assignment: Assignment) -> Recipe:
+        return recipe_of(
+            assignment,
+            predictions.structured(assignment),
+            {name: getattr(training, name) for name in names},
+            training.distill,
+            metric=metric,
+            max_drop=max_drop,
+            budgets=predictions.budgets,
+            calibration_samples=samples,
+        )
+
+    return recipe
 
 
 def _best_metric(work: Trials, points: Sequence[Point], trials: int) -> Candidate:

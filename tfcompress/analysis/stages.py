@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from tfcompress.analysis.changes import prune_kernel
 from tfcompress.analysis.files import predict
 from tfcompress.analysis.finetune import finetune
 from tfcompress.analysis.measures import output_kinds
+from tfcompress.analysis.named import SCHEDULES, make_callback, make_optimizer
 from tfcompress.analysis.samples import Samples, read_samples
 from tfcompress.analysis.widths import Widths
 from tfcompress.factorization import factorize
@@ -21,7 +23,6 @@ from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
-from tfcompress.pruning.schedules import PolynomialDecay
 from tfcompress.pruning.structure import shrink
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.quantize import quantize
@@ -47,10 +48,19 @@ def run_stages(
     teacher = functional_for(model, train)
     held = read_samples(train, teacher, calibration_samples)
     work = _Run(flat_copy(teacher), teacher, train, held, verbose)
+    _try_training([stage["train"] for stage in stages if "train" in stage])
     for stage in stages:
         ((kind, settings),) = stage.items()
         getattr(work, f"_{kind}")(**settings)
     return work.model
+
+
+def _try_training(settings: Sequence[Mapping[str, Any]]) -> None:
+    """Makes every optimizer and callback once, so that a wrong setting is an error at once."""
+    for train in settings:
+        make_optimizer(train.get("optimizer", "Adam"), 1e-3)
+        for callback in train.get("callbacks", ()):
+            make_callback(callback)
 
 
 class _Run:
@@ -94,6 +104,7 @@ class _Run:
         sparsity: float | Mapping[str, float],
         begin_step: int = 0,
         end_step: int | None = None,
+        schedule: str = "polynomial",
     ) -> None:
         layers = layers_by_path(self.model)
         shares = sparsity
@@ -106,8 +117,8 @@ class _Run:
         if end_step is not None:
             for share in sorted(set(shares.values())):
                 names = [name for name in shares if shares[name] == share]
-                schedule = PolynomialDecay(0.0, share, begin_step, end_step)
-                self.callbacks.append(Pruning(schedule, layers=names))
+                ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step)
+                self.callbacks.append(Pruning(ramp, layers=names))
             return
         copy = keras.models.clone_model(self.model)
         copy.set_weights(self.model.get_weights())
@@ -132,7 +143,13 @@ class _Run:
     def _distill(self, **settings: float) -> None:
         self.distillation = dict(settings)
 
-    def _train(self, epochs: int = 1, **settings: Any) -> None:
+    def _train(
+        self,
+        epochs: int = 1,
+        optimizer: Any = "Adam",
+        callbacks: Sequence[Any] = (),
+        **settings: Any,
+    ) -> None:
         finetune(
             self.model,
             self.teacher,
@@ -141,7 +158,8 @@ class _Run:
             epochs=epochs,
             distill=self.distillation is not None,
             distillation=self.distillation,
-            callbacks=self.callbacks,
+            optimizer=functools.partial(make_optimizer, optimizer),
+            callbacks=[*self.callbacks, *map(make_callback, callbacks)],
             verbose=self.verbose,
             **settings,
         )

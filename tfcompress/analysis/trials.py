@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfcompress.analysis.assignment import Assignment
 from tfcompress.analysis.budgets import Costs
 from tfcompress.analysis.confidence import Drop, paired_drop
 from tfcompress.analysis.costs import file_costs
@@ -22,6 +23,7 @@ from tfcompress.analysis.front import Point
 from tfcompress.analysis.measures import divergence, output_kinds
 from tfcompress.analysis.metrics import Metric
 from tfcompress.analysis.predicted import Predictions
+from tfcompress.analysis.recipe import Recipe
 from tfcompress.analysis.result import Candidate
 from tfcompress.analysis.samples import Samples
 from tfcompress.analysis.state import State
@@ -61,6 +63,7 @@ class Trials:
         confidence: Of the bound of a drop.
         training: How candidates are trained.
         predictions: Costs and budgets.
+        recipe: Assignment → the recipe that gives it again.
         state: Where rows and models are kept.
 
     Attributes:
@@ -79,8 +82,10 @@ class Trials:
         confidence: float,
         training: Training,
         predictions: Predictions,
+        recipe: Callable[[Assignment], Recipe],
         state: State,
     ):
+        self.recipe = recipe
         self.model, self.teacher, self.held, self.scored = model, teacher, held, scored
         self.metric, self.confidence, self.training = metric, confidence, training
         self.predictions, self.state = predictions, state
@@ -156,6 +161,7 @@ class Trials:
             file = pathlib.Path(folder) / "model.tflite" if kept is None else kept
             outputs = export_and_run(model, self.held, file).outputs
             costs = file_costs(start.model, file.read_bytes(), self.predictions.budgets)
+        model.recipe = self.recipe(point.assignment).to_dict()
         stored = self.state.file(f"{key}.keras")
         if stored is not None:
             model.save(stored)

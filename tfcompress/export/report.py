@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from tfcompress.export.runtime.float_agreement import FloatAgreement
@@ -107,6 +108,8 @@ class ExportReport(Printable):
         scores: Signature → `"float model"`, `"Keras model"` and `"file"` → metrics against the
             labels of `verify_data=(x, y)`; empty without labels. The float model is there where it
             was given.
+        recipe: What made the model, for `Recipe.from_dict(report.recipe).run(model, train)`; `None`
+            where neither a recipe nor `search` made it.
     """
 
     path: str
@@ -137,6 +140,7 @@ class ExportReport(Printable):
         default_factory=dict
     )
     scores: dict[str, dict[str, Scores]] = dataclasses.field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
 
     @property
     def agreement(self) -> float | None:

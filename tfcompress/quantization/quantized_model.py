@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -34,6 +34,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         outputs: As for `keras.Model`.
         name: As for `keras.Model`.
         output_names: Names of the flat outputs.
+        recipe: The recipe that it was made by.
 
     Attributes:
         plan: The plan that it was made by; `None` on a model that was loaded or cloned.
@@ -44,6 +45,8 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
             likewise.
         original: Gives the float model that was quantized, or `None` where it is gone or has been
             changed since; `None` itself likewise.
+        recipe: The recipe that it was made by, as plain values; `None` without one. A `.keras` file
+            holds it.
     """
 
     #: The user's model class that is mixed in; see `quantized_class`.
@@ -56,6 +59,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         name: str | None = None,
         *,
         output_names: Iterable[str] | None = None,
+        recipe: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         with deep_graph(outputs):
@@ -63,6 +67,7 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         self._class_arguments = {k: v for k, v in kwargs.items() if k != "trainable"}
         self.output_names = list(output_names or (_source(t) for t in self.outputs))
         self._plan: Plan | None = None
+        self.recipe = recipe
         self._calibration_inputs: Callable[[], list[np.ndarray] | None] | None = None
         self._float_outputs: Callable[[], list[np.ndarray] | None] | None = None
         self.original: Original | None = None
@@ -89,6 +94,8 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         own: dict[str, Any] = {"output_names": list(self.output_names)}
+        if self.recipe is not None:
+            own["recipe"] = dict(self.recipe)
         if self.keras_class is None:
             return {**super().get_config(), **own}
         save = keras.saving.serialize_keras_object
@@ -143,6 +150,16 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
             self.calibration_inputs = model.calibration_inputs
             self.float_outputs = model.float_outputs
             self.original = model.original
+            self.recipe = model.recipe
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        return self._recipe()
+
+    @recipe.setter
+    def recipe(self, values: Mapping[str, Any] | None) -> None:
+        # Behind a function: Keras would track its lists and dicts.
+        self._recipe = lambda: values
 
     @property
     def plan(self) -> Plan | None:

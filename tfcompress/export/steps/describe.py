@@ -59,6 +59,7 @@ def make_report(
         input_notes=(*_input_notes(signatures, verified), *written.notes),
         float_agreement=verified.float_agreement,
         scores=verified.scores,
+        recipe=next((r for s in signatures if (r := getattr(s.model, "recipe", None))), None),
     )
 
 
