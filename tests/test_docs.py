@@ -4,6 +4,8 @@ import importlib.util
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -33,6 +35,17 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
             if line.startswith("tfcompress "):
                 assert main(shlex.split(line)[1:]) == 0, line
         assert (tmp_path / "digits-module" / "build.gradle.kts").is_file()
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason='needs pip install ".[tests]"')
+    command = "python -m sphinx -W -b html docs build/docs"
+    assert f"`{command}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    arguments = [str(tmp_path) if a == "build/docs" else a for a in command.split()[1:]]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "reference.html").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

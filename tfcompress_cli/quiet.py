@@ -17,7 +17,6 @@ from collections.abc import Iterator
 #: Environment of TensorFlow and of its children.
 _ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
     "ABSL_MIN_LOG_LEVEL": "3",
     "KERAS_BACKEND": "tensorflow",
 }
