@@ -18,6 +18,7 @@ import tfcompress as tfc
 from benchmarks.low_bits_parts.row import Part, Settings
 from recipes.batches import augmented
 from recipes.models import with_fused_batch_norm
+from tfcompress.model.rewrite import copy_variables
 from tfcompress.tools import datasets
 
 EPOCHS, BATCH, CALIBRATION = 1, 128, 512
@@ -29,6 +30,7 @@ class Row:
 
     Attributes:
         weights: Scheme of the kernels; `None` keeps the model in float.
+        float_weights: How the file of a float model holds its weights; `None` for no file of it.
         activations: Scheme of the tensors.
         relu: Scheme of what a ReLU produces, where it differs.
         learning_rate: Start of the cosine.
@@ -38,6 +40,7 @@ class Row:
     """
 
     weights: tfc.WeightScheme | None = dataclasses.field(default_factory=tfc.WeightScheme)
+    float_weights: str | None = None
     activations: tfc.ActivationScheme = dataclasses.field(default_factory=tfc.ActivationScheme)
     relu: tfc.ActivationScheme | None = None
     learning_rate: float = 1e-3
@@ -65,28 +68,32 @@ _PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
 #: Name → row; those that the goals are about come first.
 ROWS = {
     "float": Row(None),
+    "float, file in float16": Row(None, "float16"),
+    "float, file in dynamic range": Row(None, "dynamic"),
     "W4A8 min-max": Row(tfc.WeightScheme(4)),
     "W4A8 LSQ": Row(_lsq(4)),
     "W2A8 LSQ": Row(_lsq(2)),
     "W2A8 DoReFa": Row(tfc.WeightScheme(2, quantizer=tfc.DoReFaWeights())),
-    "W4A4 LSQ": Row(_lsq(4), _A4_LSQ),
-    "W4A4 PACT and DoReFa": Row(tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights()), _A4, _PACT),
+    "W4A4 LSQ": Row(_lsq(4), activations=_A4_LSQ),
+    "W4A4 PACT and DoReFa": Row(
+        tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights()), activations=_A4, relu=_PACT
+    ),
     "W4A8 APoT": Row(tfc.WeightScheme(4, quantizer=tfc.APoT())),
     "W2A8 ternary": Row(tfc.WeightScheme(2, quantizer=tfc.TernaryWeights())),
     "W8A8 min-max": Row(),
-    "W4A4 min-max": Row(tfc.WeightScheme(4), _A4),
+    "W4A4 min-max": Row(tfc.WeightScheme(4), activations=_A4),
     "W3A8 LSQ": Row(_lsq(3)),
     "W3A8 min-max": Row(tfc.WeightScheme(3)),
     "W2A8 min-max": Row(tfc.WeightScheme(2, narrow_range=False)),
     "W2A8 LSQ in all layers": Row(_lsq(2), all_layers=True),
     "W4A8 LSQ in all layers": Row(_lsq(4), all_layers=True),
-    "W4A4 LSQ in all layers": Row(_lsq(4), _A4_LSQ, all_layers=True),
+    "W4A4 LSQ in all layers": Row(_lsq(4), activations=_A4_LSQ, all_layers=True),
     "W4A8 LSQ and dampening": Row(_lsq(4), callbacks=_dampening),
     "W2A8 LSQ and dampening": Row(_lsq(2), callbacks=_dampening),
-    "W4A4 LSQ and dampening": Row(_lsq(4), _A4_LSQ, callbacks=_dampening),
-    "W4A4 LSQ and freezing": Row(_lsq(4), _A4_LSQ, callbacks=_freezing),
+    "W4A4 LSQ and dampening": Row(_lsq(4), activations=_A4_LSQ, callbacks=_dampening),
+    "W4A4 LSQ and freezing": Row(_lsq(4), activations=_A4_LSQ, callbacks=_freezing),
     "W4A8 LSQ, re-estimated": Row(_lsq(4), reestimate=True),
-    "W4A4 LSQ, re-estimated": Row(_lsq(4), _A4_LSQ, reestimate=True),
+    "W4A4 LSQ, re-estimated": Row(_lsq(4), activations=_A4_LSQ, reestimate=True),
     "W2A8 LSQ and freezing": Row(_lsq(2), callbacks=_freezing),
     "W4A8 LSQ and freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
@@ -177,16 +184,24 @@ def measure(
             trained.predict(test_images, batch_size=500, verbose=0), test_labels
         ),
     }
-    if row.weights is None:
+    if row.weights is None and row.float_weights is None:
         return found
+    if row.weights is None:
+        # The file is that of Keras' own batch norms.
+        for layer in model.layers:
+            copy_variables(trained.get_layer(layer.name), layer, missing="skip")
+        trained = model
     path = settings.folder / "accuracy.tflite"
-    report = tfc.export_tflite(trained, path, verify_data=test_images[:500])
+    report = tfc.export_tflite(
+        trained, path, verify_data=test_images[:500], weights=row.float_weights
+    )
     outputs = next(iter(tfc.Runner(path).predict(test_images).values()))
     parity = report.parity["serving_default"][0]
     return {
         **found,
         "file_accuracy": accuracy(outputs, test_labels),
-        "equal": f"{100 * parity.equal:.2f}",
+        # Of a float file there are no steps that could be equal.
+        "equal": "" if row.weights is None else f"{100 * parity.equal:.2f}",
         "bytes": report.num_bytes,
     }
 

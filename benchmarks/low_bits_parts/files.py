@@ -28,8 +28,10 @@ from tfcompress.tools import datasets
 EPOCHS, BATCH, FLOAT_EPOCHS = 1, 128, 3
 
 PRESETS = ("int8", "int4", "w2a8", "ternary", "binary")
+#: Float files with smaller weights, by `export_tflite(weights=)`.
+FLOATS = ("float16", "dynamic")
 ROWS = (
-    *(f"{net} {preset}" for net in ("lenet300", "autoencoder") for preset in PRESETS),
+    *(f"{net} {preset}" for net in ("lenet300", "autoencoder") for preset in (*PRESETS, *FLOATS)),
     *("mobilenet int4", "mobilenet int4 packed", "mobilenet w2a8 packed"),
 )
 
@@ -78,14 +80,19 @@ def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[st
         labels, test_images, test_labels = None, images, None
     reference = settings.folder / "int8.tflite"
     tfc.export_tflite(model, reference, calibration_data=images[:128], verify_samples=0)
-    trained = tfc.quantize(model, preset, calibration_data=images[:128])
+    if preset in FLOATS:
+        trained = keras.models.clone_model(model)
+        trained.set_weights(model.get_weights())
+    else:
+        trained = tfc.quantize(model, preset, calibration_data=images[:128])
     if labels is not None:
         data, steps = shifted(images, labels, seed, BATCH), len(labels) // BATCH
         fit(trained, data, epochs, 5e-4, steps)
     path = settings.folder / "this.tflite"
-    report = tfc.export_tflite(
-        trained, path, verify_data=test_images[:256], pointwise_as_dense=bool(packed)
-    )
+    options: dict[str, Any] = {"pointwise_as_dense": bool(packed)}
+    if preset in FLOATS:
+        options = {"weights": preset}
+    report = tfc.export_tflite(trained, path, verify_data=test_images[:256], **options)
     found = {}
     if test_labels is not None:
         outputs = next(iter(tfc.Runner(path).predict(test_images).values()))
@@ -97,7 +104,8 @@ def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[st
     stored = [row.stored for row in report.layers if row.stored]
     return {
         **found,
-        "equal": f"{100 * report.agreement:.2f}",
+        # Of a float file there are no steps that could be equal.
+        "equal": "" if preset in FLOATS else f"{100 * report.agreement:.2f}",
         "bytes": report.num_bytes,
         "stored": " ".join(f"{stored.count(kind)}×{kind}" for kind in dict.fromkeys(stored)),
         "ratio": f"{times.ratios['this'].median:.3f}",

@@ -23,7 +23,10 @@ from tfcompress.tools import datasets
 EPOCHS, FLOAT_EPOCHS, RATE = 1, 8, 3e-3
 
 _METHODS = ("min-max", "LSQ", "LSQ and dampening", "LSQ and freezing", "LSQ, re-estimated")
-ROWS = ("float", *(f"{bits} {method}" for bits in ("W4A4", "W4A8") for method in _METHODS))
+ROWS = (
+    *("float", "float, file in float16", "float, file in dynamic range"),
+    *(f"{bits} {method}" for bits in ("W4A4", "W4A8") for method in _METHODS),
+)
 
 
 def mobilenet() -> keras.Model:

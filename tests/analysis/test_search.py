@@ -59,6 +59,7 @@ def test_a_budget_of_bytes_is_met_by_the_file(trained, tmp_path):
     losses = [point.loss for point in found.front]
     assert losses == sorted(losses, reverse=True)
     assert "chosen" in str(found)
+    assert f"{found.best.divergence:.3g} with all options together" in str(found)
     continued(trained, tmp_path, found)
 
 

@@ -95,6 +95,29 @@ def test_fixed_ranges_stay_fixed_and_wrong_steps_are_refused(quantized, data):
             tfc.callbacks.QuantizationSchedule(**options)
 
 
+@pytest.mark.parametrize(
+    "callback",
+    [
+        tfc.callbacks.QuantizationSchedule,
+        lambda **given: tfc.callbacks.IterativeFreezing(0.02, **given),
+        lambda **given: tfc.callbacks.IncrementalFreezing({0: 0.5, 2: 1.0}, **given),
+    ],
+    ids=["schedule", "iterative", "incremental"],
+)
+def test_batch_norm_is_estimated_again_when_fit_ends(quantized, data, callback):
+    quantized.compile(keras.optimizers.SGD(0.1), "mse")
+    given = callback(reestimate_batch_norm=data[0])
+    quantized.fit(*data, batch_size=8, verbose=0, callbacks=[given])
+    bn = quantized.get_layer("bn")
+    found = [bn.moving_mean.numpy(), bn.moving_variance.numpy()]
+    before = keras.Model(quantized.inputs, bn.input)
+    values = before.predict(data[0], batch_size=32, verbose=0)
+    # Batches of 32, whose statistics are averaged.
+    parts = values.reshape(2, 32, -1)
+    np.testing.assert_allclose(found[0], parts.mean(1).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1], parts.var(1).mean(0), rtol=1e-3, atol=1e-5)
+
+
 def test_a_model_without_quantizers_is_refused(data):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     model.compile("sgd", "mse")

@@ -122,6 +122,10 @@ class SearchResult:
             )
         text = render_table("Search: files that were measured", heads, rows)
         text += describe_assignment(self.best.point.assignment.to_dict())
+        text += (
+            f"Divergence from the float model before training: {self.best.divergence:.3g} with all "
+            f"options together, {self.best.point.loss:.3g} as the sum of each alone.\n"
+        )
         return text + "".join(f"{note}\n" for note in self.notes)
 
     def plot(self, path: Any = None) -> Any:
