@@ -157,9 +157,18 @@ def test_optimizer_and_callbacks_are_taken_by_name():
     assert made.optimizer.momentum == 0.9
     assert float(made.optimizer.learning_rate) == pytest.approx(0.05)
     assert len(made.history.history["loss"]) == 2
-    wrong = tfc.Recipe([{"train": {"callbacks": [{"GuidedBits": {"max_drop": -1}}]}}])
-    with pytest.raises(ValueError, match="max_drop"):
-        wrong.run(model, (x, rng.integers(0, 2, 96)), verbose=0)
+    y = rng.integers(0, 2, 96)
+    schedule = {"class_name": "ConstantSparsity", "config": {"target_sparsity": 0.5}}
+    pruning = {"epochs": 1, "callbacks": [{"Pruning": {"schedule": schedule}}]}
+    made = tfc.Recipe([{"quantize": {}}, {"train": pruning}]).run(model, (x, y), verbose=0)
+    assert np.mean(made.layers[2].kernel.numpy() == 0) == 0.5
+    for callback, message in (
+        ({"GuidedBits": {"max_drop": -1}}, "max_drop"),
+        ({"Pruning": {"schedule": {"class_name": "Popen", "config": {}}}}, "Received: 'Popen'"),
+    ):
+        wrong = tfc.Recipe([{"train": {"callbacks": [callback]}}])
+        with pytest.raises(ValueError, match=message):
+            wrong.run(model, (x, y), verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,11 @@ def make_callback(value: Any) -> keras.callbacks.Callback:
 
     Args:
         value: `"TerminateOnNaN"`, or `{"EarlyStopping": {"patience": 2}}`. A setting that is
-            `{"class_name": ..., "config": ...}` is an object as Keras serializes it.
+            `{"class_name": ..., "config": ...}` is an object of a class of tfcompress, such as a
+            schedule of pruning, or of one that the user registered.
+
+    Raises:
+        ValueError: Such an object of another class, or a setting that the callback refuses.
     """
     name, settings = _entry(value)
     return _callback_class(name)(**_settings(settings))
@@ -90,13 +94,24 @@ def _entry(value: Any) -> tuple[Any, Any]:
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, with objects in place of what Keras serialized."""
+    """Settings, with objects in place of their classes and configurations."""
     return {
-        name: keras.saving.deserialize_keras_object(dict(value))
-        if isinstance(value, Mapping) and "class_name" in value
-        else value
+        name: _object(value) if isinstance(value, Mapping) and "class_name" in value else value
         for name, value in settings.items()
     }
+
+
+def _object(value: Mapping[str, Any]) -> Any:
+    # Not by Keras' own deserialization, which imports any class that a file names.
+    name = str(value["class_name"])
+    registered = keras.saving.get_registered_object
+    found = registered(f"tfcompress>{name}") or registered(name)
+    if found is None:
+        raise ValueError(
+            "Expected the class of a setting to be one of tfcompress, or registered by "
+            f"keras.saving.register_keras_serializable. Received: {name!r}."
+        )
+    return found.from_config(dict(value.get("config", {})))
 
 
 def _optimizer_class(name: str) -> Any:
@@ -114,7 +129,8 @@ def _class(name: str, modules: list[Any], base: type) -> Any:
         )
         if isinstance(found, type) and issubclass(found, base):
             return found
-    return keras.saving.get_registered_object(name)
+    found = keras.saving.get_registered_object(name)
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def _names(kind: str) -> list[str]:
