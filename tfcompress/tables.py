@@ -16,11 +16,16 @@ _BEGIN, _END = "\x02", "\x03"
 _STYLE = (
     "<style>.tfc table{border-collapse:collapse;margin:.4em 0 1em}"
     ".tfc caption{text-align:left;font-weight:600;padding:.2em 0;white-space:nowrap}"
-    ".tfc th,.tfc td{padding:.15em .7em;text-align:left;vertical-align:top}"
+    ".tfc th,.tfc td{padding:.15em .7em;text-align:left;vertical-align:top;"
+    "white-space:nowrap}.tfc .l{white-space:normal;min-width:18em}"
     ".tfc th{border-bottom:1px solid currentColor}"
-    ".tfc td.n,.tfc th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
+    ".tfc td.n,.tfc th.n{text-align:right;font-variant-numeric:tabular-nums}"
     ".tfc .scroll{overflow-x:auto;max-width:100%}.tfc p{margin:.3em 0;white-space:pre-line}</style>"
 )
+
+
+# Longer cells are broken into lines.
+_LONG = 36
 
 
 class Printable:
@@ -85,7 +90,7 @@ def html_table(
 
     def row(cells: Sequence[str], tag: str) -> str:
         shown = (
-            f"<{tag}{' class=n' if number else ''}>{html.escape(str(cell))}</{tag}>"
+            f"<{tag}{_class(cell, number)}>{html.escape(str(cell))}</{tag}>"
             for cell, number in zip(cells, is_number, strict=True)
         )
         return f"<tr>{''.join(shown)}</tr>"
@@ -94,6 +99,10 @@ def html_table(
     head, body = row(columns, "th"), "".join(row(cells, "td") for cells in rows)
     table = f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
+
+
+def _class(cell: str, is_number: bool) -> str:
+    return " class=n" if is_number else " class=l" if len(cell) > _LONG else ""
 
 
 def _text_table(

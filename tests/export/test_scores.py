@@ -53,6 +53,37 @@ def test_accuracy_before_and_after(classifier, tmp_path):
     assert own.scores["serving_default"]["float model"].accuracy == 0.75
 
 
+def test_several_outputs(tmp_path):
+    inputs = keras.Input((6,), name="x")
+    hidden = layers.Dense(8, "relu")(inputs)
+    outputs = {"kind": layers.Dense(3, name="kind")(hidden), "size": layers.Dense(1)(hidden)}
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+    expected = model.predict(x, verbose=0)
+    y = {"kind": expected["kind"].argmax(-1), "size": expected["size"] + np.float32(0.5)}
+    y["kind"][:20] = (y["kind"][:20] + 1) % 3
+    quantized, path = tfc.quantize(model, calibration_data=x), tmp_path / "model.tflite"
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(30)
+    for data in ((x, y), batches):
+        report = tfc.export_tflite(quantized, path, verify_data=data)
+        kind, size = (report.scores[f"serving_default/{name}"] for name in ("kind", "size"))
+        assert kind["float model"].accuracy == 0.75
+        assert size["float model"].mean_absolute_error == pytest.approx(0.5, abs=1e-4)
+        assert size["file"].mean_absolute_error == pytest.approx(0.5, abs=0.05)
+        assert kind["file"].accuracy == kind["Keras model"].accuracy
+        assert str(report).count("Against the labels") == 2
+    found = tfc.compare({"float": model, "file": path}, (x, y), output="kind", runs=0)
+    assert found["float"].scores.accuracy == 0.75
+    assert found["file"].scores.accuracy == kind["file"].accuracy
+    (only,) = tfc.export_tflite(quantized, path, verify_data=(x, {"kind": y["kind"]})).scores
+    assert only == "serving_default/kind"
+    for labels, text in ((y["kind"], "labels by output"), ({"sort": y["kind"]}, "'sort'")):
+        with pytest.raises(ValueError, match=text):
+            tfc.export_tflite(quantized, path, verify_data=(x, labels))
+    with pytest.raises(ValueError, match="name of an output with labels: kind, size"):
+        tfc.compare({"float": model}, (x, y), runs=0)
+
+
 def test_targets(classifier, tmp_path):
     model, x, _ = classifier
     quantized = tfc.quantize(model, calibration_data=x)

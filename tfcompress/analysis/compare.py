@@ -25,7 +25,7 @@ from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
 from tfcompress.export.runtime.metrics import Metric, Scores, score
 from tfcompress.model.batches import input_batches, line_up
 from tfcompress.model.graph import input_structure
-from tfcompress.model.labelled import split_labels
+from tfcompress.model.labelled import Labels, split_labels
 from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.tables import Printable, html_of, render_table
 
@@ -160,7 +160,7 @@ def compare(
         models: Name → a Keras model (float, compressed, quantized), or the path of a `.tflite`,
             `.keras` or `.h5` file. All take the same inputs.
         data: `(x, y)`, `x` alone, or a `tf.data.Dataset` of either. `y` are class numbers, one-hot
-            rows, or targets; see `metrics` for what is computed of them.
+            rows, or targets, or a dict of them by output; see `metrics` for what is computed.
         reference: Name of the model that others are compared with; the first by default.
         output: Name of the output to compare, for models with several.
         metrics: More metrics: name → a function as in scikit-learn, `(labels, predicted classes)`
@@ -203,7 +203,7 @@ def compare(
         for name, model in models.items():
             progress.stage(f"file of {name}")
             subjects.append(subject(name, model))
-        x, labels = sample_arrays(data, len(subjects[0].input_names))
+        x, labels = sample_arrays(data, len(subjects[0].input_names), output)
         outputs = {}
         for each in subjects:
             progress.stage(f"outputs of {each.name}")
@@ -293,9 +293,18 @@ def _metric_cells(scores: Scores | None) -> dict[str, str]:
     return cells | {name: f"{value:.4f}" for name, value in scores.metrics.items()}
 
 
-def sample_arrays(data: Any, num_inputs: int) -> tuple[Any, np.ndarray | None]:
-    """All samples as arrays, and their labels."""
-    x, labels = split_labels(data, num_inputs)
+def sample_arrays(
+    data: Any, num_inputs: int, output: str | None = None
+) -> tuple[Any, np.ndarray | None]:
+    """All samples as arrays, and their labels.
+
+    Args:
+        data: Samples with or without labels; of several outputs a dict of labels by output.
+        num_inputs: Inputs of the model.
+        output: The output whose labels are wanted.
+    """
+    x, given = split_labels(data, num_inputs)
+    labels = None if given is None else _labels_of(given, output)
     if hasattr(x, "shape"):
         return np.asarray(x), labels
     if isinstance(x, Mapping):
@@ -311,6 +320,18 @@ def sample_arrays(data: Any, num_inputs: int) -> tuple[Any, np.ndarray | None]:
         columns = zip(*batches, strict=True)
         return [np.concatenate([np.asarray(part) for part in column]) for column in columns], labels
     return np.concatenate([np.asarray(batch) for batch in batches]), labels
+
+
+def _labels_of(labels: Labels, output: str | None) -> np.ndarray:
+    if not isinstance(labels, dict):
+        return labels
+    name = next(iter(labels)) if output is None and len(labels) == 1 else output
+    if name not in labels:
+        raise ValueError(
+            f"Expected the name of an output with labels: {', '.join(labels)}. Received: "
+            f"{output=}. Name one of them"
+        )
+    return labels[name]
 
 
 def _output(model: Subject, x: list[np.ndarray], output: str | None) -> np.ndarray:

@@ -191,7 +191,7 @@ def explain_difference(
     """
     with shared_converter():
         before, after = subject("reference", reference), subject("compressed", compressed)
-    x, labels = sample_arrays(data, len(before.input_names))
+    x, labels = sample_arrays(data, len(before.input_names), output)
     inputs = before.line_up(x)
 
     def run(model: Subject, arrays: list[np.ndarray]) -> np.ndarray:

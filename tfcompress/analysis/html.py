@@ -26,9 +26,10 @@ p{margin:.3em 0;white-space:pre-line}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;margin:.3em 0 1em;font-size:.93em}
 caption{text-align:left;font-weight:600;padding:.2em 0;white-space:nowrap}
-th,td{padding:.2em .7em .2em 0;text-align:left;vertical-align:top}
+th,td{padding:.2em .7em .2em 0;text-align:left;vertical-align:top;white-space:nowrap}
+.l{white-space:normal;min-width:18em}
 th{border-bottom:1px solid #8888}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;height:auto;display:block}
 svg text{font-size:12px;fill:currentColor}svg .small{font-size:10.5px}
 svg .grid{stroke:#8883}svg .axis{stroke:#888}

@@ -105,9 +105,9 @@ class ExportReport(Printable):
         float_agreement: Signature → agreement with the float model that it was quantized from, per
             output; `None` where that is not known, and no entry where nothing was compared or the
             model is a float model itself.
-        scores: Signature → `"float model"`, `"Keras model"` and `"file"` → metrics against the
-            labels of `verify_data=(x, y)`; empty without labels. The float model is there where it
-            was given.
+        scores: Signature, with `/output` behind it where there are several outputs → `"float
+            model"`, `"Keras model"` and `"file"` → metrics against the labels of
+            `verify_data=(x, y)`; empty without labels. The float model is there where it was given.
         recipe: What made the model, for `Recipe.from_dict(report.recipe).run(model, train)`; `None`
             where neither a recipe nor `search` made it.
     """
@@ -164,23 +164,25 @@ class ExportReport(Printable):
 
     def _scores(self) -> str:
         """What it cost: metrics of the float model, the Keras model and the file."""
-        rows = []
+        classified, regressed = [], []
         for key, found in self.scores.items():
             first = next(iter(found.values()))
             for model, s in found.items():
-                cells: tuple[Any, ...]
                 if s.accuracy is not None and first.accuracy is not None:
                     change = f"{(s.accuracy - first.accuracy) * 100:+.2f} points"
                     cells = (f"{s.accuracy:.2%}", change, f"{s.f1:.4f}", s.calibration_error)
+                    classified.append((key, model, *cells, s.samples))
                 else:
-                    cells = ("", "", s.mean_absolute_error, s.root_mean_squared_error)
-                rows.append((key, model, *cells, s.samples))
-        if not rows:
-            return ""
-        is_regression = rows[0][2] == ""
-        heads = ("mean abs. error", "RMSE") if is_regression else ("F1", "calibration error")
-        columns = ("signature", "model", "accuracy", "change", *heads, "samples")
-        text = render_table("Against the labels of verify_data", columns, rows)
+                    errors = (s.mean_absolute_error, s.root_mean_squared_error, s.r2)
+                    regressed.append((key, model, *errors, s.samples))
+        text = ""
+        for rows, heads in (
+            (classified, ("accuracy", "change", "F1", "calibration error")),
+            (regressed, ("mean abs. error", "RMSE", "R²")),
+        ):
+            if rows:
+                columns = ("signature", "model", *heads, "samples")
+                text += render_table("Against the labels of verify_data", columns, rows)
         if any("float model" not in found for found in self.scores.values()):
             text += f"{NO_FLOAT_SCORES}\n\n"
         return text

@@ -63,8 +63,9 @@ def export_tflite(
             several inputs, or batches. By default the calibration data; where there is none,
             synthetic inputs drawn from the ranges of the input quantizers (token numbers from the
             `Embedding` that reads them). The report says which. `(x, y)`, or batches of both, has
-            labels: class numbers, one-hot rows or targets. The report then says what compression
-            cost: metrics of the float model (where it is known), of `model` and of the file.
+            labels: class numbers, one-hot rows or targets; of several outputs a dict of them by
+            output. The report then says what compression cost: metrics of the float model (where it
+            is known), of `model` and of the file.
         verify_samples: Most samples to compare on; by default all of `verify_data`, else 256, and
             64 for large models. 0 compares nothing.
         float_model: The model that `quantize` was called on (a dict by signature where `model` is

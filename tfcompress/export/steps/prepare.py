@@ -27,7 +27,7 @@ from tfcompress.export.synthetic import synthetic_inputs
 from tfcompress.files.writing import check_writable, make_temporary_folder
 from tfcompress.model.graph import Graph, output_structure
 from tfcompress.model.keras_features import check_plain_kernels
-from tfcompress.model.labelled import split_labels
+from tfcompress.model.labelled import labels_by_output, split_labels
 from tfcompress.model.rewrite import as_float32, computes_in_16_bits
 from tfcompress.model.shapes import with_input_shapes
 from tfcompress.model.subclassed import functional_for
@@ -49,12 +49,12 @@ class Samples:
     Attributes:
         arrays: One array per input of the model, in its order.
         source: Where they come from.
-        labels: Of `verify_data`, where it has them.
+        labels: Output → labels of `verify_data`, where it has them.
     """
 
     arrays: list[np.ndarray]
     source: str
-    labels: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +142,6 @@ def prepare(
         if float_model is None and is_scored and original is not None:
             float_model = original()
         signature = Signature(key, ready, output_names(ready), samples, reference)
-        if is_scored:
-            _check_scored(signature)
         is_half = _has_quantizers(given) and computes_in_16_bits(given)
         half_model = given if is_half else None
         signatures.append(
@@ -277,15 +275,6 @@ def _has_quantizers(model: keras.Model) -> bool:
     return any(isinstance(layer, FakeQuantize) for layer in model.layers)
 
 
-def _check_scored(signature: Signature) -> None:
-    """Refuses labels for several outputs, before the conversion."""
-    if len(signature.output_names) != 1:
-        raise ValueError(
-            "Expected a model with one output for verify_data=(x, y). Received: the outputs "
-            f"{signature.output_names}. Give x alone, and tfc.compare with output= for metrics."
-        )
-
-
 def _float_reference(
     ready: keras.Model,
     float_model: keras.Model | None,
@@ -339,8 +328,11 @@ def _samples(
     if verify_data is not None:
         x, labels = split_labels(verify_data, len(ready.inputs))
         arrays = first_samples(calibration_batches(ready, x), options.samples)
-        labels = None if labels is None else labels[: len(arrays[0])]
-        return Samples(arrays, "verify_data", labels)
+        if labels is None:
+            return Samples(arrays, "verify_data")
+        by_output = labels_by_output(labels, output_names(ready))
+        count = len(arrays[0])
+        return Samples(arrays, "verify_data", {n: array[:count] for n, array in by_output.items()})
     most = options.most_samples(values_per_sample(ready))
     if calibration_data is not None:
         # Arrays are cut into batches of 32.

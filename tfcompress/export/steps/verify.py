@@ -52,8 +52,9 @@ class Verified:
         platform_notes: Where other platforms may give other codes.
         float_agreement: Signature key → agreement with the float model, per output; `None` where
             that is not known. Not compared: left out.
-        scores: Signature key → `"float model"`, `"Keras model"` and `"file"` → metrics against
-            the labels of `verify_data`.
+        scores: Signature key, with `/output` behind it where there are several outputs →
+            `"float model"`, `"Keras model"` and `"file"` → metrics against the labels of
+            `verify_data`.
     """
 
     summary: FileSummary
@@ -105,7 +106,7 @@ def verify(
             parity[s.key] = tuple(compare_outputs(expected, codes, runner, s.output_names))
             half_notes += _half_notes(s, codes, runner)
             if s.samples.labels is not None:
-                scores[s.key] = _scores(s, expected[0], codes, runner)
+                scores |= _scores(s, expected, codes, runner)
     notes = _range_notes(signatures, parity, runners)
     with_float = {
         s.key: _float_agreement(s, runners[s.key])
@@ -135,23 +136,27 @@ def _half_notes(
 
 def _scores(
     signature: Signature,
-    expected: np.ndarray,
+    expected: Sequence[np.ndarray],
     codes: Mapping[str, np.ndarray],
     runner: Runner,
-) -> dict[str, Scores]:
+) -> dict[str, dict[str, Scores]]:
     """Metrics of the float model, of the Keras model and of the file, against the labels."""
     if signature.samples is None or signature.samples.labels is None:
         return {}
-    labels, (name,) = signature.samples.labels, signature.output_names
-    info, values = runner.outputs[name], codes[name]
-    if info.is_quantized:
-        values = dequantize(values, info.scale, info.zero_point)
-    found = {"Keras model": score(labels, expected), "file": score(labels, values)}
-    if signature.float_model is None:
-        return found
-    model = as_float32(functional_for(signature.float_model))
-    before = run_model(model, signature.samples.arrays)[0]
-    return {"float model": score(labels, before), **found}
+    before = None
+    if signature.float_model is not None:
+        model = as_float32(functional_for(signature.float_model))
+        before = run_model(model, signature.samples.arrays)
+    names, scores = signature.output_names, {}
+    for name, labels in signature.samples.labels.items():
+        info, values, index = runner.outputs[name], codes[name], names.index(name)
+        if info.is_quantized:
+            values = dequantize(values, info.scale, info.zero_point)
+        found = {"Keras model": score(labels, expected[index]), "file": score(labels, values)}
+        if before is not None:
+            found = {"float model": score(labels, before[index]), **found}
+        scores[signature.key if len(names) == 1 else f"{signature.key}/{name}"] = found
+    return scores
 
 
 def _platform_notes(
