@@ -80,6 +80,8 @@ def test_several_outputs(tmp_path):
     for labels, text in ((y["kind"], "labels by output"), ({"sort": y["kind"]}, "'sort'")):
         with pytest.raises(ValueError, match=text):
             tfc.export_tflite(quantized, path, verify_data=(x, labels))
+    with pytest.raises(ValueError, match="'serving_default/kind': 3"):
+        tfc.export_tflite(quantized, path, labels=["a", "b"])
     with pytest.raises(ValueError, match="name of an output with labels: kind, size"):
         tfc.compare({"float": model}, (x, y), runs=0)
 

@@ -152,7 +152,12 @@ def export_tflite(
             verify=verify_options,
         )
         if labels is not None:
-            check_number_of_labels(labels, {s.key: s.model for s in signatures})
+            outputs = {
+                f"{s.key}/{name}": tensor.shape
+                for s in signatures
+                for name, tensor in zip(s.output_names, s.model.outputs, strict=True)
+            }
+            check_number_of_labels(labels, outputs)
         with current_converter() as converter:
             progress.stage("convert")
             converted = convert(signatures, converter, file_options)

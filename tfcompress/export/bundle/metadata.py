@@ -22,7 +22,6 @@ import importlib.metadata
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from tfcompress.export.bundle.plain_json import plain
 from tfcompress.export.bundle.preprocessing import check_preprocessing
@@ -31,9 +30,6 @@ from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.files.sealed_json import sealed
 from tfcompress.version import __version__
-
-if TYPE_CHECKING:
-    import keras
 
 FORMAT = 2
 
@@ -94,13 +90,16 @@ def metadata_content(
     return sealed(content)
 
 
-def check_number_of_labels(labels: Sequence[str], models: Mapping[str, keras.Model]) -> None:
-    """Raises `ValueError` unless an output of a model has as many values as there are labels."""
-    sizes = {
-        f"{key}/{tensor.name}": math.prod(n or 1 for n in tensor.shape[1:])
-        for key, model in models.items()
-        for tensor in model.outputs
-    }
+def check_number_of_labels(
+    labels: Sequence[str], outputs: Mapping[str, Sequence[int | None]]
+) -> None:
+    """Raises `ValueError` unless an output has as many values as there are labels.
+
+    Args:
+        labels: Class names.
+        outputs: `signature/output` → its shape.
+    """
+    sizes = {name: math.prod(n or 1 for n in shape[1:]) for name, shape in outputs.items()}
     _check_count(labels, sizes)
 
 
