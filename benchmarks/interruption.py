@@ -113,6 +113,14 @@ def _channels(criterion: str = "magnitude") -> Callable[[], list]:
     ]
 
 
+def _guided_widths() -> list:
+    return [tfc.callbacks.GuidedWidths("loss", 10.0, rate=0.3, round_to=1, verbose=0)]
+
+
+def _guided_bits() -> list:
+    return [tfc.callbacks.GuidedBits("loss", 10.0, bits=(6, 4))]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A training.
@@ -197,6 +205,8 @@ CASES: dict[str, Case] = {
     ),
     "ChannelPruning": Case(callbacks=_channels()),
     "ChannelPruning, taylor": Case(callbacks=_channels("taylor")),
+    "GuidedWidths": Case(callbacks=_guided_widths),
+    "GuidedBits": Case(quantized, _guided_bits),
     "Clustering": Case(lambda: tfc.cluster(net(), 4), lambda: [tfc.callbacks.Clustering(3)]),
     "QuantizationSchedule": Case(quantized, _schedule),
     "LSQ": Case(_lsq, _schedule),

@@ -1,5 +1,6 @@
 """Every callback for `model.fit`, gathered."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfcompress.backup import BackupAndRestore
@@ -15,6 +16,7 @@ from tfcompress.sharing.callbacks import Clustering
 
 if TYPE_CHECKING:
     from tfcompress.pruning.structure.callbacks import ChannelPruning
+    from tfcompress.pruning.structure.guided import GuidedWidths
 
 __all__ = [
     "BackupAndRestore",
@@ -22,6 +24,7 @@ __all__ = [
     "Clustering",
     "DistillationSchedule",
     "GuidedBits",
+    "GuidedWidths",
     "IncrementalFreezing",
     "IterativeFreezing",
     "OscillationDampening",
@@ -32,10 +35,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported when it is first used: the modules of structured pruning are large.
-    if name != "ChannelPruning":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tfcompress.pruning.structure.callbacks import ChannelPruning
+#: What is imported when it is first used: the modules of structured pruning are large.
+_LAZY = {
+    "ChannelPruning": "tfcompress.pruning.structure.callbacks",
+    "GuidedWidths": "tfcompress.pruning.structure.guided",
+}
 
-    return ChannelPruning
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

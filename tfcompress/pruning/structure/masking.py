@@ -44,7 +44,8 @@ class ChannelPruner:
 
     Args:
         model: A built Sequential or Functional model, or a distiller with such a `student`.
-        schedule: Fraction of the budget that is gone at each step.
+        schedule: Fraction of the budget that is gone at each step; `None` where `mask` says which
+            channels are masked.
         budget: What the schedule counts: `"macs"` or `"parameters"`.
         criterion: What scores a channel; see `shrink`.
         data: Batches for criteria that need gradients or activations; see `shrink`.
@@ -75,11 +76,11 @@ class ChannelPruner:
         widths: WidthOptions = DEFAULT_WIDTHS,
         scoring: ScoringOptions = DEFAULT_SCORING,
     ):
-        if budget not in ("macs", "parameters"):
-            raise ValueError(f"`budget` must be 'macs' or 'parameters'. Received: {budget!r}")
+        check_budget(budget)
         check_round_to(round_to)
         self.model = model
-        self.schedule = get_schedule(schedule)
+        self.budget = budget
+        self.schedule = None if schedule is None else get_schedule(schedule)
         self.round_to = round_to
         self.widths = widths
         strategy = getattr(model, "distribute_strategy", None)
@@ -93,28 +94,33 @@ class ChannelPruner:
                 f"No channel of the model can be removed; kept whole: {self.dependencies.kept}"
             )
         is_macs = budget == "macs"
-        self._cost = (
+        self.cost = (
             macs_cost(self.dependencies, inputs) if is_macs else parameter_cost(self.dependencies)
         )
-        least, target = self.planner.least(self._cost), 1.0 - self.schedule.final
-        if least > target + widths.tolerance:
-            raise ValueError(
-                "Expected a schedule that ends at what the model and the bounds allow. Received: "
-                f"{self.schedule!r}, which leaves {target:g} of the {budget}, where the least is "
-                f"{least:.3f}. Lower `min_kept`={widths.min_kept:g}, or widen `bounds`; "
-                f"kept whole: {self.dependencies.kept}"
-            )
+        self._check_reachable()
         self.units = np.zeros(0, np.int64)
         self.last_update: int | None = None
         self.begun = False
         self._warned: set[str] = set()
         self._step = 0
 
+    def _check_reachable(self) -> None:
+        if self.schedule is None:
+            return
+        least, target = self.planner.least(self.cost), 1.0 - self.schedule.final
+        if least > target + self.widths.tolerance:
+            raise ValueError(
+                "Expected a schedule that ends at what the model and the bounds allow. Received: "
+                f"{self.schedule!r}, which leaves {target:g} of the {self.budget}, where the least "
+                f"is {least:.3f}. Lower `min_kept`={self.widths.min_kept:g}, or widen `bounds`; "
+                f"kept whole: {self.dependencies.kept}"
+            )
+
     # ---- what a training loop calls -------------------------------------------------------------
 
     def is_due(self, step: int) -> bool:
         """Whether `update(step)` would choose channels anew."""
-        update = self.schedule.last_update(int(step))
+        update = None if self.schedule is None else self.schedule.last_update(int(step))
         is_new = self.last_update is None or (update is not None and update > self.last_update)
         return not self.begun or (update is not None and is_new)
 
@@ -132,13 +138,13 @@ class ChannelPruner:
         if not self.begun:
             self.begun = True
             self.units = self._found()
-        due = self.schedule.last_update(step)
-        changed = False
-        if due is not None and (self.last_update is None or due > self.last_update):
-            gone = self.schedule.sparsity(due)
+        schedule, changed = self.schedule, False
+        due = None if schedule is None else schedule.last_update(step)
+        is_new = due is not None and (self.last_update is None or due > self.last_update)
+        if schedule is not None and due is not None and is_new:
+            gone = schedule.sparsity(due)
             try:
-                # On the way there, widths that are no multiples could not become multiples again.
-                self._choose(1.0 - gone, relax=gone >= self.schedule.final)
+                self._choose(gone, schedule.final)
                 self.last_update = due
                 changed = True
             except NotFinite as error:
@@ -147,6 +153,18 @@ class ChannelPruner:
                     warn_not_finite(step, error, "Channel masks")
         self.apply_masks()
         return changed
+
+    def mask(self, units: np.ndarray) -> None:
+        """Masks these channels and no others.
+
+        What was masked before is zero until weights are assigned to it.
+
+        Args:
+            units: Labels of channels, as in the groups of `planner`.
+        """
+        self.begun = True
+        self.units = np.unique(units)
+        self.apply_masks()
 
     def apply_masks(self) -> None:
         """Sets masked channels to zero."""
@@ -167,7 +185,7 @@ class ChannelPruner:
 
     def left(self) -> float:
         """Fraction of the budget that is left once masked channels are removed."""
-        return self._cost(self.planner.left(self.units))
+        return self.cost(self.planner.left(self.units))
 
     def __enter__(self) -> ChannelPruner:
         return self
@@ -184,14 +202,17 @@ class ChannelPruner:
 
     # ---- inside ---------------------------------------------------------------------------------
 
-    def _choose(self, target: float, relax: bool) -> None:
+    def _choose(self, gone: float, final: float) -> None:
+        target = 1.0 - gone
+        # On the way there, widths that are no multiples could not become multiples again.
+        relax = gone >= final
         at_most = self.planner.left(self.units)
-        if target >= self._cost(at_most):
+        if target >= self.cost(at_most):
             return
         scores = self.planner.scores(self.scoring, self.units)
         found = self.planner.reach(
             scores,
-            self._cost,
+            self.cost,
             target,
             ranking=self.widths.ranking,
             round_to=self.round_to,
@@ -200,7 +221,7 @@ class ChannelPruner:
             at_most=at_most,
         )
         # Rounded widths may overshoot where the schedule is to end, and nothing grows back.
-        is_beyond = found.cost < 1.0 - self.schedule.final - self.widths.tolerance
+        is_beyond = found.cost < 1.0 - final - self.widths.tolerance
         if relax or not is_beyond:
             self.units = np.union1d(self.units, found.units)
 
@@ -284,6 +305,12 @@ class ChannelPruner:
 
 class ChannelMaskConstraint(constraints.MaskConstraint):
     """The mask of whole channels, which a pruner of single weights leaves where it is."""
+
+
+def check_budget(budget: str) -> None:
+    """Raises `ValueError` for what no channels are counted by."""
+    if budget not in ("macs", "parameters"):
+        raise ValueError(f"`budget` must be 'macs' or 'parameters'. Received: {budget!r}")
 
 
 def _is_masked(member: Member) -> bool:

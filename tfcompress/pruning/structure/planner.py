@@ -56,7 +56,7 @@ class Planner:
         self.min_kept = min_kept
         _check_bounds(bounds or {})
         self._fractions = [_narrowest(g, bounds or {}, min_kept) for g in dependencies.groups]
-        check_keys(bounds or {}, map(_named, dependencies.graph.nodes), "bounds")
+        check_keys(bounds or {}, map(named, dependencies.graph.nodes), "bounds")
 
     @property
     def groups(self) -> list[Group]:
@@ -232,12 +232,12 @@ def _narrowest(group: Group, bounds: LayerBounds, min_kept: float) -> tuple[floa
     """The narrowest of the bounds of all layers that make the group or that it passes."""
     low, high = min_kept, 1.0
     for node in group.calls:
-        least, most = look_up(bounds, *_named(node), default=(0.0, 1.0))
+        least, most = look_up(bounds, *named(node), default=(0.0, 1.0))
         low, high = max(low, least), min(high, most)
     return low, max(low, high)
 
 
-def _named(node: Node) -> tuple[Any, str]:
+def named(node: Node) -> tuple[Any, str]:
     """`(layer, path)` of a call."""
     return node.operation, "/".join((*node.path, node.name))
 
