@@ -13,13 +13,21 @@ the operators of the registry that no case has.
 network of half the MACs against the full one. Counts know neither caches nor how many instructions
 run at once, so only ratios of like files say something.
 
+`operators` counts files of single operators, fits the table of prices that the package has for
+`tfc.count_instructions`, and writes it; `predicted` compares whole networks with it:
+
+    python -m benchmarks.arm --emulation=FOLDER --part=operators
+    python -m benchmarks.arm --emulation=FOLDER --part=predicted --architectures=resnet8,lenet300
+
 Rows go to `--output`; what is there already is not run again. FOLDER may be one of your own: what
 is run is `FOLDER/run.sh CPU SCRIPT ARGUMENTS...`, which must start an aarch64 Python with NumPy and
-LiteRT, and write the number of executed instructions to the file that COUNT names.
+LiteRT, and write the number of executed instructions to the file that COUNT names; for `operators`
+and `predicted` also at each `sched_yield`, as `count.c` does.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import sys
@@ -28,14 +36,16 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks.emulation import codes, instructions
+from benchmarks.emulation import codes, instructions, operators
 from benchmarks.emulation.cases import cases, not_run
 from benchmarks.emulation.emulator import Emulator
 from recipes.origin import commit
 from recipes.results import Results
 
 _EMULATION = flags.DEFINE_string("emulation", os.environ.get("ARM_EMULATION"), "The set-up.")
-_PART = flags.DEFINE_list("part", ["codes", "instructions"], "What to measure.")
+_PART = flags.DEFINE_list(
+    "part", ["codes", "instructions"], "codes, instructions, operators, predicted."
+)
 _CPUS = flags.DEFINE_list("cpus", ["cortex-a53", "cortex-a76", "cortex-a710"], "For codes.")
 _COUNTED = flags.DEFINE_list("counted", ["cortex-a53", "cortex-a76", "i8mm"], "To count on.")
 _ONLY = flags.DEFINE_list("only", [], "Cases whose name holds one of these words; all by default.")
@@ -69,6 +79,14 @@ def main(argv: Sequence[str]) -> None:
             results = Results(folder / "arm_instructions.csv", ("network", "variant", "cpu"))
             instructions.count(emulator, _COUNTED.value, results, origin)
             print(instructions.table(results, _COUNTED.value), flush=True)
+        if "operators" in _PART.value:
+            results = Results(folder / "arm_operators.csv", ("file", "cpu"))
+            operators.count(emulator, operators.CPUS, results, origin)
+            found = {cpu: operators.prices(results, cpu) for cpu in operators.CPUS}
+            operators.TABLE.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        if "predicted" in _PART.value:
+            results = Results(folder / "arm_predicted.csv", ("network", "variant", "cpu"))
+            instructions.predict(emulator, operators.CPUS, results, origin)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ ARCHITECTURES: dict[str, Callable] = {
     "efficientnet_v2_b0_96": _application("EfficientNetV2B0", 96, pooling="avg"),
     "resnet8": _recipe("resnet8", 32, 32, 3),
     "ds_cnn": _recipe("ds_cnn", 49, 10, 1),
+    "lenet300": _recipe("lenet300", 28, 28, 1),
 }
 
 

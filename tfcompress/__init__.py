@@ -104,12 +104,20 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if _typing.TYPE_CHECKING:
-    from tfcompress.analysis.budgets import Bytes, Latency, Macs, Parameters, PeakMemory
+    from tfcompress.analysis.budgets import (
+        Bytes,
+        Instructions,
+        Latency,
+        Macs,
+        Parameters,
+        PeakMemory,
+    )
     from tfcompress.analysis.compare import CompareReport, compare
     from tfcompress.analysis.control import AccuracyControl, accuracy_control
     from tfcompress.analysis.debug import QuantizationDebug, debug_quantization
     from tfcompress.analysis.evaluate import evaluate_file
     from tfcompress.analysis.explain import DifferenceReport, explain_difference
+    from tfcompress.analysis.instructions import count_instructions
     from tfcompress.analysis.recipe import Recipe
     from tfcompress.analysis.result import SearchResult
     from tfcompress.analysis.schema import RecipeError
@@ -144,9 +152,17 @@ _LAZY_NAMES = {
     "tfcompress.analysis.compare": ("CompareReport", "compare"),
     "tfcompress.analysis.debug": ("QuantizationDebug", "debug_quantization"),
     "tfcompress.analysis.explain": ("DifferenceReport", "explain_difference"),
-    "tfcompress.analysis.budgets": ("Bytes", "Latency", "Macs", "Parameters", "PeakMemory"),
+    "tfcompress.analysis.budgets": (
+        "Bytes",
+        "Instructions",
+        "Latency",
+        "Macs",
+        "Parameters",
+        "PeakMemory",
+    ),
     "tfcompress.analysis.control": ("AccuracyControl", "accuracy_control"),
     "tfcompress.analysis.evaluate": ("evaluate_file",),
+    "tfcompress.analysis.instructions": ("count_instructions",),
     "tfcompress.analysis.recipe": ("Recipe",),
     "tfcompress.analysis.result": ("SearchResult",),
     "tfcompress.analysis.schema": ("RecipeError",),
@@ -206,6 +222,7 @@ __all__ = [
     "FactorizationPlan",
     "FeatureDistillation",
     "GradientScheme",
+    "Instructions",
     "KernelGrid",
     "KernelSpec",
     "LSQPlus",
@@ -272,6 +289,7 @@ __all__ = [
     "compare",
     "compare_latency",
     "compare_models",
+    "count_instructions",
     "count_macs",
     "dampening_loss",
     "debug_quantization",

@@ -78,6 +78,8 @@ def cases() -> list[Case]:
     found += _sweep()
     found.append(Case(_mobilenet_v2, ("MobileNetV2-0.35, 64 px",), _images(64)))
     found.append(Case(_resnet8, ("ResNet-8, 32 px",), _images(32)))
+    for scheme_name in ("int8", "int4", "w2a8"):
+        found.append(Case(_lenet, (f"LeNet-300-100, {scheme_name}",), _gray(28), scheme_name))
     return found
 
 
@@ -213,6 +215,14 @@ def _resnet8() -> keras.Model:
     model = build("resnet8", (32, 32, 3), 10)
     latency.settle_batch_norm(model, _images(32)(32))
     return model
+
+
+def _lenet() -> keras.Model:
+    return build("lenet300", (28, 28, 1), 10)
+
+
+def _gray(size: int) -> Callable[[int], np.ndarray]:
+    return lambda count: _images(size)(count)[..., :1]
 
 
 def _digits(count: int) -> np.ndarray:

@@ -46,6 +46,24 @@ class Emulator:
                 totals.append(int(count.read_text()))
         return round((totals[1] - totals[0]) / (_MANY - _FEW))
 
+    def instructions_of(self, cpu: str, paths: Sequence[pathlib.Path]) -> list[int]:
+        """Instructions of one inference of each file, counted in one process.
+
+        Raises:
+            ValueError: The set-up counts without marks: one of before, or one of your own.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            count = pathlib.Path(folder) / "count"
+            self._run(cpu, "marked", str(_FEW), *map(str, paths), COUNT=str(count))
+            marks = [int(line) for line in count.read_text().split()]
+        if len(marks) != 2 * len(paths) + 1:
+            raise ValueError(
+                f"Expected the count at {2 * len(paths)} marks and at exit. Received: {len(marks)} "
+                "numbers. Build count.c of benchmarks/emulation anew, as setup.sh does."
+            )
+        pairs = zip(marks[:-1:2], marks[1::2], strict=True)
+        return [round((after - before) / _FEW) for before, after in pairs]
+
     def _run(self, cpu: str, *arguments: str, **environment: str) -> None:
         _checked_run([str(self.command), cpu, str(_GUEST), *arguments], environment)
 

@@ -2,8 +2,10 @@
 
 python guest.py codes TAG FOLDER...    FOLDER: model.tflite, inputs.npz → outputs_TAG.npz
 python guest.py repeat FILE COUNT      runs a file on random inputs, for counting instructions
+python guest.py marked COUNT FILE...   runs each file so often between two calls of sched_yield
 """
 
+import os
 import sys
 
 import numpy as np
@@ -32,6 +34,24 @@ def codes(tag: str, folder: str) -> None:
 
 def repeat(path: str, count: int) -> None:
     """Runs a file `count` times under XNNPACK, on the same random inputs."""
+    interpreter = ready(path)
+    for _ in range(count):
+        interpreter.invoke()
+
+
+def marked(path: str, count: int) -> None:
+    """The same, with a mark before and after; what runs only once comes before the first one."""
+    interpreter = ready(path)
+    for _ in range(2):
+        interpreter.invoke()
+    os.sched_yield()
+    for _ in range(count):
+        interpreter.invoke()
+    os.sched_yield()
+
+
+def ready(path: str) -> Interpreter:
+    """An interpreter of a file with random inputs."""
     interpreter = Interpreter(model_path=path, num_threads=1)
     interpreter.allocate_tensors()
     random = np.random.default_rng(0)
@@ -41,8 +61,7 @@ def repeat(path: str, count: int) -> None:
         else:
             values = random.uniform(0, 255, detail["shape"])
         interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
-    for _ in range(count):
-        interpreter.invoke()
+    return interpreter
 
 
 if __name__ == "__main__":
@@ -50,5 +69,8 @@ if __name__ == "__main__":
     if command == "codes":
         for each in arguments[1:]:
             codes(arguments[0], each)
+    elif command == "marked":
+        for each in arguments[1:]:
+            marked(each, int(arguments[0]))
     else:
         repeat(arguments[0], int(arguments[1]))

@@ -1,9 +1,11 @@
-"""What a model may cost: bytes, multiply-accumulates, parameters, latency, memory."""
+"""What a model may cost: bytes, multiply-accumulates, parameters, time, memory."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+
+from tfcompress.analysis.instructions import check_cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Costs:
         parameters: Weights, biases and batch norms of the Keras model.
         activation_bytes: The most bytes that tensors of the file hold at one time.
         milliseconds: Of a run; `None` where no budget asks for it.
+        instructions: CPU → instructions of a run, where budgets ask for them.
     """
 
     num_bytes: float
@@ -25,10 +28,11 @@ class Costs:
     parameters: float
     activation_bytes: float
     milliseconds: float | None = None
+    instructions: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Budget:
-    """A limit on one cost. See `Bytes`, `Macs`, `Parameters`, `Latency` and `PeakMemory`."""
+    """A limit on one cost. See `Bytes`, `Macs`, `Latency` and the others."""
 
     #: Name of the cost, an attribute of `Costs`.
     cost = ""
@@ -132,6 +136,36 @@ class Latency(Budget):
 
 
 @dataclasses.dataclass(frozen=True)
+class Instructions(Budget):
+    """Most instructions of a run on an ARM CPU, by a table that the package has.
+
+    See `count_instructions`: it needs no phone, and files of operators that are not in the table
+    are refused.
+
+    Attributes:
+        limit: A share of those of the model's int8 file before the search, in (0, 1], or a number
+            of instructions above 1.
+        cpu: `"cortex-a53"`, `"cortex-a76"` or `"i8mm"`.
+    """
+
+    limit: float
+    cpu: str = "cortex-a76"
+    cost = "instructions"
+
+    def __post_init__(self) -> None:
+        _check_positive("limit", self.limit)
+        check_cpu(self.cpu)
+
+    def limit_for(self, origin: Costs) -> float:
+        """The limit as a number of instructions."""
+        return self.limit * self.of(origin) if self.limit <= 1 else self.limit
+
+    def of(self, costs: Costs) -> float:
+        """The instructions of a run."""
+        return float(costs.instructions.get(self.cpu, float("inf")))
+
+
+@dataclasses.dataclass(frozen=True)
 class PeakMemory(Budget):
     """Most bytes that the tensors of a run hold at one time, the runtime's arena.
 
@@ -157,6 +191,6 @@ def as_budgets(budget: Budget | tuple[Budget, ...] | list[Budget] | None) -> tup
         if not isinstance(item, Budget):
             raise TypeError(
                 "Expected `budget` to be tfc.Bytes, tfc.Macs, tfc.Parameters, tfc.Latency, "
-                f"tfc.PeakMemory, or several of them. Received: {item!r}."
+                f"tfc.Instructions, tfc.PeakMemory, or several of them. Received: {item!r}."
             )
     return tuple(given)

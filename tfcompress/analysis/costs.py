@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from tfcompress.analysis.assignment import Assignment, layers_by_path
-from tfcompress.analysis.budgets import Budget, Costs, Latency
+from tfcompress.analysis.budgets import Budget, Costs, Instructions, Latency
 from tfcompress.analysis.changes import prune_kernel, round_kernel
+from tfcompress.analysis.instructions import instructions_of
 from tfcompress.analysis.options import PRESETS
 from tfcompress.analysis.structured import Structured
 from tfcompress.export.flatbuffer.figures import file_figures
@@ -117,7 +118,10 @@ def file_costs(model: keras.Model, data: bytes, budgets: Sequence[Budget]) -> Co
     Args:
         model: The float model with the widths and ranks of the file.
         data: The file.
-        budgets: Whether latency is asked for, and by what.
+        budgets: Whether latency or instructions are asked for, and by what.
+
+    Raises:
+        ValueError: Instructions of a file that has operators without known ones.
     """
     summary = inspect_tflite(data)
     found = [b for b in budgets if isinstance(b, Latency)]
@@ -128,6 +132,7 @@ def file_costs(model: keras.Model, data: bytes, budgets: Sequence[Budget]) -> Co
         sum(math.prod(v.shape) for v in model.weights),
         file_figures(summary).activation_bytes,
         max((_milliseconds(data, summary, b) for b in found), default=None),
+        {b.cpu: instructions_of(summary, b.cpu) for b in budgets if isinstance(b, Instructions)},
     )
 
 

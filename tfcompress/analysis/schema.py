@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from tfcompress.analysis.instructions import MULTIPLIED_AT_ONCE
 from tfcompress.analysis.lines import Path
 from tfcompress.analysis.named import RATES, SCHEDULES, check_callbacks, check_optimizer
 from tfcompress.factorization.forms import METHODS
@@ -127,6 +128,7 @@ BUDGETS: dict[str, dict[str, Check]] = {
     "Macs": {"limit": _number(0)},
     "Parameters": {"limit": _number(0)},
     "Latency": {"limit": _number(0)},
+    "Instructions": {"limit": _number(0), "cpu": _one_of(MULTIPLIED_AT_ONCE)},
     "PeakMemory": {"limit": _number(1)},
 }
 
