@@ -77,5 +77,5 @@ def test_models(model_files, tmp_path):
     with pytest.raises(ValueError, match=r"\.keras or \.h5 file"):
         load_model(model_files / "int8.tflite")
     (tmp_path / "bad.keras").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="Keras can load"):
+    with pytest.raises(ValueError, match=r"whole \.keras file"):
         load_model(tmp_path / "bad.keras")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import zipfile
 
 import keras
 
@@ -27,12 +28,18 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             f"Expected a .keras or .h5 file. Received: {str(path)!r}. Save the model with "
             "model.save('model.keras')"
         )
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"Expected a whole .keras file. Received: {str(path)!r} of {path.stat().st_size} "
+            "bytes, which is no zip archive. It is truncated or damaged: save it or fetch it again"
+        )
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise ValueError(
             f"Expected a model that Keras can load. Received: {str(path)!r}: "
-            f"{type(error).__name__}: {error}. Save it again with model.save('model.keras')"
+            f"{type(error).__name__}: {str(error).rstrip('. ')}. Save it again with "
+            "model.save('model.keras')"
         ) from error
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
