@@ -141,6 +141,11 @@ def test_several_inputs_outputs_and_datasets(digits):
     assert found["m"].scores.mean_absolute_error == pytest.approx(float(expected), rel=1e-5)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(7)
     assert tfc.compare({"m": model}, dataset, output="value", runs=0).to_dict() == found.to_dict()
+    # The largest of several targets is no class.
+    labels = {"sum": rng.normal(size=(20, 2)), "value": y}
+    found = tfc.compare({"m": model}, (x, labels), output="sum", runs=0)
+    assert found["m"].agreement.top1 is None
+    assert tfc.compare({"m": model}, x, output="sum", runs=0)["m"].agreement.top1 == 1
 
 
 def test_wrong_arguments(model_files, tmp_path, digits):

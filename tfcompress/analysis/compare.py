@@ -225,7 +225,7 @@ def compare(
         base,
         len(outputs[base]),
         tuple(
-            _figures(s, scores[s.name], agreement(outputs[base], outputs[s.name]), latency)
+            _figures(s, scores[s.name], _agreement(s.name, base, outputs, scores), latency)
             for s in subjects
         ),
         cpu_name(),
@@ -243,6 +243,15 @@ def _layers(model: keras.Model, arrays: list[np.ndarray]) -> tuple[LayerError, .
         return ()
     errors, _, _ = measure(model, batches_of(model, line_up(arrays, input_structure(model))))
     return tuple(errors)
+
+
+def _agreement(
+    name: str, base: str, outputs: Mapping[str, np.ndarray], scores: Mapping[str, Scores | None]
+) -> Agreement:
+    found, own = agreement(outputs[base], outputs[name]), scores[name]
+    # The largest of several targets is no class.
+    is_regression = own is not None and own.accuracy is None
+    return dataclasses.replace(found, top1=None) if is_regression else found
 
 
 def agreement(expected: np.ndarray, found: np.ndarray) -> Agreement:

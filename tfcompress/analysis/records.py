@@ -14,7 +14,7 @@ class Agreement:
 
     Attributes:
         top1: Share of samples (or positions) with the same largest value along the last axis;
-            `None` where that axis has one value.
+            `None` where that axis has one value, and of a regression.
         snr_db: 10 · log₁₀(Σ y² / Σ (y − ŷ)²), y of the reference; infinite where both are equal.
         largest: Largest absolute difference.
         mean: Mean absolute difference.
