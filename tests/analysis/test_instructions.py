@@ -79,6 +79,16 @@ def test_the_table_is_that_of_the_rows():
     assert np.abs(errors).max() < 0.25
 
 
+def test_networks_are_predicted():
+    """The rows are of whole networks, none of which the table was fitted to."""
+    found = rows("arm_predicted.csv")
+    assert {row["cpu"] for row in found} == set(MULTIPLIED_AT_ONCE)
+    for row in found:
+        error = int(row["predicted"]) / int(row["counted"]) - 1
+        assert error == pytest.approx(float(row["error"]) / 100, abs=6e-4)
+        assert abs(error) < 0.10, row
+
+
 def test_what_is_not_in_the_table_is_refused():
     data = one_op("ADD", [zeros(1, 4)] * 2, ((1, 4), np.int8))
     with pytest.raises(ValueError, match=r"one of 'cortex-a53', .*cpu='cortex-a9'"):
