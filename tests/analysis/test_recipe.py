@@ -29,6 +29,23 @@ WHOLE = tfc.Recipe(
 )
 
 
+def test_budgets_keep_all_that_they_are_made_of(tmp_path):
+    budgets = [
+        tfc.Latency(1.5, table={"CONV_2D": 2.0, "ADD": 0.0}),
+        tfc.Latency(2.0),
+        tfc.Instructions(0.5, "cortex-a53"),
+        tfc.PeakMemory(64_000),
+        tfc.Parameters(0.5),
+    ]
+    recipe = tfc.Recipe([{"quantize": {}}], budgets=budgets)
+    recipe.save(tmp_path / "recipe.json")
+    assert tfc.Recipe.load(tmp_path / "recipe.json").budgets == tuple(budgets)
+    values = recipe.to_dict()
+    values["budgets"][0]["Latency"]["table"]["ADD"] = "free"
+    with pytest.raises(tfc.RecipeError, match="for the operator 'ADD'"):
+        tfc.Recipe.from_dict(values)
+
+
 @pytest.mark.parametrize("ending", [".json", ".yaml"])
 def test_a_recipe_is_the_same_after_a_file(tmp_path, ending):
     path = tmp_path / f"recipe{ending}"

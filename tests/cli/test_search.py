@@ -35,11 +35,15 @@ def test_a_search_and_its_recipe(files, capfd):
     out = folder / "found"
     command = ["search", model, "--data", data, "--out", out, "--max-drop", 0.1, "--epochs", 1]
     command += ["--trials", 2, "--options", "int4,channels=0.5", "--json"]
+    command += ["--max-instructions", "cortex-a53=0.99", "--max-memory", 4000]
     assert main(list(map(str, command))) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["best"]["drop"]["mean"] <= 0.1
     assert found["test"]["float"] - found["test"]["file"] < 0.2
     assert found["report"]["num_bytes"] == (out / "model.tflite").stat().st_size
+    recipe = json.loads((out / "recipe.json").read_text())
+    assert {"Instructions": {"limit": 0.99, "cpu": "cortex-a53"}} in recipe["budgets"]
+    assert found["report"]["recipe"]["stages"] == recipe["stages"]
     names = {file.name for file in out.iterdir()}
     assert names >= {
         *("model.tflite", "model.json", "model.golden.json", "model.keras", "recipe.json"),
@@ -58,6 +62,8 @@ def test_wrong_calls_say_what_is_wrong(files, capsys):
     call = ["search", str(model), "--data", str(data), "--out", str(folder / "none")]
     assert main([*call, "--max-bytes", "10", "--options", "int4"]) == 2
     assert "smallest that the options reach" in capsys.readouterr().err
+    assert main([*call, "--max-instructions", "a53=few"]) == 2
+    assert "Received: 'a53=few'" in capsys.readouterr().err
     assert main([*call, "--options", "int5"]) == 2
     assert "int5" in capsys.readouterr().err
     recipe = folder / "wrong.json"

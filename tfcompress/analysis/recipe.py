@@ -89,7 +89,10 @@ class Recipe:
         found = [{type(b).__name__: dataclasses.asdict(b)} for b in self.budgets]  # type: ignore[call-overload]
         if found:
             values["budgets"] = [
-                {k: {n: v for n, v in s.items() if n in BUDGETS[k]} for k, s in b.items()}
+                {
+                    k: {n: v for n, v in s.items() if n in BUDGETS[k] and v is not None}
+                    for k, s in b.items()
+                }
                 for b in found
             ]
         values["stages"] = json.loads(json.dumps(list(self.stages)))

@@ -79,6 +79,16 @@ def _either(*checks: Check) -> Check:
     return check
 
 
+def _prices(value: Any) -> str:
+    """A latency table, or null for a measurement on this machine."""
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        return "null, or operators and their milliseconds per million multiply-accumulates"
+    wrong = [name for name, item in value.items() if _number(0)(item)]
+    return f"a number, 0 or more, for the operator {_shown(wrong[0])}" if wrong else ""
+
+
 _SHARE = _number(0.0, 1.0)
 
 #: Stage → its keys → what they may be. Stages come in this order, and `train` last.
@@ -127,7 +137,7 @@ BUDGETS: dict[str, dict[str, Check]] = {
     "Bytes": {"limit": _number(1), "gzip": _flag},
     "Macs": {"limit": _number(0)},
     "Parameters": {"limit": _number(0)},
-    "Latency": {"limit": _number(0)},
+    "Latency": {"limit": _number(0), "table": _prices},
     "Instructions": {"limit": _number(0), "cpu": _one_of(MULTIPLIED_AT_ONCE)},
     "PeakMemory": {"limit": _number(1)},
 }

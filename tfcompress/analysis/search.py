@@ -74,8 +74,8 @@ def search(
         model: A built float model; it is left untouched.
         train: `(x, y)` as arrays, or batches as for `fit`. Its first samples calibrate ranges.
         validation: Likewise, other samples: the drop is measured on them.
-        budget: `Bytes`, `Macs`, `Parameters`, `Latency`, `PeakMemory`, or several. Files above
-            one of them are never chosen.
+        budget: `Bytes`, `Macs`, `Parameters`, `Latency`, `Instructions`, `PeakMemory`, or several.
+            Files above one of them are never chosen.
         max_drop: How much the metric may fall below that of the float model, in its units: 0.01 is
             a point of accuracy. The confidence bound of the paired drop has to hold it, or the
             mean, where the samples are too few for a bound as narrow as that (the notes say so).

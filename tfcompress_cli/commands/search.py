@@ -38,6 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-macs", type=float, metavar="M", help="a share up to 1, or a number of products"
     )
+    parser.add_argument("--max-milliseconds", type=float, metavar="N", help="of a run here")
+    parser.add_argument(
+        "--max-memory", type=float, metavar="N", help="bytes of the tensors of a run"
+    )
+    parser.add_argument(
+        "--max-instructions",
+        metavar="[CPU=]N",
+        help="of a run on cortex-a53, cortex-a76 (default) or i8mm: a share up to 1, or a number",
+    )
     parser.add_argument("--metric", help="a Keras metric (default: the compiled one, or accuracy)")
     parser.add_argument("--epochs", type=not_negative, default=4, help="of a candidate (default 4)")
     parser.add_argument("--trials", type=positive, default=4, help="candidates (default 4)")
@@ -167,4 +176,18 @@ def _budgets(options: argparse.Namespace) -> list:
         found.append(tfc.Bytes(options.max_gzip_bytes, gzip=True))
     if options.max_macs is not None:
         found.append(tfc.Macs(options.max_macs))
+    if options.max_milliseconds is not None:
+        found.append(tfc.Latency(options.max_milliseconds))
+    if options.max_memory is not None:
+        found.append(tfc.PeakMemory(options.max_memory))
+    if options.max_instructions is not None:
+        cpu, _, limit = options.max_instructions.rpartition("=")
+        try:
+            number = float(limit)
+        except ValueError:
+            raise ValueError(
+                "Expected --max-instructions as a number, or a CPU, '=' and a number. Received: "
+                f"{options.max_instructions!r}."
+            ) from None
+        found.append(tfc.Instructions(number, cpu or "cortex-a76"))
     return found
