@@ -162,6 +162,8 @@ def lint_file(data: bytes, layers: list[str], name: str, *, measure: bool) -> Li
                 continue
             took = _milliseconds(_single(tree, index)) if measure else None
             instead = _INT8_FORM if is_float else instead_of(operator)
+            if any(t.type == schema.TensorType.INT16 for t in tensors) and not is_float:
+                instead = 'activations of 8 bits: the configuration "int8"'
             entries.append(LintEntry(_origin(tensors, layers), operator, is_float, took, instead))
         total = _milliseconds(data) if measure and entries else None
     return LintReport(name, tuple(entries), len(graph.operators), total)

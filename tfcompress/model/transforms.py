@@ -69,11 +69,13 @@ class IntegerSum:
         to_codes: The layer's input → what its `call` gets.
         from_sums: What its `call` gives → the layer's output.
         step: Value of one unit of the sum per output channel.
+        adds_bias: Whether `from_sums` adds the bias, which the `call` must then not.
     """
 
     to_codes: Callable[[tf.Tensor], tf.Tensor]
     from_sums: Callable[[tf.Tensor], tf.Tensor]
     step: tf.Tensor
+    adds_bias: bool = False
 
 
 class WeightTransform(keras.Layer):

@@ -10,6 +10,8 @@ import dataclasses
 from tfcompress.quantization.observers import MinMax, MovingAverage, Observer
 
 ROUNDINGS = ("nearest", "truncate", "stochastic")
+#: Bits of the activations that LiteRT's kernels of 16 bits take.
+INT16_BITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ class ActivationOptions:
     observer: Observer = dataclasses.field(default_factory=MovingAverage)
 
     def __post_init__(self) -> None:
+        if self.num_bits == INT16_BITS:
+            _check_int16(self)
+            return
         _check(self)
 
 
@@ -61,9 +66,26 @@ def describe_details(options: WeightOptions | ActivationOptions) -> str:
     return text
 
 
+def _check_int16(options: ActivationOptions) -> None:
+    """Refuses what LiteRT's kernels of 16-bit activations do not compute."""
+    if not options.symmetric or options.narrow_range or options.rounding == "truncate":
+        raise ValueError(
+            "Expected 16-bit activations that are symmetric, of all codes and not truncated: "
+            "LiteRT's have the zero point 0. Received: "
+            f"symmetric={options.symmetric}, narrow_range={options.narrow_range}, "
+            f'rounding={options.rounding!r}. Use the preset "int16x8".'
+        )
+    _check_common(options)
+
+
 def _check(options: WeightOptions | ActivationOptions) -> None:
     if not isinstance(options.num_bits, int) or not 2 <= options.num_bits <= 8:
-        raise ValueError(f"Expected `num_bits` from 2 to 8. Received: {options.num_bits!r}.")
+        also = "" if isinstance(options, WeightOptions) else ", or 16"
+        raise ValueError(f"Expected `num_bits` from 2 to 8{also}. Received: {options.num_bits!r}.")
+    _check_common(options)
+
+
+def _check_common(options: WeightOptions | ActivationOptions) -> None:
     if options.rounding not in ROUNDINGS:
         raise ValueError(f"Expected `rounding` in {ROUNDINGS}. Received: {options.rounding!r}.")
     observer = options.observer

@@ -19,7 +19,7 @@ from tfcompress.quantization.gradients.backward import GradientScheme
 from tfcompress.quantization.grids.binary import BinaryWeights
 from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
 from tfcompress.quantization.grids.ternary import TernaryWeights
-from tfcompress.quantization.options import ActivationOptions, WeightOptions
+from tfcompress.quantization.options import INT16_BITS, ActivationOptions, WeightOptions
 
 _S = TypeVar("_S", "WeightScheme", "ActivationScheme")
 
@@ -58,7 +58,7 @@ class ActivationScheme(ActivationOptions):
 
     Attributes:
         num_bits: 2 to 8. In the file codes take 8 bits: fewer are some of int8's, and nothing gets
-            smaller or faster.
+            smaller or faster. Or 16, in all layers of a model, symmetric: see `"int16x8"`.
         symmetric: Zero point 0, else affine.
         narrow_range: Without the lowest code.
         rounding: `"nearest"`, `"truncate"` (towards −∞) or `"stochastic"` (nearest in inference).
@@ -76,6 +76,11 @@ class ActivationScheme(ActivationOptions):
                 f"Expected `quantizer` to be an ActivationQuantizer. Received: {self.quantizer!r}."
             )
         self.quantizer.check(self)
+        if self.num_bits == INT16_BITS and type(self.quantizer) is not UniformActivations:
+            raise ValueError(
+                "Expected the uniform quantizer for 16-bit activations. Received: "
+                f"{self.quantizer!r}. Leave `quantizer` out."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +116,14 @@ class Scheme:
                 "Expected `gradients` to be a GradientScheme or None. "
                 f"Received: {self.gradients!r}."
             )
+        if self.activations.num_bits == INT16_BITS and self.weights.num_bits != 8:
+            raise ValueError(
+                "Expected weights of 8 bits with 16-bit activations, which LiteRT's kernels "
+                f"multiply. Received: {self.weights.num_bits} bits."
+            )
 
+
+_INT16X8 = Scheme(activations=ActivationScheme(INT16_BITS, symmetric=True))
 
 #: Schemes by name.
 PRESETS: dict[str, Scheme] = {
@@ -125,6 +137,8 @@ PRESETS: dict[str, Scheme] = {
     "w2a8": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
     "ternary": Scheme(weights=WeightScheme(2, quantizer=TernaryWeights())),
     "binary": Scheme(weights=WeightScheme(2, quantizer=BinaryWeights())),
+    "int16x8": _INT16X8,
+    "w8a16": _INT16X8,
 }
 
 _FLOAT_FILE = (
@@ -143,9 +157,9 @@ _ELSEWHERE = {
         "writes a model in float.",
     ),
     **dict.fromkeys(
-        ("int16x8", "w8a16", "int16"),
-        "tfcompress has no 16-bit activations: LiteRT runs them outside XNNPACK, some 200 times "
-        "slower than int8. Leave layers that need more than 8 bits in float (None).",
+        ("int16", "w16a16"),
+        'LiteRT has no 16-bit weights. "int16x8" has 16-bit activations and int8 weights; it runs '
+        "outside XNNPACK, many times slower than int8.",
     ),
     "uint8": 'LiteRT\'s codes are int8: "int8". For pixels: export_tflite(input_type="uint8").',
 }

@@ -103,6 +103,22 @@ _VERSIONS = {
     _OP.TILE: 3,
     _OP.DEQUANTIZE: 2,
 }
+#: First version of an operator that knows 16-bit activations. CONV_2D and FULLY_CONNECTED have the
+#: ones that say of which type the bias is.
+_INT16_VERSIONS = {
+    **dict.fromkeys((_OP.ADD, _OP.CONCATENATION, _OP.MAX_POOL_2D, _OP.MEAN, _OP.PAD), 3),
+    **dict.fromkeys((_OP.PADV2, _OP.REDUCE_MAX, _OP.DEQUANTIZE), 3),
+    _OP.QUANTIZE: 2,
+    _OP.CONV_2D: 8,
+    _OP.DEPTHWISE_CONV_2D: 5,
+    _OP.FULLY_CONNECTED: 11,
+    _OP.SLICE: 4,
+    _OP.TRANSPOSE: 5,
+    **dict.fromkeys((_OP.EXPAND_DIMS, _OP.RESHAPE, _OP.SQUEEZE), 1),
+    _OP.STRIDED_SLICE: 2,
+}
+#: The runtime that has them.
+INT16_RUNTIME = "2.15.0"
 # From which version FULLY_CONNECTED may lack a bias, and TRANSPOSE_CONV have one or a ReLU.
 _DENSE_WITHOUT_BIAS = 6
 _TRANSPOSED_WITH_BIAS = 3
@@ -124,6 +140,11 @@ PACKED_VERSIONS = {
     (_OP.FULLY_CONNECTED, schema.TensorType.INT4): 10,
     (_OP.FULLY_CONNECTED, schema.TensorType.INT2): 14,
 }
+
+
+def int16_version(code: int) -> int | None:
+    """The version that an operator needs for 16-bit activations; `None` where none is known."""
+    return _INT16_VERSIONS.get(code)
 
 
 def int8_version(code: int, op: schema.OperatorT) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -46,6 +48,7 @@ def write_kernel(
     code = op_code(model, op)
     given, weights, bias, axis = WEIGHT_OPS[code]
     input_scale, _ = grid_of(graph.tensors[op.inputs[given]])
+    is_int16 = graph.tensors[op.inputs[given]].type == _TYPE.INT16
     stored = graph.tensors[op.inputs[weights]]
     codes = _kernel_codes(tensor, code, _values(model, stored), axis, input_scale)
     trained = None if tensor.kernel is None else tensor.kernel.bias
@@ -55,9 +58,15 @@ def write_kernel(
         if tensor.kernel is not None:
             values = _trained_bias(trained, values, input_scale * codes.scale)
         found = bias_codes(values, input_scale, codes.scale)
-        op.inputs[bias] = _add(model, graph, like, _TYPE.INT32, found, 0)
+        if is_int16:
+            found = dataclasses.replace(found, values=found.values.astype("<i8"))
+        op.inputs[bias] = _add(
+            model, graph, like, _TYPE.INT64 if is_int16 else _TYPE.INT32, found, 0
+        )
     elif trained is not None and np.any(trained):
         raise ValueError("Expected a bias, as it was trained. Received: none in the file.")
+    if is_int16 and hasattr(op.builtinOptions, "quantizedBiasType"):
+        op.builtinOptions.quantizedBiasType = _TYPE.INT64
     dtype = _stored_type(tensor, code, codes.values)
     if dtype != _TYPE.INT8:
         require_version(model, op, PACKED_VERSIONS[code, dtype])

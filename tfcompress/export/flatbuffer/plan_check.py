@@ -36,7 +36,8 @@ from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
 _QUANTIZES = (_OPERATOR.QUANTIZE, _OPERATOR.DEQUANTIZE)
-_CODES = (_TYPE.INT8, _TYPE.INT4, _TYPE.INT2)
+_CODES = (_TYPE.INT8, _TYPE.INT4, _TYPE.INT2, _TYPE.INT16)
+_CODE_TYPES = {8: _TYPE.INT8, 16: _TYPE.INT16}
 _FLOATS = (_TYPE.FLOAT32, _TYPE.FLOAT16, _TYPE.BFLOAT16)
 
 
@@ -252,6 +253,8 @@ class _Check:
     def _grid(self, index: int, tensor: PlannedTensor) -> Iterator[str]:
         have = parameters(self.graph.tensors[index])
         wanted = (float(np.float32(tensor.scale)), tensor.zero_point)
+        if self.graph.tensors[index].type != _CODE_TYPES[tensor.num_bits]:
+            yield f"the tensor of {tensor.layer!r} has not {tensor.num_bits} bits"
         if have != wanted:
             yield f"the tensor of {tensor.layer!r} has {have} for {wanted} (scale, zero point)"
 

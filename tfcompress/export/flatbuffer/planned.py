@@ -65,6 +65,7 @@ class PlannedTensor:
         zero_point: Their zero point.
         kernel: The kernel of the operator that computes it; `None` for one without a kernel, and
             for one with a constant kernel.
+        num_bits: Bits of a code in the file, 8 or 16.
         operand_grid: Scale and zero point of the operator's constant operand, where the plan gives
             it codes; `None` where the file may choose them.
         options: Names and values of the operator's options that the converter cannot write.
@@ -79,6 +80,7 @@ class PlannedTensor:
     options: tuple[tuple[str, Any], ...] = ()
     operand_grid: tuple[float, int] | None = None
     table: Table | None = None
+    num_bits: int = 8
 
 
 def mark_range(number: int) -> tuple[float, float]:

@@ -36,6 +36,7 @@ from tfcompress.export.flatbuffer.int8_ops import (
     COMPARE_OPS,
     FUNCTION_OPS,
     INT8_RUNTIME,
+    INT16_RUNTIME,
     LOOKUP_OPS,
     MOVE_OPS,
     PACKED_RUNTIMES,
@@ -44,6 +45,7 @@ from tfcompress.export.flatbuffer.int8_ops import (
     TABLE_RUNTIME,
     WEIGHT_OPS,
     int8_version,
+    int16_version,
 )
 from tfcompress.export.flatbuffer.lookup import write_table
 from tfcompress.export.flatbuffer.one_input import as_fully_connected
@@ -57,6 +59,7 @@ from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
+_CODE_TYPES = {8: _TYPE.INT8, 16: _TYPE.INT16}
 
 
 class PlanError(ValueError):
@@ -191,6 +194,10 @@ class _Rewriting:
             have = parameters(self.graph.tensors[self.codes[source]])
             if have == _parameters(tensor):
                 self.codes[result] = self.codes[source]
+            elif tensor.num_bits != 8:
+                raise PlanError(
+                    f"Expected one scale of what {tensor.layer!r} reads in 16 bits. Received: two."
+                )
             else:
                 self.codes[result] = self._quantize(self.codes[source], result, tensor, version=2)
             return
@@ -202,14 +209,16 @@ class _Rewriting:
         float_source = self._as_float(source)
         if self._is_int8_input(float_source):
             given = self.graph.tensors[float_source]
-            given.type = _TYPE.INT8
+            given.type = _CODE_TYPES[tensor.num_bits]
             given.quantization = quantization(*_parameters(tensor))
             self.codes[source] = self.codes[result] = float_source
         else:
-            self.codes[result] = self._quantize(float_source, result, tensor, version=1)
+            version = 1 if tensor.num_bits == 8 else int16_version(_OPERATOR.QUANTIZE)
+            assert version is not None
+            self.codes[result] = self._quantize(float_source, result, tensor, version)
 
     def _quantize(self, source: int, like: int, tensor: PlannedTensor, version: int) -> int:
-        found = self._int8_tensor(like, tensor.name, _parameters(tensor))
+        found = self._code_tensor(like, tensor.name, _parameters(tensor), tensor.num_bits)
         self._add_op(_OPERATOR.QUANTIZE, version, source, found)
         return found
 
@@ -256,7 +265,9 @@ class _Rewriting:
             op.inputs = given
             raise PlanError(f"{op_name(code)} of the layer {tensor.layer!r}: {error}") from error
         result = int(op.outputs[0])
-        self.codes[result] = self._int8_tensor(result, tensor.name, _parameters(tensor))
+        self.codes[result] = self._code_tensor(
+            result, tensor.name, _parameters(tensor), tensor.num_bits
+        )
         op.outputs = [self.codes[result]]
         for option, value in tensor.options:
             if not hasattr(op.builtinOptions, option):
@@ -265,7 +276,7 @@ class _Rewriting:
                     f"{tensor.layer!r}. Received: {op_name(code)}."
                 )
             setattr(op.builtinOptions, option, value)
-        require_version(self.model, op, int8_version(code, op))
+        self._require_version(op, code, tensor.num_bits)
         self.ops.append(op)
 
     def _look_up(self, op: schema.OperatorT, tensor: PlannedTensor) -> None:
@@ -273,7 +284,7 @@ class _Rewriting:
         result = int(op.outputs[0])
         try:
             source = self._codes_of(int(op.inputs[0]))
-            found = self._int8_tensor(result, tensor.name, _parameters(tensor))
+            found = self._code_tensor(result, tensor.name, _parameters(tensor))
             self.ops += write_table(self.model, self.graph, tensor, source, found, self.indexed)
         except ValueError as error:
             raise PlanError(f"The table of the layer {tensor.layer!r}: {error}") from error
@@ -310,11 +321,14 @@ class _Rewriting:
     def _move(self, op: schema.OperatorT, code: int) -> None:
         found = next(self.codes[i] for i in used_indices(op.inputs) if i in self.codes)
         grid = grid_of(self.graph.tensors[found])
+        num_bits = 16 if self.graph.tensors[found].type == _TYPE.INT16 else 8
+        if num_bits == 16 and any(map(self._is_constant_float, used_indices(op.inputs))):
+            raise PlanError(f"Expected {op_name(code)} of 16-bit codes alone. Received: constants.")
         op.inputs = [self._moved(int(i), grid) for i in op.inputs]
         for index in filter(self._is_float, used_indices(op.outputs)):
-            self.codes[index] = self._int8_tensor(index, None, grid)
+            self.codes[index] = self._code_tensor(index, None, grid, num_bits)
         op.outputs = [self.codes.get(int(i), int(i)) for i in op.outputs]
-        require_version(self.model, op, int8_version(code, op))
+        self._require_version(op, code, num_bits)
         self.ops.append(op)
 
     def _moved(self, index: int, grid: tuple[float, int]) -> int:
@@ -363,6 +377,18 @@ class _Rewriting:
         op.inputs = [int(i) if i < 0 else self._as_float(int(i)) for i in op.inputs]
         self.ops.append(op)
 
+    def _require_version(self, op: schema.OperatorT, code: int, num_bits: int) -> None:
+        version = int8_version(code, op)
+        if num_bits == 16:
+            known = int16_version(code)
+            if known is None:
+                raise PlanError(
+                    f"Expected operators with 16-bit activations. Received: {op_name(code)}, of "
+                    "which no such form is known here."
+                )
+            version = known if code not in WEIGHT_OPS else max(version, known)
+        require_version(self.model, op, version)
+
     # --- tensors -----------------------------------------------------------------------------
 
     def _is_float(self, index: int) -> bool:
@@ -371,15 +397,25 @@ class _Rewriting:
     def _is_constant(self, index: int) -> bool:
         return constant(self.model, self.graph.tensors[index]) is not None
 
+    def _is_constant_float(self, index: int) -> bool:
+        return self._is_float(index) and self._is_constant(index)
+
     def _codes_of(self, index: int) -> int:
         if index not in self.codes:
             raise ValueError(f"Expected an int8 input. Received: {self.computed.describe(index)}.")
         return self.codes[index]
 
-    def _int8_tensor(self, like: int, name: str | None, grid: tuple[float, int]) -> int:
+    def _code_tensor(
+        self, like: int, name: str | None, grid: tuple[float, int], num_bits: int = 8
+    ) -> int:
         tensor = self.graph.tensors[like]
         return add_tensor(
-            self.model, self.graph, tensor, _TYPE.INT8, name=name, quantization=quantization(*grid)
+            self.model,
+            self.graph,
+            tensor,
+            _CODE_TYPES[num_bits],
+            name=name,
+            quantization=quantization(*grid),
         )
 
     def _as_float(self, index: int) -> int:
@@ -391,7 +427,9 @@ class _Rewriting:
         if held not in self.dequantized:
             like = self.graph.tensors[held]
             found = add_tensor(self.model, self.graph, like, _TYPE.FLOAT32)
-            self._add_op(_OPERATOR.DEQUANTIZE, 2, held, found)
+            version = int16_version(_OPERATOR.DEQUANTIZE) if like.type == _TYPE.INT16 else 2
+            assert version is not None
+            self._add_op(_OPERATOR.DEQUANTIZE, version, held, found)
             self.dequantized[held] = found
         return self.dequantized[held]
 
@@ -417,7 +455,8 @@ def _parameters(tensor: PlannedTensor) -> tuple[float, int]:
 def _require_runtime(model: schema.ModelT) -> None:
     """An older runtime must refuse the file rather than misread it."""
     types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
-    needed = [INT8_RUNTIME, *(r for dtype, r in PACKED_RUNTIMES.items() if dtype in types)]
+    needed = [INT16_RUNTIME if _TYPE.INT16 in types else INT8_RUNTIME]
+    needed += [*(r for dtype, r in PACKED_RUNTIMES.items() if dtype in types)]
     codes = {max(e.builtinCode, e.deprecatedBuiltinCode) for e in model.operatorCodes}
     casts = [e for e in model.operatorCodes if e.builtinCode == _OPERATOR.CAST]
     if any(e.version >= CAST_VERSION for e in casts):

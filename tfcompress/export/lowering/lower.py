@@ -38,6 +38,7 @@ from tfcompress.quantization.operators.registry import (
     operator_of,
     role,
 )
+from tfcompress.quantization.options import INT16_BITS
 from tfcompress.quantization.placement.from_graph import int8_calls
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.stored import packs_pointwise
@@ -377,7 +378,8 @@ class _Lowering:
             layer = node.operation.source or layer
         _, scale, zero_point = self._quantizers[quantizer]
         name = f"{layer}/{quantizer.name}"
-        details = {**details, "table": self._tables.get(node)}
+        num_bits = INT16_BITS if quantizer.operation.is_int16 else 8
+        details = {**details, "table": self._tables.get(node), "num_bits": num_bits}
         tensor = PlannedTensor(name, layer, kind, scale, zero_point, kernel, **details)
         return self.marks.mark(node, tensor, x)
 

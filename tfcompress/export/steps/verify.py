@@ -32,7 +32,7 @@ from tfcompress.quantization.calibration.diagnosis import (
     sample_problems,
 )
 from tfcompress.quantization.calibration.limits import tied_products, tiny_operands
-from tfcompress.quantization.placement.plan import TIED_PRODUCT
+from tfcompress.quantization.placement.plan import INT16_NOTE, TIED_PRODUCT
 
 # Operators that multiply their int32 sum with a factor.
 _KERNEL_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
@@ -168,7 +168,14 @@ def _platform_notes(
     """Where the codes of this file may be others on another platform, or outside XNNPACK."""
     notes = []
     outside = sorted({name for name in found.ops_outside if name in _KERNEL_OPS})
-    if outside:
+    is_int16 = any(t.dtype == "int16" for t in summary.tensors)
+    if is_int16:
+        notes.append(
+            f"{INT16_NOTE}. Training rounds as those of this LiteRT do. Other versions and "
+            "platforms may multiply with fewer bits in FULLY_CONNECTED and MEAN, and then give "
+            "codes that are a step of 16 bits off."
+        )
+    elif outside:
         notes.append(
             f"{', '.join(outside)} runs outside XNNPACK, where LiteRT multiplies with other "
             "integers than those of training: about one code in a thousand is a step off there, "
@@ -236,7 +243,7 @@ def _range_notes(
                 warnings.warn(note, UserWarning, stacklevel=4)
             notes += outside
         notes += [
-            f"The output {p.output!r} takes only {p.distinct} of 256 codes on {p.samples} samples. "
+            f"The output {p.output!r} takes only {p.distinct} of its codes on {p.samples} samples. "
             "If its values lie far from 0, let the model give their difference from a mean."
             for p in parity.get(signature.key, ())
             if p.distinct < FEW_CODES <= p.samples

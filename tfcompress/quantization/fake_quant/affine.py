@@ -52,7 +52,7 @@ def affine_parameters(
     Args:
         low: Smallest value(s) to represent, any shape.
         high: Largest value(s), same shape.
-        num_bits: 2 to 8.
+        num_bits: 2 to 8, or 16.
         symmetric: Zero point 0.
         narrow_range: Without the lowest code.
         power_of_two: Round the scale up to a power of two.
@@ -133,7 +133,7 @@ def fake_quantize(
         x: float32 of any shape.
         scale: float32, broadcasts against `x`.
         zero_point: Whole number(s), broadcasts against `x`.
-        num_bits: 2 to 8.
+        num_bits: 2 to 8, or 16.
         narrow_range: Without the lowest code.
         rounding: `"nearest"`, `"truncate"` or `"stochastic"`.
         training: Whether stochastic rounding is on.

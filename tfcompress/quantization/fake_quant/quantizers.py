@@ -41,6 +41,7 @@ from tfcompress.quantization.gradients.backward import (
     with_quantized_gradient,
 )
 from tfcompress.quantization.observers import MinMax, MovingAverage
+from tfcompress.quantization.options import INT16_BITS
 from tfcompress.quantization.placement.upstream import link_rounding, upstream_quantizer
 from tfcompress.quantization.schemes import (
     ActivationScheme,
@@ -176,6 +177,10 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
     def has_few_codes(self) -> bool:
         """Whether the codes are fewer than int8 has: the file must hold values in their range."""
         return self.scheme.num_bits < 8
+
+    @property
+    def is_int16(self) -> bool:
+        return self.scheme.num_bits == INT16_BITS
 
     @property
     def given_scale(self) -> tf.Tensor:

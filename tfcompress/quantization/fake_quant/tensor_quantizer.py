@@ -23,6 +23,11 @@ class TensorQuantizer(Linked, abc.ABC):
     def zero_point(self) -> tf.Tensor:
         """The code of real 0."""
 
+    @property
+    def is_int16(self) -> bool:
+        """Whether the codes have 16 bits, and LiteRT's kernels of 16-bit activations round them."""
+        return False
+
     @abc.abstractmethod
     def active_scale(self) -> tf.Tensor:
         """The scale of the codes that the tensor holds now; 0 while it passes unchanged."""

@@ -88,6 +88,8 @@ def _settings(options: ActivationOptions, training: bool, is_input: bool) -> dic
     # halves are common, and resized images of whole numbers are full of them; otherwise they hardly
     # ever occur.
     is_fused = options.rounding == "nearest" and not options.power_of_two and not is_input
+    # It moves values of 16 bits off their grid by part of a step.
+    is_fused = is_fused and options.num_bits <= 8
     return {
         "num_bits": options.num_bits,
         "narrow_range": options.narrow_range,

@@ -22,6 +22,13 @@ from tfcompress.model.transforms import (
     WeightTransform,
 )
 from tfcompress.quantization.fake_quant.affine import coarser_scale, round_to_grid
+from tfcompress.quantization.fake_quant.int16_arithmetic import (
+    convolution_codes,
+    dense_codes,
+    exact_ratio,
+    join_halves,
+    split_halves,
+)
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.variables import add_variables
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
@@ -106,6 +113,7 @@ class FakeQuantizeWeights(WeightTransform):
             self.scheme.per_channel and not self._one_scale,
         )
         self._layout = _output_layout(layer, variable)
+        self._is_dense = isinstance(layer, keras.layers.Dense)
         # Rounding the folded kernel would put the values that channels share apart.
         self._rounds_folded = not self.scheme.per_channel and not self._one_scale
         super().attach(layer, variable)
@@ -226,7 +234,7 @@ class FakeQuantizeWeights(WeightTransform):
             return rounded_kernel(value)[0]
         rounded, scale = _in_little_memory(rounded_kernel, value)
         input_scale = tf.constant(0.0) if quantizer is None else quantizer.active_scale()
-        integer_sum = self._integer_sum(scale, input_scale, call.call_index) if in_codes else None
+        integer_sum = self._integer_sum(scale, input_scale, call) if in_codes else None
         channel_scale = self._per_channel(scale)
         return RoundedKernel(
             rounded,
@@ -283,19 +291,62 @@ class FakeQuantizeWeights(WeightTransform):
     def _per_channel(self, scale: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.broadcast_to(scale, self.grid.channel_shape), [-1])
 
-    def _integer_sum(self, scale: tf.Tensor, input_scale: tf.Tensor, call_index: int) -> IntegerSum:
+    def _integer_sum(
+        self, scale: tf.Tensor, input_scale: tf.Tensor, call: WeightCall
+    ) -> IntegerSum:
         """What turns the layer's input to codes, and its sums of codes back to values."""
         known = input_scale > 0
         step = tf.where(known, input_scale, 1.0)
+        given = self._inputs.get(call.call_index)
+        if given is not None and given.is_int16:
+            return self._int16_sum(scale, step, known, call)
 
         def to_codes(inputs: tf.Tensor) -> tf.Tensor:
             codes = inputs / step
             return tf.where(known, tf.round(codes), codes)
 
         sum_step = tf.reshape(step * self._per_channel(scale), self._layout)
-        quantizer = self._sum_quantizers.get(call_index)
+        quantizer = self._sum_quantizers.get(call.call_index)
         to_values = tf.multiply if quantizer is None else quantizer.round_sum
         return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
+
+    def _int16_sum(
+        self, scale: tf.Tensor, step: tf.Tensor, known: tf.Tensor, call: WeightCall
+    ) -> IntegerSum:
+        """Likewise for codes of 16 bits, whose sums and biases float32 does not hold.
+
+        Behind a layer that a batch norm folds into, the sums go on as float64 values.
+        """
+        quantizer = self._sum_quantizers.get(call.call_index)
+        is_folded = self.folded_batch_norm(call.call_index) is not None
+        kernel_scale = tf.reshape(self._per_channel(scale), self._layout)
+        sum_step = step * kernel_scale
+        exact_step = tf.cast(step, tf.float64) * tf.cast(kernel_scale, tf.float64)
+        bias = tf.constant(0.0) if call.bias is None else tf.reshape(call.bias, self._layout)
+
+        def to_codes(inputs: tf.Tensor) -> tf.Tensor:
+            codes = inputs / step
+            # Before a range is known these are values, and one half of them says it all.
+            halves = split_halves(tf.round(codes))
+            return tf.where(known, halves, tf.concat([tf.zeros_like(codes), codes], 0))
+
+        def from_sums(sums: tf.Tensor) -> tf.Tensor:
+            values = tf.split(sums, 2, 0)[1] * sum_step + bias
+            total = join_halves(sums)
+            if is_folded:
+                exact = total * exact_step + tf.cast(bias, tf.float64)
+                return tf.where(known, exact, tf.cast(values, tf.float64))
+            rounded = tf.cast(round_to_grid(bias, sum_step), tf.float64)
+            total += tf.round(rounded / exact_step)
+            otherwise = tf.where(known, tf.cast(total * exact_step, tf.float32), values)
+            if quantizer is None:
+                return otherwise
+            codes = dense_codes if self._is_dense else convolution_codes
+            return quantizer.round_by(
+                lambda output: codes(total, exact_ratio(step, kernel_scale, output)), otherwise
+            )
+
+        return IntegerSum(to_codes, from_sums, sum_step, adds_bias=True)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -355,6 +406,8 @@ class RoundBias(WeightTransform):
             return value
         if not kernel.is_folded:
             value = round_to_grid(value, tf.reshape(kernel.bias_step, tf.shape(value)))
+        if kernel.integer_sum is not None and kernel.integer_sum.adds_bias:
+            return tf.zeros_like(value)
         if kernel.integer_sum is not None:
             value = value / tf.reshape(kernel.integer_sum.step, tf.shape(value))
             value = value if kernel.is_folded else tf.round(value)

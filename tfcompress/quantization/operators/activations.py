@@ -104,13 +104,17 @@ def _ends_at_ceiling(call: LoweredCall) -> bool:
     return ranges is not None and all(high <= ceiling * (1 + 1e-6) for _, high in ranges)
 
 
-register(activations.linear, spec=OperatorSpec(role=Role.MOVE, activation="linear"))
+register(activations.linear, spec=OperatorSpec(role=Role.MOVE, activation="linear", int16=True))
 for _name in ("relu", "relu6"):
     register(
         getattr(activations, _name),
         getattr(ops, _name),
         spec=OperatorSpec(
-            role=Role.RELU, activation=_name, lower=_lower_relu, quantized=standalone_relu
+            role=Role.RELU,
+            activation=_name,
+            lower=_lower_relu,
+            quantized=standalone_relu,
+            int16=True,
         ),
     )
 for _name, _range in {

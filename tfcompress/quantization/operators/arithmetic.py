@@ -16,6 +16,7 @@ from keras import layers, tree
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.int16_arithmetic import sum_codes
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.constant_operands import as_constant_layer
@@ -109,6 +110,8 @@ class _Sum(_Arithmetic):
         scales: list[tf.Tensor],
         outputs: tf.Tensor,
     ) -> tf.Tensor:
+        if quantizer.is_int16:
+            return quantizer.round_by(lambda scale: sum_codes(codes, scales, scale), outputs)
         codes = [codes[0], codes[1] if self.sign > 0 else -codes[1]]
         return quantizer.round_by(lambda scale: runtime_sum(codes, scales, scale), outputs)
 
@@ -186,6 +189,11 @@ def _as_layer(cls: type[keras.Layer]) -> Callable[[Builder, Node], Value | None]
     return rule
 
 
+def _is_plain_sum(node: Node) -> bool:
+    """Whether a call becomes a layer that adds two tensors."""
+    return len(node.inputs) == 2 and len({len(value.shape) for value in node.inputs}) == 1
+
+
 def _with_number(b: Builder, node: Node, cls: type[keras.Layer]) -> Value | None:
     """x + number, x − number and x · number, which round as the runtime does."""
     numbers = [a for a in node.args if isinstance(a, (int, float))]
@@ -216,10 +224,16 @@ def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: 
             role=Role.ARITHMETIC,
             decompose=None if keras_class is layers.Subtract else chain,
             quantized=lambda layer: cls.from_config(layer.get_config()),
+            int16=keras_class is layers.Add,
         ),
     )
     rule = _as_layer(keras_class)
-    spec = OperatorSpec(role=Role.ARITHMETIC, decompose=rule, call_reason=_call_reason)
+    spec = OperatorSpec(
+        role=Role.ARITHMETIC,
+        decompose=rule,
+        call_reason=_call_reason,
+        int16=lambda node: keras_class is layers.Add and _is_plain_sum(node),
+    )
     register(function, spec=spec)
 
 

@@ -214,6 +214,11 @@ def _pooling(node: Node) -> tuple[tuple, tuple, tuple]:
     return tuple(shape[1:3]), window, strides
 
 
+def _is_uniform(node: Node) -> bool:
+    """Whether no window reaches beyond the border."""
+    return is_uniform_pool(*_pooling(node), node.operation.padding)
+
+
 def _average_pool(b: Builder, node: Node) -> Value | None:
     """A mean, then a factor at the border, where Keras divides by fewer cells."""
     image, window, strides = _pooling(node)
@@ -276,6 +281,7 @@ for _cls, _quantized in (
             decompose=_average_pool,
             quantized=_remade(_quantized),
             lower=_lower_average,
+            int16=_is_uniform,
         ),
     )
 for _cls, _quantized in (
@@ -287,6 +293,7 @@ for _cls, _quantized in (
         spec=OperatorSpec(
             role=Role.AVERAGE,
             quantized=_remade(_quantized),
+            int16=True,
         ),
     )
 register(ZeroPaddedAverage, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_average))

@@ -246,6 +246,7 @@ register(
         folds_into_kernel=True,
         quantized=quantized_batch_norm,
         float_reason=_batch_norm_reason,
+        int16=True,
     ),
 )
 register(QuantizedBatchNormalization, spec=FOLDED_SPEC)

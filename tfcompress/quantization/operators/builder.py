@@ -47,12 +47,13 @@ class Builder:
         graph: The graph that is edited.
         result: What was done so far.
         node: The call that is being taken apart.
+        is_int16: Whether activations have 16 bits.
     """
 
     node: Node
 
-    def __init__(self, graph: Graph, result: Decomposition):
-        self.graph, self.result = graph, result
+    def __init__(self, graph: Graph, result: Decomposition, is_int16: bool = False):
+        self.graph, self.result, self.is_int16 = graph, result, is_int16
         # (original, suffix, variant) → part.
         self._made: dict[tuple[Any, str, str], Any] = {}
         # (original, index of a traced operation) → its description → part.

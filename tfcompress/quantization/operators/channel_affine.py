@@ -22,6 +22,11 @@ from tfcompress.quantization.fake_quant.affine import (
     code_range,
     round_to_grid,
 )
+from tfcompress.quantization.fake_quant.int16_arithmetic import (
+    convolution_codes,
+    dense_codes,
+    exact_ratio,
+)
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators import forms
@@ -35,6 +40,7 @@ class FoldedAffine(Linked):
 
     # Of the Keras layer, with which the mixin is combined.
     compute_dtype: str
+    autocast: bool
 
     # Call index → (compressed layer, its call index), or the quantizer of the input, or None.
     _sources: Links
@@ -64,6 +70,10 @@ class FoldedAffine(Linked):
             layer, kernel_call = kernel
             for transform in layer.transformed.of_type(FakeQuantizeWeights).values():
                 transform.set_folded(kernel_call, self, call_index)
+                given = transform.input_quantizer(kernel_call)
+                if given is not None and given.is_int16:
+                    # The sums come as float64 (see `FakeQuantizeWeights`).
+                    self.autocast = False
         self._sources.set(call_index, kernel or upstream_quantizer(inputs))
 
     def link_rounding(self, quantizer: TensorQuantizer, call_index: int) -> None:
@@ -84,8 +94,17 @@ class FoldedAffine(Linked):
             input_step = source.active_scale()
             unit = input_step * np.float32(1 / code_range(8)[1])
             factor = _without_traces(factor, offset, unit * tf.abs(factor))
-            step = input_step * (tf.abs(factor) * np.float32(1 / code_range(8)[1]))
-            return Fold(factor, round_to_grid(offset, step), input_step, step, code_range(8)[1])
+            kernel_scale = tf.abs(factor) * np.float32(1 / code_range(8)[1])
+            step = input_step * kernel_scale
+            offset = round_to_grid(offset, step)
+            return Fold(
+                factor,
+                offset,
+                input_step,
+                step,
+                code_range(8)[1],
+                sum_scales=(input_step, kernel_scale),
+            )
         layer, kernel_call = source
         values, rounded = layer.transformed(call_index=kernel_call, training=False)
         # Not `layer.bias`, which this layer's policy would give in 16 bits.
@@ -103,7 +122,18 @@ class FoldedAffine(Linked):
         scale = tf.where(factor == 0, enough, scale)
         step = rounded.input_scale * scale
         offset = round_to_grid(total, step)
-        return Fold(factor, offset - bias * factor, rounded.bias_step, step, 1, bias, scale)
+        scales = (rounded.input_scale, scale)
+        unit = (rounded.input_scale, rounded.scale)
+        return Fold(
+            factor,
+            offset - bias * factor,
+            rounded.bias_step,
+            step,
+            bias=bias,
+            kernel_scale=scale,
+            sum_scales=scales,
+            input_scales=unit,
+        )
 
     def infer(self, inputs: tf.Tensor, call_index: int) -> tf.Tensor:
         """The layer's output in inference."""
@@ -112,12 +142,36 @@ class FoldedAffine(Linked):
         outputs = x * fold.factor + fold.addend
         quantizer = self.sum_quantizers.get(call_index)
         if quantizer is not None and fold.step is not None and self.compute_dtype == "float32":
-            exact = quantizer.round_sum(fold.sums(x), fold.step)
+            if quantizer.is_int16:
+                exact = self._int16_codes(fold, inputs, quantizer, call_index, outputs)
+            else:
+                exact = quantizer.round_sum(fold.sums(x), fold.step)
             # No step: no range is known yet.
             exact = tf.where(fold.step > 0, exact, outputs)
             # Its gradient is that of the real value: a frozen layer passes gradients on.
             outputs += tf.stop_gradient(exact - outputs)
         return tf.cast(outputs, self.compute_dtype)
+
+    def _int16_codes(
+        self,
+        fold: Fold,
+        inputs: tf.Tensor,
+        quantizer: TensorQuantizer,
+        call_index: int,
+        otherwise: tf.Tensor,
+    ) -> tf.Tensor:
+        """The output in codes of 16 bits, as values."""
+        source = self._sources.get(call_index)
+        is_dense = isinstance(source, tuple) and isinstance(source[0], keras.layers.Dense)
+        codes = dense_codes if is_dense else convolution_codes
+        assert fold.sum_scales is not None
+        first, second = fold.sum_scales
+        # Where a scale is 0 there are no codes, and nothing of this is used.
+        first, second = (tf.where(s > 0, s, tf.ones_like(s)) for s in (first, second))
+        total = fold.exact_sums(inputs)
+        return quantizer.round_by(
+            lambda scale: codes(total, exact_ratio(first, second, scale)), otherwise
+        )
 
 
 def _without_traces(factor: tf.Tensor, offset: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -143,6 +197,8 @@ class Fold:
         code: The kernel's code that multiplies a unit of `x`, but for the sign of `factor`.
         bias: What the layer before has already added to `x`.
         kernel_scale: Scale of the folded kernel; `None` where none is before it.
+        sum_scales: The scales whose product is `step`.
+        input_scales: Those whose product is `input_step`, where a kernel is before it.
     """
 
     factor: tf.Tensor
@@ -152,12 +208,30 @@ class Fold:
     code: int = 1
     bias: tf.Tensor | float = 0.0
     kernel_scale: tf.Tensor | None = None
+    sum_scales: tuple[tf.Tensor, tf.Tensor] | None = None
+    input_scales: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def exact_sums(self, x: tf.Tensor) -> tf.Tensor:
+        """The 64-bit sums of 16-bit codes, in float64; `x` is float64 behind a kernel."""
+        assert self.sum_scales is not None
+        step, factor = _product(self.sum_scales), tf.cast(tf.sign(self.factor), tf.float64)
+        given = (self.input_step, 1.0) if self.input_scales is None else self.input_scales
+        values = tf.cast(x, tf.float64) - tf.cast(self.bias, tf.float64)
+        units = tf.round(tf.math.divide_no_nan(values, _product(given)))
+        offset = tf.cast(self.addend + self.bias * self.factor, tf.float64)
+        return units * (self.code * factor) + tf.round(tf.math.divide_no_nan(offset, step))
 
     def sums(self, x: tf.Tensor) -> tf.Tensor:
         """The int32 sums, in float32 (exact to 2²⁴); meaningless where a step is 0."""
         units = tf.round(tf.math.divide_no_nan(x - self.bias, self.input_step))
         offset = tf.math.divide_no_nan(self.addend + self.bias * self.factor, self.step)
         return units * (self.code * tf.sign(self.factor)) + tf.round(offset)
+
+
+def _product(scales: tuple[Any, Any]) -> tf.Tensor:
+    """The product of two float32 scales as the runtime takes it, in float64."""
+    first, second = (tf.cast(scale, tf.float64) for scale in scales)
+    return first * second
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -240,14 +314,18 @@ def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
 
 
 register(
-    keras.layers.Rescaling, spec=OperatorSpec(role=Role.AFFINE, quantized=channel_affine_layer)
+    keras.layers.Rescaling,
+    spec=OperatorSpec(role=Role.AFFINE, quantized=channel_affine_layer, int16=True),
 )
 register(
     keras.layers.Normalization,
     spec=OperatorSpec(
-        role=Role.AFFINE, quantized=channel_affine_layer, float_reason=_normalization_reason
+        role=Role.AFFINE,
+        quantized=channel_affine_layer,
+        float_reason=_normalization_reason,
+        int16=True,
     ),
 )
 #: The entry of every layer that folds: into the kernel before it, or into one of its own.
-FOLDED_SPEC = OperatorSpec(role=Role.AFFINE, constants=_constants, lower=_lower)
+FOLDED_SPEC = OperatorSpec(role=Role.AFFINE, constants=_constants, lower=_lower, int16=True)
 register(ChannelAffine, spec=FOLDED_SPEC)

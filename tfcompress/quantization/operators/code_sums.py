@@ -11,6 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.fake_quant.affine import code_range
+from tfcompress.quantization.fake_quant.int16_arithmetic import (
+    convolution_codes,
+    exact_ratio,
+    linear_of_codes,
+    mean_codes,
+)
 from tfcompress.quantization.operators.on_codes import Call, OnCodes
 
 
@@ -28,8 +34,20 @@ class SumOfCodes(OnCodes):
 
     def rounded(self, call: Call) -> tf.Tensor:
         weight, code = np.float32(self.weight()), code_range(8)[1]
+        if call.rounding.is_int16:
+            return self._rounded_int16(call, weight, code)
         sums = tf.round(call.outputs / (call.scale * weight)) * code
         return call.rounding.round_sum(sums, call.scale * (weight * np.float32(1 / code)))
+
+    def _rounded_int16(self, call: Call, weight: np.float32, code: int) -> tf.Tensor:
+        """Of 16-bit codes, whose sums are exact only in parts."""
+        codes = tf.round(call.inputs / call.scale)
+        total = code * linear_of_codes(codes, lambda x: self.real_values(x) / weight)
+        kernel_scale = tf.constant(weight * np.float32(1 / code))
+        return call.rounding.round_by(
+            lambda scale: convolution_codes(total, exact_ratio(call.scale, kernel_scale, scale)),
+            call.outputs,
+        )
 
 
 class MeanOfCodes(OnCodes):
@@ -59,7 +77,14 @@ class MeanOfCodes(OnCodes):
         # Whole numbers: exact in float32 up to 2²⁴, which 65,000 values do not reach.
         codes = tf.round(inputs / scale) + zero
         total = tf.reduce_sum(codes, axes, keepdims=self.keeps_axes())
-        count = tf.cast(tf.reduce_prod([tf.shape(inputs)[axis] for axis in axes]), tf.float32)
+        number = tf.reduce_prod([tf.shape(inputs)[axis] for axis in axes])
+        if call.rounding.is_int16:
+            exact = tf.reduce_sum(tf.cast(codes, tf.float64), axes, keepdims=self.keeps_axes())
+            return call.rounding.round_by(
+                lambda output: mean_codes(exact, number, exact_ratio(scale, tf.ones(()), output)),
+                call.outputs,
+            )
+        count = tf.cast(number, tf.float32)
         share = tf.ones(()) if self.adds else 1.0 / count
 
         def codes_at(output_scale: tf.Tensor) -> tf.Tensor:

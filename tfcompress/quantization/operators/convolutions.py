@@ -105,11 +105,11 @@ def _convolved(
 
 register(
     *(layers.Conv1D, layers.DepthwiseConv1D),
-    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv1d),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv1d, int16=True),
 )
 register(
     *(layers.Conv2D, layers.DepthwiseConv2D),
-    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv2d),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_conv2d, int16=True),
 )
 
 

@@ -41,9 +41,12 @@ def _hstack_reason(node: Node) -> str | None:
     return _constant_operand(node.args[0]) or samples_reason(node)
 
 
-register(layers.Concatenate, spec=OperatorSpec(role=Role.JOIN))
+register(layers.Concatenate, spec=OperatorSpec(role=Role.JOIN, int16=True))
 register(layers.Maximum, layers.Minimum, spec=OperatorSpec(role=Role.JOIN, decompose=chain))
-register(ops.concatenate, spec=OperatorSpec(role=Role.JOIN, call_reason=_concatenate_reason))
+register(
+    ops.concatenate,
+    spec=OperatorSpec(role=Role.JOIN, call_reason=_concatenate_reason, int16=True),
+)
 for _function in (ops.maximum, ops.minimum):
     _rule = with_number(_function is ops.maximum)
     register(

@@ -11,7 +11,7 @@ from tfcompress.quantization.operators.registry import OperatorSpec, Role, regis
 
 register(
     layers.Dense,
-    spec=OperatorSpec(role=Role.KERNEL, fused_activations=("linear", "relu", "relu6")),
+    spec=OperatorSpec(role=Role.KERNEL, fused_activations=("linear", "relu", "relu6"), int16=True),
 )
 
 
@@ -62,5 +62,5 @@ def _separable(b: Builder, node: Node) -> Value:
 register(
     layers.SeparableConv1D,
     layers.SeparableConv2D,
-    spec=OperatorSpec(decompose=_separable, fused_activations=("linear",)),
+    spec=OperatorSpec(decompose=_separable, fused_activations=("linear",), int16=True),
 )

@@ -25,7 +25,7 @@ def masked_sum(b: Builder, node: Node) -> Value | None:
     Returns:
         `None` where no operand is such a bias, or more than a softmax or a maximum reads the sum.
     """
-    if not is_ignored(b, node.output):
+    if b.is_int16 or not is_ignored(b, node.output):
         return None
     is_sum = type(node.operation).__name__ == "Add"
     if len(node.inputs) == 1:

@@ -27,19 +27,13 @@ register(
     layers.MaxPooling1D,
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
     layers.Reshape,
     layers.Flatten,
     layers.Permute,
-    layers.RepeatVector,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
     layers.Cropping1D,
     layers.Cropping2D,
-    layers.Cropping3D,
-    layers.UpSampling1D,
-    layers.UpSampling3D,
     layers.Identity,
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -56,11 +50,20 @@ register(
     layers.RandomZoom,
     layers.RandomContrast,
     layers.RandomBrightness,
-    ops.max_pool,
     ops.stop_gradient,
+    spec=OperatorSpec(role=Role.MOVE, int16=True),
+)
+register(
+    layers.GlobalMaxPooling3D,
+    layers.RepeatVector,
+    layers.ZeroPadding3D,
+    layers.Cropping3D,
+    layers.UpSampling1D,
+    layers.UpSampling3D,
+    ops.max_pool,
     spec=OperatorSpec(role=Role.MOVE),
 )
-register(ops.reshape, spec=OperatorSpec(role=Role.MOVE, call_reason=reshape_reason))
+register(ops.reshape, spec=OperatorSpec(role=Role.MOVE, call_reason=reshape_reason, int16=True))
 register(
     ops.transpose,
     ops.moveaxis,
@@ -145,4 +148,7 @@ def _lower_max_pool(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return call.round_as_input(y)
 
 
-register(layers.MaxPooling2D, spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pool))
+register(
+    layers.MaxPooling2D,
+    spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pool, int16=True),
+)

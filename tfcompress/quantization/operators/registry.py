@@ -107,6 +107,8 @@ class OperatorSpec:
         float_reason: Why it stays in float, or a function of the operation that returns the
             reason, `None` for none.
         call_reason: Why one call stays in float, by its node; `None` for no reason.
+        int16: Whether what LiteRT computes on 16-bit activations is known, to the bit; or a
+            function of the call.
     """
 
     role: Role | Callable[[Any], Role | None] | None = None
@@ -127,6 +129,7 @@ class OperatorSpec:
     missing: Callable[[Any], str | None] | None = None
     float_reason: str | Callable[[Any], str | None] | None = None
     call_reason: Callable[[Node], str | None] | None = None
+    int16: bool | Callable[[Node], bool] = False
 
 
 #: The entry of what nobody registered.
@@ -205,6 +208,12 @@ def role(operation: Any) -> Role | None:
         return None
     found = operator_of(operation).role
     return found if found is None or isinstance(found, Role) else found(operation)
+
+
+def has_int16_form(node: Node) -> bool:
+    """Whether a call runs on 16-bit activations as it trains."""
+    found = operator_of(node.operation).int16
+    return found if isinstance(found, bool) else found(node)
 
 
 def keeps_codes(operation: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -21,9 +22,11 @@ from tfcompress.quantization.operators.registry import (
     operator_of,
     role,
 )
+from tfcompress.quantization.options import INT16_BITS
 from tfcompress.quantization.placement.decompose import decompose
 from tfcompress.quantization.placement.keep_float import KeepFloat
-from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.placement.plan import AS_CONFIGURED
+from tfcompress.quantization.placement.reasons import float_reason, int16_reason
 from tfcompress.quantization.schemes import Scheme
 
 
@@ -38,6 +41,7 @@ class Decisions:
         origin: Operation of the graph → that of the model which it is, or is a part of.
         schemes: Operation → its scheme, `None` for float.
         named: Operations that the configuration names.
+        is_int16: Whether activations have 16 bits.
         calls: Operation → its calls.
     """
 
@@ -58,8 +62,11 @@ class Decisions:
             op: config.scheme_for(op, path) for op, path in self.originals
         }
         self.named = {op for op, path in self.originals if config.names_it(op, path)}
+        self.is_int16 = _has_int16(self.schemes, dict(self.originals))
         self.decomposition: Decomposition = decompose(
-            self.graph, lambda node: self.schemes.get(node.operation, "a part") is None
+            self.graph,
+            lambda node: self.schemes.get(node.operation, "a part") is None,
+            is_int16=self.is_int16,
         )
         self._inherit_schemes()
         self.calls = self.graph.calls_by_operation()
@@ -83,7 +90,10 @@ class Decisions:
         if node not in self._reasons:
             is_configured = self.schemes.get(node.operation) is not None
             refused = self.decomposition.refused.get(node.operation)
-            self._reasons[node] = refused or float_reason(node, is_configured)
+            found = refused or float_reason(node, is_configured)
+            if self.is_int16 and found != AS_CONFIGURED:
+                found = int16_reason(node) or found
+            self._reasons[node] = found
         return self._reasons[node]
 
     def is_float(self, node: Node) -> bool:
@@ -114,6 +124,23 @@ class Decisions:
                 break
             value = value.node.inputs[0]
         return value
+
+
+def _has_int16(schemes: Mapping[Any, Scheme | None], paths: Mapping[Any, str]) -> bool:
+    """Whether activations have 16 bits.
+
+    Raises:
+        ValueError: Only some of them have.
+    """
+    wide = [op for op, s in schemes.items() if s and s.activations.num_bits == INT16_BITS]
+    others = [op for op, s in schemes.items() if s and s.activations.num_bits != INT16_BITS]
+    if wide and others:
+        raise ValueError(
+            "Expected 16-bit activations in all layers or in none: LiteRT has no operators between "
+            f"both. Received: 16 bits for {paths[wide[0]]!r} and fewer for {paths[others[0]]!r}. "
+            "Leave layers in float (None) instead."
+        )
+    return bool(wide)
 
 
 def _check_not_quantized(model: keras.Model, graph: Graph) -> None:

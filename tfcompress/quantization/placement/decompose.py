@@ -19,23 +19,31 @@ from tfcompress.quantization.operators.builder import Builder, Decomposition
 from tfcompress.quantization.operators.integer_inputs import before_affine
 from tfcompress.quantization.operators.registry import (
     activation_name,
+    has_int16_form,
     operator_of,
     unsupported_options,
 )
 
 
-def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -> Decomposition:
+def decompose(
+    graph: Graph,
+    skip: Callable[[Node], bool] = lambda node: False,
+    *,
+    is_int16: bool = False,
+) -> Decomposition:
     """Takes apart, in place, every operation of `graph` that has a rounding inside.
 
     Args:
         graph: The graph.
         skip: Tells which calls stay whole (layers left in float).
+        is_int16: Whether activations have 16 bits. What has no such form then stays whole, and
+            no layer keeps a ReLU of its own: the halves of its codes are summed apart.
 
     Returns:
         What was done, for the plan.
     """
     result = Decomposition()
-    builder = Builder(graph, result)
+    builder = Builder(graph, result, is_int16)
     pending = collections.deque(graph.nodes)
     while pending:
         node = pending.popleft()
@@ -44,9 +52,11 @@ def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -
             continue
         if skip(node) or unsupported_options(node.operation) is not None:
             continue
+        if is_int16 and not has_int16_form(node):
+            continue
         if isinstance(node.operation, (layers.Rescaling, layers.Normalization)):
             before_affine(builder, node)
-        new = _split_activation(builder, node)
+        new = _split_activation(builder, node, is_int16)
         rule = operator_of(node.operation).decompose or automatic_rule(node.operation)
         parts = None if rule is None else builder.apply(rule, node)
         # A part may have a rounding inside, too.
@@ -54,10 +64,12 @@ def decompose(graph: Graph, skip: Callable[[Node], bool] = lambda node: False) -
     return result
 
 
-def _split_activation(builder: Builder, node: Node) -> list[Node]:
+def _split_activation(builder: Builder, node: Node, is_int16: bool) -> list[Node]:
     """conv(activation=f) → conv, f, unless the runtime runs f inside the operator."""
     layer, result = node.operation, builder.result
     fused = operator_of(layer).fused_activations
+    if fused is not None and is_int16:
+        fused = ("linear",)
     if fused is None or activation_name(layer.activation) in fused:
         return []
     if layer not in result.replaced:

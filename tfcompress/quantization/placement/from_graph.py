@@ -14,7 +14,12 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
 from tfcompress.quantization.operators.registry import Role, keeps_codes, role
 from tfcompress.quantization.placement.keep_float import KeepFloat
-from tfcompress.quantization.placement.reasons import float_reason
+from tfcompress.quantization.placement.reasons import float_reason, int16_reason
+
+
+def has_int16(graph: Graph) -> bool:
+    """Whether the activations of a quantized model have 16 bits."""
+    return any(o.is_int16 for o in graph.operations() if isinstance(o, FakeQuantize))
 
 
 def is_kept_float(node: Node) -> bool:
@@ -35,10 +40,11 @@ def int8_calls(graph: Graph) -> set[Node]:
     the operator gives that it is fused with.
     """
     found: set[Node] = set()
+    is_int16 = has_int16(graph)
     for node in reversed(graph.nodes):
         if isinstance(node.operation, KeepFloat | FakeQuantize):
             continue
-        if is_kept_float(node) or float_reason(node, is_configured=True) is not None:
+        if is_kept_float(node) or not _has_form(node, is_int16):
             continue
         readers = [reader for value in node.outputs for reader in graph.consumers(value)]
         if _moves(node) or any(_rounds(r) or _fuses(node, r, found) for r in readers):
@@ -51,15 +57,14 @@ def unplanned_calls(graph: Graph) -> Iterator[Node]:
 
     They were added to a quantized model, or the model was cut between a layer and a quantizer.
     """
-    running = int8_calls(graph)
+    running, is_int16 = int8_calls(graph), has_int16(graph)
     for node in graph.nodes:
         if isinstance(node.operation, KeepFloat | FakeQuantize) or is_kept_float(node):
             continue
         # Masks and indices hold no codes.
         given = [value for value in node.inputs if value.is_float]
         is_read = all(_is_read(value, node, running) for value in given)
-        has_form = float_reason(node, is_configured=True) is None
-        if has_form and not (node in running and (is_read or _moves(node))):
+        if _has_form(node, is_int16) and not (node in running and (is_read or _moves(node))):
             yield node
 
 
@@ -70,6 +75,13 @@ def readers_past_marks(graph: Graph, value: Value) -> list[Node]:
         is_mark = isinstance(node.operation, KeepFloat)
         found += graph.consumers(node.output) if is_mark else [node]
     return found
+
+
+def _has_form(node: Node, is_int16: bool) -> bool:
+    """Whether LiteRT runs a call on codes."""
+    if float_reason(node, is_configured=True) is not None:
+        return False
+    return not is_int16 or int16_reason(node) is None
 
 
 def _moves(node: Node) -> bool:

@@ -19,7 +19,7 @@ from tfcompress.quantization.placement.decisions import Decisions
 from tfcompress.quantization.placement.entries import plan_entries
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.pixels import RescaledPixels, rescaled_pixels
-from tfcompress.quantization.placement.plan import AS_CONFIGURED, Plan
+from tfcompress.quantization.placement.plan import AS_CONFIGURED, INT16_NOTE, Plan
 from tfcompress.quantization.placement.shippable import check_shippable
 from tfcompress.quantization.placement.tensor_quantizers import QuantizerFactory
 
@@ -233,7 +233,8 @@ class Planner(Decisions):
             ValueError: A call that no file can hold, in int8 or in float.
         """
         check_shippable(n for n in self.graph.nodes if self.is_float(n))
-        return Plan(self.model.name, plan_entries(self, self.folded))
+        notes = (INT16_NOTE,) if self.is_int16 else ()
+        return Plan(self.model.name, plan_entries(self, self.folded), notes)
 
 
 def _is_inside(value: Value, rescaled: dict[Value, RescaledPixels]) -> bool:

@@ -11,6 +11,7 @@ from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.operators.registry import (
     Role,
     activation_of,
+    has_int16_form,
     keras_class,
     operator_of,
     role,
@@ -41,6 +42,14 @@ def float_reason(node: Node, is_configured: bool) -> str | None:
         return "it reads or gives a mask or indices, which hold no codes"
     call_reason = entry.call_reason
     return None if call_reason is None else call_reason(node)
+
+
+def int16_reason(node: Node) -> str | None:
+    """Why a call with an int8 form has none of 16-bit activations; `None` where it has one."""
+    if has_int16_form(node):
+        return None
+    name = activation_of(node.operation) or keras_class(node.operation).__name__
+    return f"tfcompress has no form of {name}{_options(node.operation)} with 16-bit activations yet"
 
 
 def _unknown_reason(operation: Any) -> str:
