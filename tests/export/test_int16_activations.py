@@ -100,7 +100,7 @@ def test_the_file_computes_what_was_trained(tmp_path, converter):
     assert bytes(file.buffers[runtime].data).startswith(b"2.15.0")
     kernels = {layer.stored for layer in report.layers}
     assert kernels == {"int8"}
-    assert {layer.bits for layer in report.layers} == {8}
+    assert {layer.num_bits for layer in report.layers} == {8}
 
 
 def test_what_has_no_16_bit_form_is_float_and_named(tmp_path, converter):

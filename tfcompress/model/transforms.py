@@ -51,6 +51,7 @@ class RoundedKernel:
         bias_step: Value of one unit of the int32 sum, input_scale · scale.
         is_folded: Whether the runtime folds a batch norm into kernel and bias.
         integer_sum: How the layer computes in codes; `None` where it computes in values.
+        largest_bias: Largest code of a bias, in units of the sum.
     """
 
     value: tf.Tensor
@@ -59,6 +60,7 @@ class RoundedKernel:
     bias_step: tf.Tensor
     is_folded: bool = False
     integer_sum: IntegerSum | None = None
+    largest_bias: float = 2.0**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,10 @@ def scaled(x, multiplier, exponent):
     return size if high >= 0 else -size
 
 
+def scaled_once(x, multiplier, exponent):
+    return (x * multiplier + (1 << (30 - exponent))) >> (31 - exponent)
+
+
 def totals(ratio):
     """Sums whose codes have up to 16 bits, those near halves among them."""
     found = np.rint(RNG.uniform(-33000, 33000, 50) / ratio)
@@ -73,7 +77,7 @@ def test_sums_of_two_tensors():
         exact = [fixed_point(float(scale) / unit) for scale in scales]
         last = fixed_point(unit / (2**15 * float(output)))
         wanted = [
-            scaled(scaled(a << 15, *exact[0]) + scaled(b << 15, *exact[1]), *last)
+            scaled(scaled_once(a << 15, *exact[0]) + scaled_once(b << 15, *exact[1]), *last)
             for a, b in zip(first.tolist(), second.tolist(), strict=True)
         ]
         found = arithmetic.sum_codes(
@@ -82,6 +86,14 @@ def test_sums_of_two_tensors():
             tf.constant(output),
         )
         assert found.numpy().tolist() == wanted
+
+
+def test_an_operand_of_a_sum_is_rounded_once():
+    # LiteRT 2.1 gives 1171; rounded twice the first operand would make it 1172.
+    scales = [tf.constant(np.float32(s)) for s in (0.00022254171199165285, 0.0002603789616841823)]
+    codes = [tf.constant(3094.0), tf.constant(-1538.0)]
+    output = tf.constant(np.float32(0.00024590801331214607))
+    assert arithmetic.sum_codes(codes, scales, output).numpy() == 1171
 
 
 def test_halves_of_codes():

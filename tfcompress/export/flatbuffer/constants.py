@@ -87,10 +87,14 @@ def constant_kernel(
     return Codes(codes.astype(np.int8), scale)
 
 
-def bias_codes(bias: np.ndarray, input_scale: float, kernel_scale: np.ndarray) -> Codes:
-    """int32 codes of a bias: its scale is that of the int32 sum, input scale · kernel scale."""
+def bias_codes(
+    bias: np.ndarray, input_scale: float, kernel_scale: np.ndarray, dtype: str = "<i4"
+) -> Codes:
+    """int32 or int64 codes of a bias: its scale is that of the sum, input scale · kernel scale."""
     step = np.float64(np.float32(input_scale)) * kernel_scale.astype(np.float64)
-    codes = np.clip(np.round(bias.ravel() / step), -(2**31), 2**31 - 1).astype("<i4")
+    # More than int32 holds is 2⁴⁴ at most, exact in float64.
+    end = 2.0**31 if dtype == "<i4" else 2.0**45
+    codes = np.clip(np.round(bias.ravel() / step), -end, end - 1).astype(dtype)
     return Codes(codes.reshape(bias.shape), step.astype(np.float32))
 
 

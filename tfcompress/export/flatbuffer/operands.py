@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -57,9 +55,7 @@ def write_kernel(
         values = _values(model, like)
         if tensor.kernel is not None:
             values = _trained_bias(trained, values, input_scale * codes.scale)
-        found = bias_codes(values, input_scale, codes.scale)
-        if is_int16:
-            found = dataclasses.replace(found, values=found.values.astype("<i8"))
+        found = bias_codes(values, input_scale, codes.scale, "<i8" if is_int16 else "<i4")
         op.inputs[bias] = _add(
             model, graph, like, _TYPE.INT64 if is_int16 else _TYPE.INT32, found, 0
         )

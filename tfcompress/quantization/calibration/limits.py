@@ -11,7 +11,6 @@ import numpy as np
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.kernels import has_bias
-from tfcompress.quantization.fake_quant.affine import LARGEST_BIAS
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
@@ -62,7 +61,7 @@ def extreme_sums(model: keras.Model) -> list[str]:
     found = {}
     for node in Graph.from_model(model).nodes:
         for units, quantizer, bias in _sums(node):
-            problem = _problem(units, float(quantizer.scale.numpy()), bias)
+            problem = _problem(units, quantizer, bias)
             if problem and node.name not in found:
                 found[node.name] = f"{node.name}: {problem}"
     return list(found.values())
@@ -191,19 +190,20 @@ def _as_channels(
     return units[known].astype(np.float64), quantizer, bias[known].astype(np.float64)
 
 
-def _problem(units: np.ndarray, scale: float, bias: np.ndarray) -> str | None:
+def _problem(units: np.ndarray, quantizer: TensorQuantizer, bias: np.ndarray) -> str | None:
     if not units.size:
         return None
-    ratios = units / scale
+    ratios = units / float(quantizer.scale.numpy())
     if ratios.max() >= LARGEST_RATIO:
         return (
             f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far "
             "too narrow for its weights (its values nearly all cancel or are cut off)"
         )
-    if (np.abs(bias) / units).max() > LARGEST_BIAS:
+    if (np.abs(bias) / units).max() > quantizer.largest_bias:
         return (
-            f"its bias is {(np.abs(bias) / units).max():.3g} units of its sum, which int32 does "
-            "not hold: its weights (or its input) are far too small beside its bias"
+            f"its bias is {(np.abs(bias) / units).max():.3g} units of its sum, which "
+            f"{'int64' if quantizer.is_int16 else 'int32'} does not hold: its weights (or its "
+            "input) are far too small beside its bias"
         )
     return None
 

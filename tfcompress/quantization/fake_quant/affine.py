@@ -22,6 +22,10 @@ ZERO_TENSOR_SCALE = 2.0**-6
 #: Largest int32 code of a bias that leaves as much again to the products.
 LARGEST_BIAS = 2.0**30
 
+#: Likewise of an int64 bias, which the 64-bit sums of 16-bit codes get: they are multiplied below
+#: 2⁴⁷.
+LARGEST_INT64_BIAS = 2.0**44
+
 
 def code_range(num_bits: int, narrow_range: bool = False) -> tuple[int, int]:
     """Smallest and largest code: (−128, 127) for 8 bits, (−127, 127) in the narrow range."""
@@ -187,26 +191,31 @@ def fake_quantize_tensor(
     )
 
 
-def coarser_scale(bias: tf.Tensor, input_scale: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """`scale` of a kernel's channel, or one by which its bias fits the int32 sum.
+def coarser_scale(
+    bias: tf.Tensor, input_scale: tf.Tensor, scale: tf.Tensor, largest: float = LARGEST_BIAS
+) -> tf.Tensor:
+    """`scale` of a kernel's channel, or one by which its bias fits the sum.
 
     Args:
         bias: Its magnitude.
         input_scale: Scale of what the kernel multiplies; where it is 0 (no range is known yet)
             `scale` stays.
         scale: Of the kernel, positive, broadcasts against `bias`.
+        largest: Largest code of a bias.
     """
-    overflows = (input_scale > 0) & (bias > LARGEST_BIAS * input_scale * scale)
+    overflows = (input_scale > 0) & (bias > largest * input_scale * scale)
     # Half of what fits, so that the last bit of the division does not matter.
-    enough = tf.math.divide_no_nan(bias, input_scale) * np.float32(2 / LARGEST_BIAS)
+    enough = tf.math.divide_no_nan(bias, input_scale) * np.float32(2 / largest)
     return tf.where(overflows, enough, scale)
 
 
-def round_to_grid(x: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+def round_to_grid(x: tf.Tensor, step: tf.Tensor, largest: float = LARGEST_BIAS) -> tf.Tensor:
     """Rounds `x` to the nearest multiple of `step` within int32, as LiteRT stores a bias.
 
-    Where `step` is 0 (no range is known yet) `x` passes unchanged.
+    Where `step` is 0 (no range is known yet) `x` passes unchanged. A larger `largest` is that of
+    int64.
     """
     safe = tf.where(step > 0, step, 1.0)
-    codes = tf.clip_by_value(tf.round(x / safe), -(2.0**31), 2.0**31 - 128)
+    end = max(2.0**31, largest)
+    codes = tf.clip_by_value(tf.round(x / safe), -end, end - 128)
     return tf.where(step > 0, codes * safe, x)

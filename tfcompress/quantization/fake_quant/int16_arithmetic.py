@@ -67,10 +67,9 @@ def convolution_codes(total: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
     """
     multiplier, exponent = _fixed_point(ratio)
     short = tf.minimum(_shifted_right(multiplier + 2**15, 16), 2**_SHORT_BITS - 1)
-    shift = tf.clip_by_value(_SHORT_BITS - exponent, 1, 62)
-    half = tf.bitwise.left_shift(tf.ones_like(shift), shift - 1)
-    product = tf.cast(total, tf.int64) * short + half
-    return tf.cast(tf.bitwise.right_shift(product, shift), tf.float32)
+    # Both multipliers have their point at their highest bit.
+    exponent += _MULTIPLIER_BITS - _SHORT_BITS
+    return tf.cast(_scaled_once(tf.cast(total, tf.int64), short, exponent), tf.float32)
 
 
 def dense_codes(total: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
@@ -105,7 +104,7 @@ def mean_codes(total: tf.Tensor, count: tf.Tensor, ratio: tf.Tensor) -> tf.Tenso
 def sum_codes(
     codes: list[tf.Tensor], scales: list[tf.Tensor], output_scale: tf.Tensor
 ) -> tf.Tensor:
-    """The codes of ADD of two tensors.
+    """The codes of ADD of two tensors: the operands are rounded once each, their sum twice.
 
     Args:
         codes: Both operands, whole numbers.
@@ -118,7 +117,7 @@ def sum_codes(
     exact = [tf.cast(scale, tf.float64) for scale in scales]
     unit = 2.0 * tf.maximum(*exact)
     terms = [
-        _scaled(tf.cast(code, tf.int64) * 2**_OPERAND_SHIFT, *_fixed_point(scale / unit))
+        _scaled_once(tf.cast(code, tf.int64) * 2**_OPERAND_SHIFT, *_fixed_point(scale / unit))
         for code, scale in zip(codes, exact, strict=True)
     ]
     multiplier, exponent = _fixed_point(unit / tf.cast(output_scale, tf.float64))
@@ -140,6 +139,13 @@ def _fixed_point(ratio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tf.where(overflows, multiplier // 2, multiplier),
         tf.where(overflows, exponent + 1, exponent),
     )
+
+
+def _scaled_once(x: tf.Tensor, multiplier: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    """x · multiplier · 2^(exponent − 31), rounded once, halves up."""
+    shift = tf.clip_by_value(_MULTIPLIER_BITS - exponent, 1, 62)
+    half = tf.bitwise.left_shift(tf.ones_like(shift), shift - 1)
+    return tf.bitwise.right_shift(x * multiplier + half, shift)
 
 
 def _scaled(x: tf.Tensor, multiplier: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfcompress.model.linking import Linked
+from tfcompress.quantization.fake_quant.affine import LARGEST_BIAS, LARGEST_INT64_BIAS
 
 
 class TensorQuantizer(Linked, abc.ABC):
@@ -27,6 +28,11 @@ class TensorQuantizer(Linked, abc.ABC):
     def is_int16(self) -> bool:
         """Whether the codes have 16 bits, and LiteRT's kernels of 16-bit activations round them."""
         return False
+
+    @property
+    def largest_bias(self) -> float:
+        """The largest code of a bias of what reads the tensor."""
+        return LARGEST_INT64_BIAS if self.is_int16 else LARGEST_BIAS
 
     @abc.abstractmethod
     def active_scale(self) -> tf.Tensor:

@@ -21,7 +21,11 @@ from tfcompress.model.transforms import (
     WeightCall,
     WeightTransform,
 )
-from tfcompress.quantization.fake_quant.affine import coarser_scale, round_to_grid
+from tfcompress.quantization.fake_quant.affine import (
+    LARGEST_BIAS,
+    coarser_scale,
+    round_to_grid,
+)
 from tfcompress.quantization.fake_quant.int16_arithmetic import (
     convolution_codes,
     dense_codes,
@@ -243,6 +247,7 @@ class FakeQuantizeWeights(WeightTransform):
             input_scale * channel_scale,
             self.folded_batch_norm(call.call_index) is not None,
             integer_sum,
+            LARGEST_BIAS if quantizer is None else quantizer.largest_bias,
         )
 
     def _quantized(
@@ -269,7 +274,7 @@ class FakeQuantizeWeights(WeightTransform):
         if not self.grid.per_channel:
             return rounded, scale
         size = tf.reshape(tf.abs(bias), self.grid.channel_shape)
-        coarser = coarser_scale(size, quantizer.active_scale(), scale)
+        coarser = coarser_scale(size, quantizer.active_scale(), scale, quantizer.largest_bias)
         found = tf.where(coarser > scale, tf.round(rounded / coarser) * coarser, rounded)
         return found, coarser
 
@@ -299,7 +304,7 @@ class FakeQuantizeWeights(WeightTransform):
         step = tf.where(known, input_scale, 1.0)
         given = self._inputs.get(call.call_index)
         if given is not None and given.is_int16:
-            return self._int16_sum(scale, step, known, call)
+            return self._int16_sum(scale, step, known, call, given.largest_bias)
 
         def to_codes(inputs: tf.Tensor) -> tf.Tensor:
             codes = inputs / step
@@ -311,7 +316,12 @@ class FakeQuantizeWeights(WeightTransform):
         return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
 
     def _int16_sum(
-        self, scale: tf.Tensor, step: tf.Tensor, known: tf.Tensor, call: WeightCall
+        self,
+        scale: tf.Tensor,
+        step: tf.Tensor,
+        known: tf.Tensor,
+        call: WeightCall,
+        largest_bias: float,
     ) -> IntegerSum:
         """Likewise for codes of 16 bits, whose sums and biases float32 does not hold.
 
@@ -336,7 +346,7 @@ class FakeQuantizeWeights(WeightTransform):
             if is_folded:
                 exact = total * exact_step + tf.cast(bias, tf.float64)
                 return tf.where(known, exact, tf.cast(values, tf.float64))
-            rounded = tf.cast(round_to_grid(bias, sum_step), tf.float64)
+            rounded = tf.cast(round_to_grid(bias, sum_step, largest_bias), tf.float64)
             total += tf.round(rounded / exact_step)
             otherwise = tf.where(known, tf.cast(total * exact_step, tf.float32), values)
             if quantizer is None:
@@ -405,7 +415,8 @@ class RoundBias(WeightTransform):
         if kernel is None:
             return value
         if not kernel.is_folded:
-            value = round_to_grid(value, tf.reshape(kernel.bias_step, tf.shape(value)))
+            step = tf.reshape(kernel.bias_step, tf.shape(value))
+            value = round_to_grid(value, step, kernel.largest_bias)
         if kernel.integer_sum is not None and kernel.integer_sum.adds_bias:
             return tf.zeros_like(value)
         if kernel.integer_sum is not None:

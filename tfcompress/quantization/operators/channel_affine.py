@@ -17,7 +17,6 @@ import tensorflow as tf
 from tfcompress.model.kernels import has_bias
 from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.affine import (
-    LARGEST_BIAS,
     coarser_scale,
     code_range,
     round_to_grid,
@@ -93,10 +92,10 @@ class FoldedAffine(Linked):
             # A 1×1 depthwise kernel with one weight per channel: its code is the largest one.
             input_step = source.active_scale()
             unit = input_step * np.float32(1 / code_range(8)[1])
-            factor = _without_traces(factor, offset, unit * tf.abs(factor))
+            factor = _without_traces(factor, offset, unit * tf.abs(factor), source.largest_bias)
             kernel_scale = tf.abs(factor) * np.float32(1 / code_range(8)[1])
             step = input_step * kernel_scale
-            offset = round_to_grid(offset, step)
+            offset = round_to_grid(offset, step, source.largest_bias)
             return Fold(
                 factor,
                 offset,
@@ -114,14 +113,15 @@ class FoldedAffine(Linked):
         # The products are taken in the runtime's order; without the operation between them
         # TensorFlow's graph optimizer would take them in another.
         total = offset + bias * factor
-        factor = _without_traces(factor, total, rounded.bias_step * tf.abs(factor))
+        largest = rounded.largest_bias
+        factor = _without_traces(factor, total, rounded.bias_step * tf.abs(factor), largest)
         # A channel that batch norm switches off has its bias alone, on the grid of its kernel or
         # on one that holds it.
         scale = tf.abs(rounded.scale * tf.where(factor == 0, tf.ones_like(factor), factor))
-        enough = coarser_scale(tf.abs(total), rounded.input_scale, scale)
+        enough = coarser_scale(tf.abs(total), rounded.input_scale, scale, largest)
         scale = tf.where(factor == 0, enough, scale)
         step = rounded.input_scale * scale
-        offset = round_to_grid(total, step)
+        offset = round_to_grid(total, step, largest)
         scales = (rounded.input_scale, scale)
         unit = (rounded.input_scale, rounded.scale)
         return Fold(
@@ -174,14 +174,16 @@ class FoldedAffine(Linked):
         )
 
 
-def _without_traces(factor: tf.Tensor, offset: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """`factor`, but 0 for channels whose offset is so many steps of their sum that int32 overflows.
+def _without_traces(
+    factor: tf.Tensor, offset: tf.Tensor, step: tf.Tensor, largest: float
+) -> tf.Tensor:
+    """`factor`, but 0 for channels whose offset is so many steps of their sum that it overflows.
 
     A γ that a penalty drives towards 0 leaves the offset alone: what is left of the rest is far
     smaller than a step of the output.
     """
     # No step: no range is known yet.
-    overflows = (step > 0) & (tf.abs(offset) > LARGEST_BIAS * step)
+    overflows = (step > 0) & (tf.abs(offset) > largest * step)
     return tf.where(overflows, tf.zeros_like(factor), factor)
 
 
