@@ -17,7 +17,7 @@ TIED_PRODUCT = (
 )
 #: What is said of a model with 16-bit activations.
 INT16_NOTE = (
-    "16-bit activations run in LiteRT's own kernels, outside XNNPACK: ResNet-8 takes RATIO times "
+    "16-bit activations run in LiteRT's own kernels, outside XNNPACK: ResNet-8 takes 25 times "
     "as long as in int8 (x86, one thread)"
 )
 #: The reason of a layer whose scheme is `None`.
