@@ -109,10 +109,13 @@ def test_what_has_no_16_bit_form_is_float_and_named(tmp_path, converter):
     x = layers.Multiply(name="product")([x, layers.Conv2D(4, 3, name="values")(image)])
     x = layers.UpSampling2D(name="up")(x)
     x = layers.Activation("gelu", name="gelu")(layers.Conv2D(4, 3, name="conv")(x))
+    x = layers.MaxPooling2D(1, 2, name="every")(
+        layers.AveragePooling2D(3, 2, "same", name="border")(x)
+    )
     x = layers.RepeatVector(2, name="repeat")(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(image, layers.Dense(3, "softmax", name="classes")(x))
     floats = tfc.plan(model, "int16x8").float_layers
-    assert set(floats) == {"gate", "product", "up", "gelu", "repeat", "classes"}
+    assert set(floats) == {"gate", "product", "up", "gelu", "border", "every", "repeat", "classes"}
     assert all("16-bit activations" in reason for reason in floats.values())
     with pytest.warns(UserWarning, match="product.*export_tflite refuses"):
         quantized = tfc.quantize(model, "int16x8", calibration_data=IMAGES)

@@ -232,7 +232,7 @@ def _register(cls: type[keras.Layer], keras_class: type[keras.Layer], function: 
         role=Role.ARITHMETIC,
         decompose=rule,
         call_reason=_call_reason,
-        int16=lambda node: keras_class is layers.Add and _is_plain_sum(node),
+        int16=_is_plain_sum if keras_class is layers.Add else False,
     )
     register(function, spec=spec)
 

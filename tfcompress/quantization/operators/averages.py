@@ -293,7 +293,7 @@ for _cls, _quantized in (
         spec=OperatorSpec(
             role=Role.AVERAGE,
             quantized=_remade(_quantized),
-            int16=True,
+            int16=_cls is layers.GlobalAveragePooling2D,
         ),
     )
 register(ZeroPaddedAverage, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_average))

@@ -148,7 +148,12 @@ def _lower_max_pool(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return call.round_as_input(y)
 
 
+def _has_window(node: Node) -> bool:
+    """Whether it is no identity convolution, which moves codes of 16 bits by a step."""
+    return tuple(node.operation.pool_size) != (1, 1)
+
+
 register(
     layers.MaxPooling2D,
-    spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pool, int16=True),
+    spec=OperatorSpec(role=Role.MOVE, lower=_lower_max_pool, int16=_has_window),
 )

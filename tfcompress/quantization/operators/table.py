@@ -19,10 +19,11 @@ float, and `tfc.plan` names it. The table is that of the registry in
 
 *Rounding* says where codes are rounded. An operator of several *parts* is decomposed before
 training into operators with one rounding each. One with a *form* is written to the file in other
-TensorFlow operations than Keras', which the runtime runs exactly and fast.
+TensorFlow operations than Keras', which the runtime runs exactly and fast. *16 bits* marks what
+runs on [16-bit activations](low-bits.md#16-bit-activations).
 
-| operators | rounding | parts | form |
-|---|---|---|---|
+| operators | rounding | parts | form | 16 bits |
+|---|---|---|---|---|
 """
 _ROUNDING = {
     Role.KERNEL: "int32 sum, bias and fused ReLU, then once",
@@ -52,7 +53,8 @@ def operator_table() -> str:
 
 def _row(spec: OperatorSpec, names: list[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names)
-    return f"| {shown} | {_rounding(spec)} | {_parts(spec)} | {_first_line(spec.lower)} |"
+    cells = (shown, _rounding(spec), _parts(spec), _first_line(spec.lower), _int16(spec))
+    return f"| {' | '.join(cells)} |"
 
 
 def _rounding(spec: OperatorSpec) -> str:
@@ -71,6 +73,14 @@ def _parts(spec: OperatorSpec) -> str:
     if spec.fused_activations is not None:
         parts = "; ".join(filter(None, [parts, "an activation other than ReLU"]))
     return parts
+
+
+def _int16(spec: OperatorSpec) -> str:
+    if spec.function is not None:
+        return "that of its function"
+    if isinstance(spec.int16, bool):
+        return "yes" if spec.int16 else ""
+    return "by its options"
 
 
 def _first_line(function: Callable | None) -> str:
