@@ -20,7 +20,8 @@ ALLOWED = {
     **{technique: {"files", "tables", "model"} for technique in TECHNIQUES},
     "compat": {"files", "tables", "model", *TECHNIQUES},
     "export": {"files", "tables", "model", *TECHNIQUES},
-    "analysis": {"files", "tables", "model", "export", *TECHNIQUES},
+    # Recipes name callbacks.
+    "analysis": {"files", "tables", "model", "export", "callbacks", *TECHNIQUES},
 }
 
 

@@ -30,6 +30,7 @@ class Row:
 
     Attributes:
         weights: Scheme of the kernels; `None` keeps the model in float.
+        preset: A preset in place of the schemes.
         float_weights: How the file of a float model holds its weights; `None` for no file of it.
         activations: Scheme of the tensors.
         relu: Scheme of what a ReLU produces, where it differs.
@@ -40,6 +41,7 @@ class Row:
     """
 
     weights: tfc.WeightScheme | None = dataclasses.field(default_factory=tfc.WeightScheme)
+    preset: str | None = None
     float_weights: str | None = None
     activations: tfc.ActivationScheme = dataclasses.field(default_factory=tfc.ActivationScheme)
     relu: tfc.ActivationScheme | None = None
@@ -68,8 +70,8 @@ _PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
 #: Name → row; those that the goals are about come first.
 ROWS = {
     "float": Row(None),
-    "float, file in float16": Row(None, "float16"),
-    "float, file in dynamic range": Row(None, "dynamic"),
+    "float, file in float16": Row(None, float_weights="float16"),
+    "float, file in dynamic range": Row(None, float_weights="dynamic"),
     "W4A8 min-max": Row(tfc.WeightScheme(4)),
     "W4A8 LSQ": Row(_lsq(4)),
     "W2A8 LSQ": Row(_lsq(2)),
@@ -81,6 +83,7 @@ ROWS = {
     "W4A8 APoT": Row(tfc.WeightScheme(4, quantizer=tfc.APoT())),
     "W2A8 ternary": Row(tfc.WeightScheme(2, quantizer=tfc.TernaryWeights())),
     "W8A8 min-max": Row(),
+    "W8A16 (int16x8)": Row(preset="int16x8"),
     "W4A4 min-max": Row(tfc.WeightScheme(4), activations=_A4),
     "W3A8 LSQ": Row(_lsq(3)),
     "W3A8 min-max": Row(tfc.WeightScheme(3)),
@@ -170,7 +173,8 @@ def measure(
     if row.weights is None:
         trained = with_fused_batch_norm(model)
     else:
-        trained = tfc.quantize(model, configuration(row, model), calibration_data=images[chosen])
+        config = row.preset or configuration(row, model)
+        trained = tfc.quantize(model, config, calibration_data=images[chosen])
         callbacks = [
             tfc.callbacks.QuantizationSchedule(0, steps * 3 // 4, steps // 2),
             *row.callbacks(steps),

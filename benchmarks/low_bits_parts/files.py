@@ -27,7 +27,7 @@ from tfcompress.tools import datasets
 
 EPOCHS, BATCH, FLOAT_EPOCHS = 1, 128, 3
 
-PRESETS = ("int8", "int4", "w2a8", "ternary", "binary")
+PRESETS = ("int8", "int4", "w2a8", "ternary", "binary", "int16x8")
 #: Float files with smaller weights, by `export_tflite(weights=)`.
 FLOATS = ("float16", "dynamic")
 ROWS = (
