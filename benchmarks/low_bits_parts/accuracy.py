@@ -36,6 +36,7 @@ class Row:
         relu: Scheme of what a ReLU produces, where it differs.
         learning_rate: Start of the cosine.
         all_layers: The first and the last layer get the bits of the rest.
+        free_statistics: Statistics of batch norms move to the last step, as in a float training.
         reestimate: Statistics of batch norms are computed anew after training.
         callbacks: Makes the callbacks of a training of so many steps.
     """
@@ -47,6 +48,7 @@ class Row:
     relu: tfc.ActivationScheme | None = None
     learning_rate: float = 1e-3
     all_layers: bool = False
+    free_statistics: bool = False
     reestimate: bool = False
     callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda steps: []
 
@@ -70,8 +72,8 @@ _PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
 #: Name → row; those that the goals are about come first.
 ROWS = {
     "float": Row(None),
-    "float, file in float16": Row(None, float_weights="float16"),
-    "float, file in dynamic range": Row(None, float_weights="dynamic"),
+    "float16 file": Row(None, float_weights="float16"),
+    "dynamic-range file": Row(None, float_weights="dynamic"),
     "W4A8 min-max": Row(tfc.WeightScheme(4)),
     "W4A8 LSQ": Row(_lsq(4)),
     "W2A8 LSQ": Row(_lsq(2)),
@@ -95,8 +97,19 @@ ROWS = {
     "W2A8 LSQ and dampening": Row(_lsq(2), callbacks=_dampening),
     "W4A4 LSQ and dampening": Row(_lsq(4), activations=_A4_LSQ, callbacks=_dampening),
     "W4A4 LSQ and freezing": Row(_lsq(4), activations=_A4_LSQ, callbacks=_freezing),
-    "W4A8 LSQ, re-estimated": Row(_lsq(4), reestimate=True),
-    "W4A4 LSQ, re-estimated": Row(_lsq(4), activations=_A4_LSQ, reestimate=True),
+    "W4A8 LSQ re-estimated": Row(_lsq(4), reestimate=True),
+    "W4A4 LSQ re-estimated": Row(_lsq(4), activations=_A4_LSQ, reestimate=True),
+    # As in the paper, whose statistics move: weights that swing spoil them.
+    "W4A8 LSQ with free statistics": Row(_lsq(4), free_statistics=True),
+    "W4A8 LSQ with free statistics re-estimated": Row(
+        _lsq(4), free_statistics=True, reestimate=True
+    ),
+    "W4A8 LSQ and dampening with free statistics": Row(
+        _lsq(4), free_statistics=True, callbacks=_dampening
+    ),
+    "W4A8 LSQ and freezing with free statistics": Row(
+        _lsq(4), free_statistics=True, callbacks=_freezing
+    ),
     "W2A8 LSQ and freezing": Row(_lsq(2), callbacks=_freezing),
     "W4A8 LSQ and freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
@@ -176,7 +189,9 @@ def measure(
         config = row.preset or configuration(row, model)
         trained = tfc.quantize(model, config, calibration_data=images[chosen])
         callbacks = [
-            tfc.callbacks.QuantizationSchedule(0, steps * 3 // 4, steps // 2),
+            tfc.callbacks.QuantizationSchedule(
+                0, steps * 3 // 4, None if row.free_statistics else steps // 2
+            ),
             *row.callbacks(steps),
         ]
     fit(trained, images, labels, row, seed, epochs, callbacks)
