@@ -10,7 +10,8 @@
 | `ranking` | one option of one layer alone: divergence, and accuracy lost by the file        |
 
 Accuracy is that of the file on the test set, which no step saw, in percent. Rows go to `search.csv`
-in `--output`, with commit and command; started again, the benchmark skips what is there.
+in `--output`, with commit and command, and from there to `docs/search.md`; started again, the
+benchmark skips what is there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import tfcompress as tfc
-from benchmarks.search_parts import drop, front, nets, ranking
+from benchmarks.search_parts import drop, front, nets, page, ranking
 from recipes.origin import commit
 from recipes.results import Results
 
@@ -72,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
                 )
                 results.add(**key, **figures, commit=measured, command=command)
                 print(key, figures, flush=True)
+    if _OUTPUT.value == str(RESULTS):
+        page.write(results.rows)
     if part == "ranking":
         mine = [r for r in results.rows if r["net"] == net_name and r["part"] == part]
         print(f"Spearman's rank correlation of {len(mine)} rows: {ranking.correlation(mine):.3f}")
