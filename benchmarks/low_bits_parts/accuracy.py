@@ -53,8 +53,14 @@ class Row:
     callbacks: Callable[[int], list[keras.callbacks.Callback]] = lambda steps: []
 
 
-def _lsq(bits: int) -> tfc.WeightScheme:
-    return tfc.WeightScheme(bits, narrow_range=bits > 2, quantizer=tfc.LSQ())
+def _lsq(bits: int, per_channel: bool = True) -> tfc.WeightScheme:
+    return tfc.WeightScheme(
+        bits, per_channel=per_channel, narrow_range=bits > 2, quantizer=tfc.LSQ()
+    )
+
+
+def _dorefa(bits: int, per_channel: bool = True) -> tfc.WeightScheme:
+    return tfc.WeightScheme(bits, per_channel=per_channel, quantizer=tfc.DoReFaWeights())
 
 
 def _dampening(steps: int) -> list[keras.callbacks.Callback]:
@@ -77,11 +83,12 @@ ROWS = {
     "W4A8 min-max": Row(tfc.WeightScheme(4)),
     "W4A8 LSQ": Row(_lsq(4)),
     "W2A8 LSQ": Row(_lsq(2)),
-    "W2A8 DoReFa": Row(tfc.WeightScheme(2, quantizer=tfc.DoReFaWeights())),
+    "W2A8 DoReFa": Row(_dorefa(2)),
+    # One scale per kernel, as in both papers.
+    "W2A8 LSQ per tensor": Row(_lsq(2, per_channel=False)),
+    "W2A8 DoReFa per tensor": Row(_dorefa(2, per_channel=False)),
     "W4A4 LSQ": Row(_lsq(4), activations=_A4_LSQ),
-    "W4A4 PACT and DoReFa": Row(
-        tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights()), activations=_A4, relu=_PACT
-    ),
+    "W4A4 PACT and DoReFa": Row(_dorefa(4), activations=_A4, relu=_PACT),
     "W4A8 APoT": Row(tfc.WeightScheme(4, quantizer=tfc.APoT())),
     "W2A8 ternary": Row(tfc.WeightScheme(2, quantizer=tfc.TernaryWeights())),
     "W8A8 min-max": Row(),
@@ -114,8 +121,8 @@ ROWS = {
     "W4A8 LSQ and freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),
     "W3A8 APoT": Row(tfc.WeightScheme(3, quantizer=tfc.APoT())),
-    "W3A8 DoReFa": Row(tfc.WeightScheme(3, quantizer=tfc.DoReFaWeights())),
-    "W4A8 DoReFa": Row(tfc.WeightScheme(4, quantizer=tfc.DoReFaWeights())),
+    "W3A8 DoReFa": Row(_dorefa(3)),
+    "W4A8 DoReFa": Row(_dorefa(4)),
 }
 
 
