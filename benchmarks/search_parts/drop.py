@@ -21,7 +21,13 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
     if name == "float":
         return float_row(net)
     found = tfc.search(
-        net.model, net.train, net.validation, max_drop=MAX_DROP, epochs=epochs, seed=seed, verbose=0
+        net.model,
+        net.batches(seed),
+        net.validation,
+        max_drop=MAX_DROP,
+        epochs=epochs,
+        seed=seed,
+        verbose=0,
     )
     print(found, flush=True)
     best = found.best

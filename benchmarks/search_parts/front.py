@@ -48,10 +48,10 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
     if name in UNIFORM:
         training = {"train": {"epochs": epochs, "seed": seed}}
         recipe = tfc.Recipe([*UNIFORM[name], {"distill": {}}, training])
-        return file_row(recipe.run(net.model, net.train, verbose=0), net)
+        return file_row(recipe.run(net.model, net.batches(seed), verbose=0), net)
     found = tfc.search(
         net.model,
-        net.train,
+        net.batches(seed),
         net.validation,
         budget=budget(name),
         epochs=epochs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from benchmarks.low_bits_parts import mobilenet
 from benchmarks.tasks import data
 from recipes import models
+from recipes.batches import augmented
 from tfcompress.tools import datasets
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -24,7 +26,8 @@ class Net:
     Attributes:
         name: Of the net.
         model: Compiled.
-        train: Samples that train, calibrate and give sensitivities.
+        train: Samples that give sensitivities and ranges where nothing trains.
+        batches: Seed → the same samples for training: photographs are flipped and shifted.
         validation: Other samples, which decide.
         test: Samples that nothing else sees.
     """
@@ -32,6 +35,7 @@ class Net:
     name: str
     model: keras.Model
     train: Split
+    batches: Callable[[int], Any]
     validation: Split
     test: Split
 
@@ -54,8 +58,12 @@ def load(name: str, path: pathlib.Path, data_dir: str | None) -> Net:
     model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"])
     order = np.random.default_rng(0).permutation(len(train[1]))
     held = min(5000, len(order) // 5)
-    parts = [(train[0][rows], train[1][rows]) for rows in (order[:-held], order[-held:])]
-    return Net(name, model, parts[0], parts[1], test)
+    first, second = ((train[0][rows], train[1][rows]) for rows in (order[:-held], order[-held:]))
+
+    def batches(seed: int) -> Any:
+        return first if name == "spotter" else augmented(*first, seed)
+
+    return Net(name, model, first, batches, second, test)
 
 
 def _pictures(data_dir: str | None) -> tuple[Split, Split]:
