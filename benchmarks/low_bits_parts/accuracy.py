@@ -71,6 +71,20 @@ def _freezing(steps: int) -> list[keras.callbacks.Callback]:
     return [tfc.callbacks.IterativeFreezing(0.01, end_step=steps)]
 
 
+def _swinging(bits: int, per_channel: bool = True) -> dict[str, Row]:
+    """Rows as in the paper on oscillations: statistics move, and weights that swing spoil them."""
+    name = f"W{bits}A8 LSQ" + ("" if per_channel else " per tensor")
+    row = Row(_lsq(bits, per_channel), free_statistics=True)
+    return {
+        f"{name} with free statistics": row,
+        f"{name} with free statistics re-estimated": dataclasses.replace(row, reestimate=True),
+        f"{name} and dampening with free statistics": dataclasses.replace(
+            row, callbacks=_dampening
+        ),
+        f"{name} and freezing with free statistics": dataclasses.replace(row, callbacks=_freezing),
+    }
+
+
 _A4 = tfc.ActivationScheme(4)
 _A4_LSQ = tfc.ActivationScheme(4, quantizer=tfc.LSQPlus())
 _PACT = tfc.ActivationScheme(4, quantizer=tfc.PACT())
@@ -106,17 +120,9 @@ ROWS = {
     "W4A4 LSQ and freezing": Row(_lsq(4), activations=_A4_LSQ, callbacks=_freezing),
     "W4A8 LSQ re-estimated": Row(_lsq(4), reestimate=True),
     "W4A4 LSQ re-estimated": Row(_lsq(4), activations=_A4_LSQ, reestimate=True),
-    # As in the paper, whose statistics move: weights that swing spoil them.
-    "W4A8 LSQ with free statistics": Row(_lsq(4), free_statistics=True),
-    "W4A8 LSQ with free statistics re-estimated": Row(
-        _lsq(4), free_statistics=True, reestimate=True
-    ),
-    "W4A8 LSQ and dampening with free statistics": Row(
-        _lsq(4), free_statistics=True, callbacks=_dampening
-    ),
-    "W4A8 LSQ and freezing with free statistics": Row(
-        _lsq(4), free_statistics=True, callbacks=_freezing
-    ),
+    **_swinging(4),
+    **_swinging(3),
+    **_swinging(4, per_channel=False),
     "W2A8 LSQ and freezing": Row(_lsq(2), callbacks=_freezing),
     "W4A8 LSQ and freezing": Row(_lsq(4), callbacks=_freezing),
     "W8A8 LSQ": Row(tfc.WeightScheme(quantizer=tfc.LSQ())),

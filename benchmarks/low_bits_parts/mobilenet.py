@@ -24,12 +24,11 @@ EPOCHS, FLOAT_EPOCHS, RATE = 1, 8, 3e-3
 
 _METHODS = ("min-max", "LSQ", "LSQ and dampening", "LSQ and freezing", "LSQ re-estimated")
 #: Where the statistics of batch norms move to the last step, which is where swinging shows.
-_FREE = ("LSQ", "LSQ and dampening", "LSQ and freezing")
+_FREE = tuple(name for name in accuracy.ROWS if "free statistics" in name)
 ROWS = (
     *("float", "float16 file", "dynamic-range file"),
     *(f"{bits} {method}" for bits in ("W4A4", "W4A8") for method in _METHODS),
-    *(f"W4A8 {method} with free statistics" for method in _FREE),
-    "W4A8 LSQ with free statistics re-estimated",
+    *_FREE,
 )
 
 
