@@ -5,10 +5,10 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from recipes.results import grouped, markdown, mean_and_deviation
+from benchmarks import results_page
+from recipes.results import grouped
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "low-bits.md"
-_BEGIN, _END = "<!-- tables of results: begin -->", "<!-- tables of results: end -->"
 
 #: Part → title, what is said of it, and the columns that it shows: head → (column, digits).
 _TABLES: dict[str, tuple[str, str, dict[str, tuple[str, int]]]] = {
@@ -66,23 +66,10 @@ def tables(rows: Iterable[Mapping[str, str]]) -> str:
         mine = by_part.get((part,))
         if not mine:
             continue
-        cells = []
-        for (row, epochs), same in grouped(mine, ("row", "epochs")).items():
-            shown = [_mean([r[name] for r in same], digits) for name, digits in columns.values()]
-            commits = ", ".join(dict.fromkeys(r["commit"] for r in same))
-            cells.append((row, epochs, str(len(same)), *shown, commits))
-        heads = ("row", "epochs", "seeds", *columns, "commit")
-        found.append(f"### {title}\n\n{text}\n\n{markdown(heads, cells)}\n")
+        found.append(f"### {title}\n\n{text}\n\n{results_page.table(mine, columns)}\n")
     return "\n".join(found)
 
 
-def _mean(values: list[str], digits: int) -> str:
-    return mean_and_deviation(list(map(float, values)), digits) if all(values) else ""
-
-
 def write(rows: Iterable[Mapping[str, str]]) -> None:
-    """Puts the tables into the page, in place of those that are there."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    PAGE.write_text(f"{before}{_BEGIN}\n\n{tables(rows)}\n{_END}{after}", encoding="utf-8")
+    """Puts the tables into the page."""
+    results_page.put(PAGE, tables(rows))

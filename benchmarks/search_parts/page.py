@@ -5,11 +5,11 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from benchmarks import results_page
 from benchmarks.search_parts.ranking import correlation
-from recipes.results import grouped, markdown, mean_and_deviation
+from recipes.results import grouped
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "search.md"
-_BEGIN, _END = "<!-- tables of results: begin -->", "<!-- tables of results: end -->"
 
 NETS = {
     "resnet8": "ResNet-8 on CIFAR-10 (JPEG)",
@@ -40,29 +40,14 @@ def tables(rows: Iterable[Mapping[str, str]]) -> str:
             found.append(
                 f"**{NETS[net]}**: Spearman's rank correlation between the divergence of one "
                 f"option of one layer and the accuracy that the untrained file loses by it is "
-                f"{correlation(mine):.2f} over {len(mine)} rows ({_commits(mine)}).\n"
+                f"{correlation(mine):.2f} over {len(mine)} rows ({results_page.commits(mine)}).\n"
             )
             continue
-        cells = []
-        for (row, epochs), same in grouped(mine, ("row", "epochs")).items():
-            shown = [_mean([r[name] for r in same], digits) for name, digits in _COLUMNS.values()]
-            cells.append((row, epochs, str(len(same)), *shown, _commits(same)))
-        heads = ("row", "epochs", "seeds", *_COLUMNS, "commit")
-        found.append(f"**{NETS[net]}**: {_TITLES[part]}\n\n{markdown(heads, cells)}\n")
+        table = results_page.table(mine, _COLUMNS)
+        found.append(f"**{NETS[net]}**: {_TITLES[part]}\n\n{table}\n")
     return "\n".join(found)
 
 
-def _commits(rows: Iterable[Mapping[str, str]]) -> str:
-    return ", ".join(dict.fromkeys(row["commit"] for row in rows))
-
-
-def _mean(values: list[str], digits: int) -> str:
-    return mean_and_deviation(list(map(float, values)), digits) if all(values) else ""
-
-
 def write(rows: Iterable[Mapping[str, str]]) -> None:
-    """Puts the tables into the page, in place of those that are there."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    PAGE.write_text(f"{before}{_BEGIN}\n\n{tables(rows)}\n{_END}{after}", encoding="utf-8")
+    """Puts the tables into the page."""
+    results_page.put(PAGE, tables(rows))
