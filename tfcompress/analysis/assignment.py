@@ -75,15 +75,7 @@ class Assignment:
             bias_correction: As for `quantize`.
         """
         model = start.model
-        copy = keras.models.clone_model(model) if self.sparsity else model
-        if self.sparsity:
-            shares = start.expand(self.sparsity)
-            copy.set_weights(model.get_weights())
-            for path, layer in layers_by_path(copy).items():
-                share = shares.get(path, 0.0)
-                for inner in iterate_layers(layer) if share else ():
-                    for kernel in layer_kernels(inner):
-                        kernel.variable.assign(prune_kernel(kernel.variable.numpy(), share))
+        copy = pruned(model, start.expand(self.sparsity)) if self.sparsity else model
         paths = layers_by_path(model)
         bits = start.expand(self.bits)
         by_name = {n: PRESETS[b] for n, b in bits.items() if b != 8 and n in paths}
@@ -96,6 +88,18 @@ class Assignment:
                 calibration_data=calibration_data,
                 bias_correction=bias_correction,
             )
+
+
+def pruned(model: keras.Model, shares: Mapping[str, float]) -> keras.Model:
+    """A copy of a model without the smallest weights of each layer, by path → share of zeros."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for path, layer in layers_by_path(copy).items():
+        share = shares.get(path, 0.0)
+        for inner in iterate_layers(layer) if share else ():
+            for kernel in layer_kernels(inner):
+                kernel.variable.assign(prune_kernel(kernel.variable.numpy(), share))
+    return copy
 
 
 def layers_by_path(model: keras.Model) -> dict[str, keras.Layer]:

@@ -16,6 +16,7 @@ from tfcompress.analysis import budgets as budget_types
 from tfcompress.analysis.assignment import Assignment
 from tfcompress.analysis.budgets import Budget
 from tfcompress.analysis.lines import parse_json, parse_yaml
+from tfcompress.analysis.options import PRESETS
 from tfcompress.analysis.schema import BUDGETS, FIELDS, Checker
 from tfcompress.analysis.stages import run_stages
 from tfcompress.analysis.structured import Structured
@@ -198,12 +199,9 @@ def recipe_of(
         stages.append({"factorize": {"ranks": dict(start.ranks), "methods": ["svd"]}})
     if assignment.sparsity:
         stages.append({"prune": {"sparsity": start.expand(assignment.sparsity)}})
-    layers = {name: _PRESETS[bits] for name, bits in start.expand(assignment.bits).items()}
+    layers = {name: PRESETS[bits] for name, bits in start.expand(assignment.bits).items()}
     stages.append({"quantize": {"default": "int8", **({"layers": layers} if layers else {})}})
     if distill:
         stages.append({"distill": {}})
     stages.append({"train": dict(training)})
     return Recipe(stages, **fields)
-
-
-_PRESETS = {8: "int8", 4: "int4", 2: "w2a8"}

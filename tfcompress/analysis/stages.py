@@ -9,8 +9,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from tfcompress.analysis.assignment import layers_by_path
-from tfcompress.analysis.changes import prune_kernel
+from tfcompress.analysis.assignment import layers_by_path, pruned
 from tfcompress.analysis.files import predict
 from tfcompress.analysis.finetune import finetune
 from tfcompress.analysis.measures import output_kinds
@@ -19,7 +18,7 @@ from tfcompress.analysis.samples import Samples, read_samples
 from tfcompress.analysis.widths import Widths
 from tfcompress.factorization import factorize
 from tfcompress.model.flat import flat_copy
-from tfcompress.model.kernels import iterate_layers, layer_kernels
+from tfcompress.model.kernels import layer_kernels
 from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
@@ -120,13 +119,7 @@ class _Run:
                 ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step)
                 self.callbacks.append(Pruning(ramp, layers=names))
             return
-        copy = keras.models.clone_model(self.model)
-        copy.set_weights(self.model.get_weights())
-        for name, layer in layers_by_path(copy).items():
-            for inner in iterate_layers(layer) if shares.get(name) else ():
-                for kernel in layer_kernels(inner):
-                    kernel.variable.assign(prune_kernel(kernel.variable.numpy(), shares[name]))
-        self.model = copy
+        self.model = pruned(self.model, shares)
 
     def _regularize(self, l1: float = 0.0, l2: float = 0.0) -> None:
         self.callbacks.append(Regularization(l1=l1, l2=l2))
