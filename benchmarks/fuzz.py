@@ -42,7 +42,7 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes import origin
-from tfcompress.analysis.state import State
+from tfcompress.analysis.search.state import State
 from tfcompress.export.bundle.files import check_golden, read_bundle
 from tfcompress.tools.samples import load_samples
 from tfcompress_cli.main import main

@@ -192,7 +192,7 @@ INTERNAL_USES = {
     # Readers that are no public names of the package, but of its tools and files.
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "check_golden"),
     ("benchmarks/fuzz.py", "tfcompress.export.bundle.files", "read_bundle"),
-    ("benchmarks/fuzz.py", "tfcompress.analysis.state", "State"),
+    ("benchmarks/fuzz.py", "tfcompress.analysis.search.state", "State"),
     ("benchmarks/fuzz.py", "tfcompress.tools.samples", "load_samples"),
 }
 

@@ -104,7 +104,10 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if _typing.TYPE_CHECKING:
-    from tfcompress.analysis.budgets import (
+    from tfcompress.analysis.comparison.compare import CompareReport, compare
+    from tfcompress.analysis.comparison.debug import QuantizationDebug, debug_quantization
+    from tfcompress.analysis.comparison.explain import DifferenceReport, explain_difference
+    from tfcompress.analysis.costs.budgets import (
         Bytes,
         Instructions,
         Latency,
@@ -112,18 +115,15 @@ if _typing.TYPE_CHECKING:
         Parameters,
         PeakMemory,
     )
-    from tfcompress.analysis.compare import CompareReport, compare
-    from tfcompress.analysis.control import AccuracyControl, accuracy_control
-    from tfcompress.analysis.debug import QuantizationDebug, debug_quantization
-    from tfcompress.analysis.evaluate import evaluate_file
-    from tfcompress.analysis.explain import DifferenceReport, explain_difference
-    from tfcompress.analysis.instructions import count_instructions
-    from tfcompress.analysis.recipe import Recipe
-    from tfcompress.analysis.result import SearchResult
-    from tfcompress.analysis.schema import RecipeError
-    from tfcompress.analysis.search import search
-    from tfcompress.analysis.sensitivity import sensitivity
-    from tfcompress.analysis.table import Sensitivity
+    from tfcompress.analysis.costs.instructions import count_instructions
+    from tfcompress.analysis.measuring.evaluate import evaluate_file
+    from tfcompress.analysis.recipes.recipe import Recipe
+    from tfcompress.analysis.recipes.schema import RecipeError
+    from tfcompress.analysis.search.control import AccuracyControl, accuracy_control
+    from tfcompress.analysis.search.result import SearchResult
+    from tfcompress.analysis.search.search import search
+    from tfcompress.analysis.sensitivity.sensitivity import sensitivity
+    from tfcompress.analysis.sensitivity.table import Sensitivity
     from tfcompress.compat.tfmot.migrate import from_tfmot
     from tfcompress.export import (
         ConversionError,
@@ -149,10 +149,10 @@ if _typing.TYPE_CHECKING:
 
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
-    "tfcompress.analysis.compare": ("CompareReport", "compare"),
-    "tfcompress.analysis.debug": ("QuantizationDebug", "debug_quantization"),
-    "tfcompress.analysis.explain": ("DifferenceReport", "explain_difference"),
-    "tfcompress.analysis.budgets": (
+    "tfcompress.analysis.comparison.compare": ("CompareReport", "compare"),
+    "tfcompress.analysis.comparison.debug": ("QuantizationDebug", "debug_quantization"),
+    "tfcompress.analysis.comparison.explain": ("DifferenceReport", "explain_difference"),
+    "tfcompress.analysis.costs.budgets": (
         "Bytes",
         "Instructions",
         "Latency",
@@ -160,15 +160,15 @@ _LAZY_NAMES = {
         "Parameters",
         "PeakMemory",
     ),
-    "tfcompress.analysis.control": ("AccuracyControl", "accuracy_control"),
-    "tfcompress.analysis.evaluate": ("evaluate_file",),
-    "tfcompress.analysis.instructions": ("count_instructions",),
-    "tfcompress.analysis.recipe": ("Recipe",),
-    "tfcompress.analysis.result": ("SearchResult",),
-    "tfcompress.analysis.schema": ("RecipeError",),
-    "tfcompress.analysis.search": ("search",),
-    "tfcompress.analysis.sensitivity": ("sensitivity",),
-    "tfcompress.analysis.table": ("Sensitivity",),
+    "tfcompress.analysis.search.control": ("AccuracyControl", "accuracy_control"),
+    "tfcompress.analysis.measuring.evaluate": ("evaluate_file",),
+    "tfcompress.analysis.costs.instructions": ("count_instructions",),
+    "tfcompress.analysis.recipes.recipe": ("Recipe",),
+    "tfcompress.analysis.search.result": ("SearchResult",),
+    "tfcompress.analysis.recipes.schema": ("RecipeError",),
+    "tfcompress.analysis.search.search": ("search",),
+    "tfcompress.analysis.sensitivity.sensitivity": ("sensitivity",),
+    "tfcompress.analysis.sensitivity.table": ("Sensitivity",),
     "tfcompress.compat.tfmot.migrate": ("from_tfmot",),
     "tfcompress.export": ("ConversionError", "ExportReport", "export_tflite", "shared_converter"),
     "tfcompress.export.flatbuffer.inspect": ("inspect_tflite",),

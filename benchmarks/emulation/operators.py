@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 import tfcompress as tfc
 from benchmarks.emulation.emulator import Emulator
 from recipes.results import Results
-from tfcompress.analysis.instructions import MULTIPLIED_AT_ONCE, TABLE, Terms, operator_terms
+from tfcompress.analysis.costs.instructions import MULTIPLIED_AT_ONCE, TABLE, Terms, operator_terms
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 
 __all__ = ["CPUS", "TABLE", "count", "prices"]

@@ -13,7 +13,7 @@ from typing import Any
 import tfcompress as tfc
 from benchmarks.search_parts.measure import file_row, float_row
 from benchmarks.search_parts.nets import Net
-from tfcompress.analysis.budgets import Budget
+from tfcompress.analysis.costs.budgets import Budget
 
 #: Compression of everything alike.
 UNIFORM: dict[str, list[dict[str, Any]]] = {

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> Output:
     import dataclasses
 
     import tfcompress as tfc
-    from tfcompress.analysis.compare import cpu_name
+    from tfcompress.analysis.comparison.compare import cpu_name
 
     found = tfc.compare_latency(named_paths(options.files), options.threads, options.runs)
     content = {**dataclasses.asdict(found), "cpu": cpu_name()}

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Output:
     """Compares the models."""
     import tfcompress as tfc
-    from tfcompress.analysis.html import check_page_path
+    from tfcompress.analysis.comparison.html import check_page_path
     from tfcompress.model.loading import KERAS_SUFFIXES, load_model, sample_shape
 
     if options.html:

@@ -1,0 +1,52 @@
+"""Bounds of paired drops against simulation."""
+
+import numpy as np
+import pytest
+
+from tfcompress.analysis.measuring.confidence import paired_drop
+from tfcompress.analysis.measuring.metrics import Metric, accuracy
+
+
+def one_hot(classes):
+    return np.eye(2)[classes]
+
+
+def test_the_bound_covers_the_true_drop_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    metric = Metric("accuracy", False, accuracy)
+    covered = []
+    for _ in range(300):
+        labels = np.zeros(400, int)
+        before = (rng.random(400) < 0.1).astype(int)
+        # 5 % of the samples are lost, 2 % are gained: a drop of about 0.9 * 0.05 - 0.1 * 0.02.
+        flip = np.where(before == 0, rng.random(400) < 0.05, rng.random(400) < 0.02)
+        after = np.where(flip, 1 - before, before)
+        drop = paired_drop(metric, labels, one_hot(before), one_hot(after))
+        assert drop.mean == pytest.approx(np.mean(before == 0) - np.mean(after == 0))
+        covered.append(drop.bound >= 0.9 * 0.05 - 0.1 * 0.02)
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_a_metric_of_all_samples_is_resampled():
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=500)
+    metric = Metric("rmse_error", True, lambda y, p: float(np.sqrt(np.mean((y - p) ** 2))))
+    good, bad = labels + rng.normal(size=500) * 0.1, labels + rng.normal(size=500) * 0.2
+    drop = paired_drop(metric, labels, good, bad)
+    assert drop.mean == pytest.approx(0.1, abs=0.02)
+    assert drop.mean < drop.bound < drop.mean + 0.02
+    assert not drop.holds(0.05)
+    assert drop.holds(0.15)
+
+
+def test_few_samples_are_decided_by_the_mean():
+    metric = Metric("accuracy", False, accuracy)
+    labels = np.zeros(50, int)
+    before, after = np.zeros(50, int), np.r_[1, np.zeros(49, int)]
+    drop = paired_drop(metric, labels, one_hot(before), one_hot(after))
+    assert drop.mean == pytest.approx(0.02)
+    assert not drop.is_sure(0.02)
+    assert drop.holds(0.02)
+    # A bound that is narrow enough decides.
+    assert drop.is_sure(0.04)
+    assert not drop.holds(0.04)

@@ -1,0 +1,215 @@
+"""Recipes: round trips, messages that name key and line, and what following one gives."""
+
+import importlib.util
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.analysis.recipes.lines import parse_json
+
+STAGES = [
+    {"shrink": {"channels": {"first": 0.5}}},
+    {"prune": {"sparsity": {"second": 0.5}}},
+    {"quantize": {"default": "int8", "layers": {"second": "int4", "logits": None}}},
+    {"distill": {"temperature": 2.0}},
+    {"train": {"epochs": 1, "learning_rate": 0.001, "batch_size": 32, "seed": 1}},
+]
+WHOLE = tfc.Recipe(
+    STAGES,
+    name="small",
+    data="digits",
+    metric="accuracy",
+    max_drop=0.01,
+    budgets=[tfc.Bytes(4000, gzip=True), tfc.Macs(0.5)],
+)
+
+
+def test_budgets_keep_all_that_they_are_made_of(tmp_path):
+    budgets = [
+        tfc.Latency(1.5, table={"CONV_2D": 2.0, "ADD": 0.0}),
+        tfc.Latency(2.0),
+        tfc.Instructions(0.5, "cortex-a53"),
+        tfc.PeakMemory(64_000),
+        tfc.Parameters(0.5),
+    ]
+    recipe = tfc.Recipe([{"quantize": {}}], budgets=budgets)
+    recipe.save(tmp_path / "recipe.json")
+    assert tfc.Recipe.load(tmp_path / "recipe.json").budgets == tuple(budgets)
+    values = recipe.to_dict()
+    values["budgets"][0]["Latency"]["table"]["ADD"] = "free"
+    with pytest.raises(tfc.RecipeError, match="for the operator 'ADD'"):
+        tfc.Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("ending", [".json", ".yaml"])
+def test_a_recipe_is_the_same_after_a_file(tmp_path, ending):
+    path = tmp_path / f"recipe{ending}"
+    if ending == ".yaml" and importlib.util.find_spec("yaml") is None:
+        with pytest.raises(ValueError, match="PyYAML"):
+            WHOLE.save(path)
+        path.write_text("stages: []")
+        with pytest.raises(ValueError, match="PyYAML"):
+            tfc.Recipe.load(path)
+        return
+    WHOLE.save(path)
+    assert tfc.Recipe.load(path) == WHOLE == tfc.Recipe.from_dict(WHOLE.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["stages"][2]["quantize"].update(bits=4), r"line \d+: Unknown key 'bits'"),
+        (lambda r: r.update(max_dropp=1), r"Unknown key 'max_dropp': did you mean 'max_drop'\?"),
+        (lambda r: r["stages"][4]["train"].update(epochs=-1), "Expected 'epochs' to be a whole"),
+        (lambda r: r["stages"][2]["quantize"]["layers"].update(second="int7"), "'second': null"),
+        (lambda r: r["stages"].insert(0, {"quantise": {}}), "did you mean 'quantize'"),
+        (lambda r: r["stages"].reverse(), "before 'quantize'|in the order"),
+        (lambda r: r["budgets"][0]["Bytes"].update(limit=0), "Expected 'limit' to be a number"),
+        (lambda r: r.pop("stages"), "Expected the key 'stages'"),
+        (lambda r: r["stages"][4]["train"].update(optimizer="Adamm"), "did you mean 'Adam'"),
+        (
+            lambda r: r["stages"][4]["train"].update(optimizer={"SGD": {"momentun": 1}}),
+            r"settings among .*momentum.*not 'momentun'",
+        ),
+        (
+            lambda r: r["stages"][4]["train"].update(callbacks=[{"EarlyStop": {}}]),
+            "did you mean 'EarlyStopping'",
+        ),
+        (
+            lambda r: r["stages"][4]["train"].update(learning_rate_schedule="step"),
+            "one of cosine, constant",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, change, message):
+    values = WHOLE.to_dict()
+    change(values)
+    text = json.dumps(values, indent=1)
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(tfc.RecipeError, match=message) as error:
+        tfc.Recipe.load(path)
+    if "line" in str(error.value):
+        number = int(str(error.value).partition("line ")[2].partition(":")[0])
+        line = text.splitlines()[number - 1]
+        # The line holds the key that the message is about.
+        key = line.strip().partition(":")[0].strip('"')
+        assert repr(key) in str(error.value)
+
+
+def test_lines_of_json():
+    text = '{\n "a": [\n  {"b": 1},\n\n  {"c": "x: \\"y\\""}\n ],\n "d": {"e": [1, 2]}\n}'
+    values, lines = parse_json(text)
+    assert values == json.loads(text)
+    assert lines["a",] == 2
+    assert lines["a", 0, "b"] == 3
+    assert lines["a", 1, "c"] == 5
+    assert lines["d", "e"] == 7
+
+
+def test_following_a_recipe(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 12)).astype("float32")
+    y = (x @ rng.normal(size=(12, 3))).argmax(-1)
+    inputs = keras.Input((12,), name="features")
+    h = layers.Dense(32, activation="relu", name="first")(inputs)
+    h = layers.Dense(32, activation="relu", name="second")(h)
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x, y, epochs=8, verbose=0)
+    before = [w.copy() for w in model.get_weights()]
+    small = WHOLE.run(model, (x, y), verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    report = tfc.export_tflite(small, tmp_path / "model.tflite", verify_data=x[:64])
+    found = {layer.name: layer for layer in report.layers}
+    assert found["first"].num_weights == 12 * 16
+    assert found["second"].num_bits == 4
+    assert found["second"].pruned == 16 * 32 // 2
+    assert found["logits"].num_bits == 32
+    runner = tfc.Runner(tmp_path / "model.tflite")
+    assert np.mean(next(iter(runner.predict(x).values())).argmax(-1) == y) > 0.8
+    # The report holds the recipe, also of a model that was saved in between.
+    assert tfc.Recipe.from_dict(report.recipe) == WHOLE
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    assert tfc.Recipe.from_dict(loaded.recipe) == WHOLE
+    assert json.loads(json.dumps(report.to_dict()["recipe"])) == WHOLE.to_dict()
+    # The same recipe gives the same model.
+    again = WHOLE.run(model, (x, y), verbose=0)
+    np.testing.assert_allclose(again.predict(x, verbose=0), small.predict(x, verbose=0), atol=1e-4)
+    wrong = tfc.Recipe([{"shrink": {"channels": {"third": 0.5}}}])
+    with pytest.raises(ValueError, match="there are"):
+        wrong.run(model, (x, y), verbose=0)
+
+
+def test_optimizer_and_callbacks_are_taken_by_name():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(96, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    train = {
+        "epochs": 3,
+        "learning_rate": 0.05,
+        "learning_rate_schedule": "constant",
+        "optimizer": {"SGD": {"momentum": 0.9, "clipnorm": 1.0}},
+        "callbacks": [
+            "TerminateOnNaN",
+            # After the first epoch no loss is better by so much.
+            {"EarlyStopping": {"monitor": "loss", "min_delta": 1e6, "patience": 1}},
+            {"QuantizationSchedule": {"start_step": 0, "freeze_ranges_step": 2}},
+        ],
+    }
+    recipe = tfc.Recipe([{"quantize": {}}, {"train": train}], calibration_samples=32)
+    assert tfc.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    made = recipe.run(model, (x, rng.integers(0, 2, 96)), verbose=0)
+    assert isinstance(made.optimizer, keras.optimizers.SGD)
+    assert made.optimizer.momentum == 0.9
+    assert float(made.optimizer.learning_rate) == pytest.approx(0.05)
+    assert len(made.history.history["loss"]) == 2
+    y = rng.integers(0, 2, 96)
+    schedule = {"class_name": "ConstantSparsity", "config": {"target_sparsity": 0.5}}
+    pruning = {"epochs": 1, "callbacks": [{"Pruning": {"schedule": schedule}}]}
+    made = tfc.Recipe([{"quantize": {}}, {"train": pruning}]).run(model, (x, y), verbose=0)
+    assert np.mean(made.layers[2].kernel.numpy() == 0) == 0.5
+    for callback, message in (
+        ({"GuidedBits": {"max_drop": -1}}, "max_drop"),
+        ({"Pruning": {"schedule": {"class_name": "Popen", "config": {}}}}, "Received: 'Popen'"),
+    ):
+        wrong = tfc.Recipe([{"train": {"callbacks": [callback]}}])
+        with pytest.raises(ValueError, match=message):
+            wrong.run(model, (x, y), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"stages": [], "max_drop": 1e999}', "Expected 'max_drop' to be a number"),
+        ('{"stages": [{"quantize": {"default": []}}]}', "Expected 'default' to be null"),
+    ],
+)
+def test_a_hostile_recipe_is_refused(tmp_path, text, message):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        tfc.Recipe.load(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_yaml_without_aliases_by_which_few_lines_become_billions(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "recipe.yaml"
+    names = "abcdefghij"
+    pairs = itertools.pairwise(names)
+    lines = ["a: &a [x, x]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairs)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="aliases"):
+        tfc.Recipe.load(path)

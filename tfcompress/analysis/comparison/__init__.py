@@ -1,0 +1,1 @@
+"""What compression lost: comparisons, errors by layer, explanations, and their pages."""

@@ -1,0 +1,1 @@
+"""What a file costs, and the budgets that limit it."""

@@ -1,0 +1,1 @@
+"""What is measured of models and files: outputs, metrics, and how sure they are."""

@@ -1,0 +1,76 @@
+"""How much worse a compressed model is, and how sure that is: paired differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from tfcompress.analysis.measuring.metrics import Metric
+
+# Resamples of a metric that is no mean over samples.
+_RESAMPLES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """The drop of a metric from a reference, on the same samples.
+
+    Attributes:
+        mean: The drop, in units of the metric; negative where the model is better.
+        bound: Upper end of its one-sided confidence interval.
+        samples: How many samples.
+        confidence: Of the bound, in (0, 1).
+    """
+
+    mean: float
+    bound: float
+    samples: int
+    confidence: float
+
+    def is_sure(self, max_drop: float) -> bool:
+        """Whether the bound is narrow enough to decide by it: half an interval below `max_drop`."""
+        return self.bound - self.mean < max_drop
+
+    def holds(self, max_drop: float) -> bool:
+        """Whether the drop is at most `max_drop`: by the bound, or by the mean where it is wide."""
+        return (self.bound if self.is_sure(max_drop) else self.mean) <= max_drop
+
+
+def paired_drop(
+    metric: Metric, labels: Any, reference: Any, outputs: Any, confidence: float = 0.95
+) -> Drop:
+    """The drop from the reference's outputs to others on the same samples.
+
+    Samples are paired: what both get right or wrong adds no variance. For a metric that is a mean
+    over samples the bound is mean(d) + z · std(d) / √n, d the differences per sample; for another
+    one the quantile of bootstrap resamples of the samples (Efron 1979).
+
+    Args:
+        metric: The metric.
+        labels: Labels.
+        reference: Outputs of the reference, arrays `(n, …)`.
+        outputs: Outputs of the model in question.
+        confidence: Of the bound, in (0, 1).
+    """
+    before, after = metric.per_sample(labels, reference), metric.per_sample(labels, outputs)
+    count = len(tree.flatten(outputs)[0])
+    if before is not None and after is not None:
+        differences = (before - after) * (-1 if metric.minimized else 1)
+        mean, z = float(differences.mean()), statistics.NormalDist().inv_cdf(confidence)
+        deviation = float(differences.std(ddof=1)) if count > 1 else float("inf")
+        return Drop(mean, float(mean + z * deviation / np.sqrt(count)), count, confidence)
+    mean = metric.drop(metric.value(labels, reference), metric.value(labels, outputs))
+    rng = np.random.default_rng(0)
+    drops = []
+    for _ in range(_RESAMPLES):
+        rows = rng.integers(0, count, count)
+        y, a, b = (
+            tree.map_structure(lambda array, r=rows: np.asarray(array)[r], part)
+            for part in (labels, reference, outputs)
+        )
+        drops.append(metric.drop(metric.value(y, a), metric.value(y, b)))
+    return Drop(mean, float(np.quantile(drops, confidence)), count, confidence)

@@ -1,0 +1,92 @@
+"""A candidate as a file: exported, measured, run on samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.analysis.measuring.samples import Samples
+from tfcompress.export.report import ExportReport
+from tfcompress.export.runtime.runner import Runner
+from tfcompress.export.steps.prepare import output_names
+from tfcompress.export.tflite import export_tflite
+from tfcompress.model.graph import Graph
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredFile:
+    """A file and what it computes.
+
+    Attributes:
+        report: Of the export.
+        outputs: Its outputs on the samples: an array, or a list of arrays.
+    """
+
+    report: ExportReport
+    outputs: Any
+
+
+def export_and_run(
+    model: keras.Model, samples: Samples, path: str | os.PathLike | None = None
+) -> MeasuredFile:
+    """Exports a quantized model and runs the file on samples.
+
+    Args:
+        model: The model; layers that its configuration leaves in float stay in float.
+        samples: What it is run on.
+        path: Where the file goes; nowhere by default.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder) / "model.tflite" if path is None else pathlib.Path(path)
+        with warnings.catch_warnings():
+            # What an export says of agreement is in the report.
+            warnings.simplefilter("ignore", UserWarning)
+            report = export_tflite(
+                model, target, verify_samples=32, allow_float=not _is_quantized(model)
+            )
+        return MeasuredFile(report, run_file(target, model, samples))
+
+
+def _is_quantized(model: keras.Model) -> bool:
+    """Whether anything is: with every layer left in float there is nothing to refuse."""
+    return any(isinstance(layer, FakeQuantize) for layer in model.layers)
+
+
+def run_file(path: str | os.PathLike, model: keras.Model, samples: Samples) -> Any:
+    """The outputs of a file on samples, in the order of the outputs of the model that it is of.
+
+    Raises:
+        ValueError: The file has other outputs than the model.
+    """
+    runner = Runner(path)
+    arrays = tree.flatten(samples.inputs)
+    names = [value.spec.name for value in Graph.from_model(model).flat_inputs]
+    by_name = set(names) == set(runner.input_names)
+    found = runner.predict(dict(zip(names, arrays, strict=True)) if by_name else arrays)
+    wanted = output_names(model)
+    if not set(wanted) <= set(found):
+        raise ValueError(
+            f"Expected a file with the outputs of {model.name!r}: {', '.join(wanted)}. Received: "
+            f"{os.fspath(path)!r} with {', '.join(found)}. Give the model that it was exported of."
+        )
+    outputs = [found[name] for name in wanted]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def predict(model: keras.Model, samples: Samples, batch_size: int = 128) -> Any:
+    """The flat outputs of a Keras model: an array, or a list of arrays."""
+    parts = []
+    for start in range(0, len(samples), batch_size):
+        batch = tree.map_structure(lambda a, s=start: a[s : s + batch_size], samples.inputs)
+        parts.append([np.asarray(o) for o in tree.flatten(model.predict_on_batch(batch))])
+    outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return outputs[0] if len(outputs) == 1 else outputs

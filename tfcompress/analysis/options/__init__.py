@@ -1,0 +1,1 @@
+"""What may be done to a layer, and the model that a choice of it gives."""

@@ -1,0 +1,1 @@
+"""Recipes: stages of compression as a file that can be run again."""

@@ -1,0 +1,159 @@
+"""Runs the stages of a recipe."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+from tfcompress.analysis.measuring.files import predict
+from tfcompress.analysis.measuring.measures import output_kinds
+from tfcompress.analysis.measuring.samples import Samples, read_samples
+from tfcompress.analysis.options.assignment import layers_by_path, pruned
+from tfcompress.analysis.options.widths import Widths
+from tfcompress.analysis.recipes.finetune import finetune
+from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_optimizer
+from tfcompress.factorization import factorize
+from tfcompress.model.flat import flat_copy
+from tfcompress.model.kernels import layer_kernels
+from tfcompress.model.subclassed import functional_for
+from tfcompress.pruning.callbacks import Pruning
+from tfcompress.pruning.regularization.callback import Regularization
+from tfcompress.pruning.structure import shrink
+from tfcompress.quantization.config import QuantizationConfig
+from tfcompress.quantization.quantize import quantize
+from tfcompress.sharing import cluster
+
+
+def run_stages(
+    stages: Sequence[Mapping[str, Mapping[str, Any]]],
+    model: keras.Model,
+    train: Any,
+    calibration_samples: int,
+    verbose: int,
+) -> keras.Model:
+    """Follows the stages of a recipe; see `Recipe`.
+
+    Args:
+        stages: The stages, which were checked.
+        model: A built float model.
+        train: Training data.
+        calibration_samples: How many of the first samples give the ranges.
+        verbose: As for `fit`.
+    """
+    teacher = functional_for(model, train)
+    held = read_samples(train, teacher, calibration_samples)
+    work = _Run(flat_copy(teacher), teacher, train, held, verbose)
+    _try_training([stage["train"] for stage in stages if "train" in stage])
+    for stage in stages:
+        ((kind, settings),) = stage.items()
+        getattr(work, f"_{kind}")(**settings)
+    return work.model
+
+
+def _try_training(settings: Sequence[Mapping[str, Any]]) -> None:
+    """Makes every optimizer and callback once, so that a wrong setting is an error at once."""
+    for train in settings:
+        make_optimizer(train.get("optimizer", "Adam"), 1e-3)
+        for callback in train.get("callbacks", ()):
+            make_callback(callback)
+
+
+class _Run:
+    """The model between two stages, and what the next training takes with it."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        teacher: keras.Model,
+        train: Any,
+        held: Samples,
+        verbose: int,
+    ):
+        self.model, self.teacher, self.train = model, teacher, train
+        self.held, self.verbose = held, verbose
+        reference = tree.flatten(predict(teacher, held))
+        self.kinds = output_kinds(teacher, reference)
+        self.callbacks: list[keras.callbacks.Callback] = []
+        self.distillation: dict[str, Any] | None = None
+
+    def _shrink(
+        self, channels: Mapping[str, float] | None = None, target_macs: float | None = None
+    ) -> None:
+        if channels is None:
+            self.model = shrink(self.model, target_macs=target_macs)
+            return
+        widths = Widths(self.model)
+        unknown = sorted(set(channels) - set(widths.names))
+        if unknown:
+            raise ValueError(
+                f"Expected groups of channels of the model. Received: {unknown}; there are "
+                f"{widths.names}."
+            )
+        self.model = widths.build(channels)
+
+    def _factorize(self, **settings: Any) -> None:
+        self.model = factorize(self.model, **settings)
+
+    def _prune(
+        self,
+        sparsity: float | Mapping[str, float],
+        begin_step: int = 0,
+        end_step: int | None = None,
+        schedule: str = "polynomial",
+    ) -> None:
+        layers = layers_by_path(self.model)
+        shares = sparsity
+        if not isinstance(sparsity, Mapping):
+            shares = {n: sparsity for n, layer in layers.items() if layer_kernels(layer)}
+        assert isinstance(shares, Mapping)
+        unknown = sorted(set(shares) - set(layers))
+        if unknown:
+            raise ValueError(f"Expected layers of the model to prune. Received: {unknown}.")
+        if end_step is not None:
+            for share in sorted(set(shares.values())):
+                names = [name for name in shares if shares[name] == share]
+                ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step)
+                self.callbacks.append(Pruning(ramp, layers=names))
+            return
+        self.model = pruned(self.model, shares)
+
+    def _regularize(self, l1: float = 0.0, l2: float = 0.0) -> None:
+        self.callbacks.append(Regularization(l1=l1, l2=l2))
+
+    def _cluster(self, **settings: Any) -> None:
+        self.model = cluster(self.model, **settings)
+
+    def _quantize(
+        self, default: str | None = "int8", layers: Mapping[str, str | None] | None = None
+    ) -> None:
+        config = QuantizationConfig(default, by_name=layers or {})
+        self.model = quantize(self.model, config, calibration_data=self.held.inputs)
+
+    def _distill(self, **settings: float) -> None:
+        self.distillation = dict(settings)
+
+    def _train(
+        self,
+        epochs: int = 1,
+        optimizer: Any = "Adam",
+        callbacks: Sequence[Any] = (),
+        **settings: Any,
+    ) -> None:
+        finetune(
+            self.model,
+            self.teacher,
+            self.train,
+            kinds=self.kinds,
+            epochs=epochs,
+            distill=self.distillation is not None,
+            distillation=self.distillation,
+            optimizer=functools.partial(make_optimizer, optimizer),
+            callbacks=[*self.callbacks, *map(make_callback, callbacks)],
+            verbose=self.verbose,
+            **settings,
+        )
+        self.callbacks, self.distillation = [], None

@@ -1,0 +1,195 @@
+"""What candidates cost and lose, predicted before any is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Sequence
+
+import keras
+from keras import tree
+
+from tfcompress.analysis.costs.budgets import Budget, Bytes, Costs
+from tfcompress.analysis.costs.costs import LayerBytes, file_costs, stored_bits
+from tfcompress.analysis.measuring.samples import Samples
+from tfcompress.analysis.options.assignment import Assignment
+from tfcompress.analysis.options.structured import Structured
+from tfcompress.analysis.options.widths import Widths
+from tfcompress.analysis.search.front import Losses, Point, assignments_at, structures
+from tfcompress.analysis.search.result import Candidate
+from tfcompress.analysis.search.state import State
+from tfcompress.analysis.sensitivity.table import Sensitivity
+from tfcompress.export.report import ExportReport
+from tfcompress.export.tflite import export_tflite
+from tfcompress.model.progress import Progress, Verbosity
+from tfcompress.quantization.quantized_model import QuantizedModel
+
+# Samples that ranges are calibrated on where only the size of a file counts.
+_FEW = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file, its report and the model that it is of."""
+
+    data: bytes
+    report: ExportReport
+    model: QuantizedModel
+
+
+class Predictions:
+    """Costs and losses of candidates.
+
+    Args:
+        model: The float model, without nested models.
+        table: What each option costs alone.
+        scored: Samples that calibrate ranges.
+        budgets: What files may cost.
+        state: Where costs of files are kept.
+
+    Attributes:
+        origin: What the float model costs; of bytes, those of its int8 file.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        table: Sensitivity,
+        scored: Samples,
+        budgets: Sequence[Budget],
+        state: State,
+    ):
+        self.model, self.scored, self.state = model, scored, state
+        self.budgets = tuple(budgets)
+        self.losses = Losses(table)
+        self.layers = self.losses.layers
+        self.widths = Widths(model) if self.losses.channels else None
+        sizes = [b for b in budgets if isinstance(b, Bytes)]
+        # The front is over bytes, unless only other costs are limited.
+        self._axis: Budget = (*sizes, *budgets, Bytes(1, gzip=True))[0]
+        self._gzip = not sizes or sizes[0].gzip
+        self.origin = self._base(Assignment())
+
+    def cost(self, costs: Costs) -> float:
+        """The cost that candidates are ordered by."""
+        return self._axis.of(costs)
+
+    def fits(self, costs: Costs) -> bool:
+        """Whether all budgets are met."""
+        return all(b.of(costs) <= b.limit_for(self.origin) for b in self.budgets)
+
+    def structured(self, assignment: Assignment) -> Structured:
+        """The float model with the widths and ranks of an assignment."""
+        return assignment.structured(self.model, self.widths)
+
+    def points(self, verbose: Verbosity) -> list[Point]:
+        """Candidates of all sets of widths and ranks, and of all sizes."""
+        choices = structures(self.model, self.widths, self.losses)
+        limits = [b.limit for b in self.budgets if isinstance(b, Bytes)]
+        limits = [limit * share for limit in limits for share in (1.0, 0.98, 0.95)]
+        found: list[Point] = []
+        with Progress("structures", len(choices), verbose) as progress:
+            for structure in choices:
+                base = self._base(structure)
+                start = self.structured(structure)
+                sizes = LayerBytes(start, self._stored_bits(structure), self.layers)
+                index = 1 if self._gzip else 0
+
+                def size(costs: Costs, index: int = index) -> float:
+                    return (costs.num_bytes, costs.gzip_bytes)[index]
+
+                found += assignments_at(
+                    structure, self.losses, sizes, base, self.layers, size, index, limits
+                )
+                progress.step(f"{base.macs / self.origin.macs:.0%} of the MACs")
+        return found
+
+    def smallest_reachable(self, points: Sequence[Point]) -> str:
+        """The message of budgets that no candidate meets."""
+        parts = []
+        for budget in self.budgets:
+            least = min(budget.of(point.costs) for point in points)
+            limit = budget.limit_for(self.origin)
+            if least > limit:
+                parts.append(
+                    f"{budget.cost} of at most {limit:,.6g}, of which {least:,.6g} is the "
+                    "smallest that the options reach"
+                )
+        if not parts:
+            smallest = [f"{b.cost} {min(b.of(p.costs) for p in points):,.6g}" for b in self.budgets]
+            parts = [
+                f"all of {self.budgets} at once; one by one the options reach {', '.join(smallest)}"
+            ]
+        return (
+            f"Expected a budget that can be met. Received: {'; '.join(parts)}. Allow more, or give "
+            "more options, such as 'channels=0.25' or 'sparsity=0.9'."
+        )
+
+    def nearest_miss(self, tried: Sequence[Candidate]) -> str:
+        """The message of files that are all larger than predicted."""
+        found = "; ".join(
+            f"{b.cost} of {min((b.of(c.costs) for c in tried), default=float('nan')):,.6g} where "
+            f"{b.limit_for(self.origin):,.6g} is allowed"
+            for b in self.budgets
+        )
+        return f"Expected a file within the budget. Received: {found}. Allow a little more."
+
+    def nothing_holds(self, tried: Sequence[Candidate], max_drop: float) -> str:
+        """The message of candidates of which none holds `max_drop`."""
+        fitting = [c for c in tried if c.fits]
+        text = "no file within the budget"
+        if fitting:
+            near = min(fitting, key=lambda c: c.drop.mean)
+            text = (
+                f"a drop of {near.drop.mean:.4g} (bound {near.drop.bound:.4g}) at "
+                f"{self.cost(near.costs):,.6g} {self._axis.cost}, the nearest within the budget"
+            )
+        outside = [c for c in tried if not c.fits and c.drop.holds(max_drop)]
+        if outside:
+            small = min(outside, key=lambda c: self.cost(c.costs))
+            text += (
+                f"; {self.cost(small.costs):,.6g} {self._axis.cost} would hold it, with a drop of "
+                f"{small.drop.mean:.4g}"
+            )
+        return (
+            f"Expected a candidate that loses at most {max_drop:g}. Received: {text}. Allow a "
+            "larger drop or budget, or train longer (epochs=)."
+        )
+
+    def _base(self, structure: Assignment) -> Costs:
+        """Costs of the int8 file with these widths and ranks."""
+        key = f"base {structure.key} {self.budgets}"
+        known = self.state.get(key)
+        if known is None:
+            data = self.export(structure).data
+            found = file_costs(self.structured(structure).model, data, self.budgets)
+            known = dataclasses.asdict(found)
+            self.state.set(key, known)
+        return Costs(**known)
+
+    def _stored_bits(self, structure: Assignment) -> dict[tuple[str, int], int]:
+        """What files store codes of 4 and 2 bits in, from one file of each set of ranks."""
+        found: dict[tuple[str, int], int] = {}
+        ranks = Assignment(ranks=structure.ranks)
+        for bits in sorted({b for row in self.losses.bits.values() for b in row if b < 8}):
+            known = self.state.get(f"stored {bits} {ranks.key}")
+            if known is None:
+                layers = [n for n, row in self.losses.bits.items() if bits in row]
+                exported = self.export(dataclasses.replace(ranks, bits=dict.fromkeys(layers, bits)))
+                stored = stored_bits({bits: exported.report}, exported.model)
+                known = {name: width for (name, _), width in stored.items()}
+                self.state.set(f"stored {bits} {ranks.key}", known)
+            found |= {(name, bits): width for name, width in known.items()}
+        return found
+
+    def export(self, assignment: Assignment) -> Exported:
+        """The file of an assignment without training, which is as large as the trained one."""
+        few = tree.map_structure(lambda a: a[:_FEW], self.scored.inputs)
+        model = assignment.build(self.structured(assignment), few, bias_correction=False)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            file = pathlib.Path(folder) / "model.tflite"
+            report = export_tflite(model, file, verify_samples=0, allow_float=True)
+            return Exported(file.read_bytes(), report, model)

@@ -1,0 +1,260 @@
+"""`search`: the smallest model that loses no more than is allowed, measured as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfcompress.analysis.costs.budgets import Budget, as_budgets
+from tfcompress.analysis.measuring.metrics import MetricLike, check_labels, resolve_metric
+from tfcompress.analysis.measuring.samples import read_samples
+from tfcompress.analysis.options.assignment import Assignment
+from tfcompress.analysis.options.options import parse_options
+from tfcompress.analysis.recipes.recipe import Recipe, recipe_of
+from tfcompress.analysis.search.control import check_other_data
+from tfcompress.analysis.search.front import Point, knee, undominated
+from tfcompress.analysis.search.predicted import Predictions
+from tfcompress.analysis.search.result import Candidate, SearchResult
+from tfcompress.analysis.search.state import State
+from tfcompress.analysis.search.trials import Training, Trials
+from tfcompress.analysis.sensitivity.sensitivity import sensitivity
+from tfcompress.export.conversion.converter import shared_converter
+from tfcompress.model.flat import flat_copy
+from tfcompress.model.progress import Progress, Verbosity
+from tfcompress.model.subclassed import functional_for
+
+#: What a search chooses from by default.
+SEARCH_OPTIONS = (
+    *("int8", "int4", "int2", "sparsity=0.5", "sparsity=0.7"),
+    *("channels=0.875", "channels=0.75", "channels=0.625", "channels=0.5"),
+)
+
+
+def search(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    budget: Budget | Sequence[Budget] | None = None,
+    max_drop: float | None = None,
+    metric: MetricLike = None,
+    epochs: int = 4,
+    options: Sequence[str] = SEARCH_OPTIONS,
+    trials: int = 4,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    distill: bool = True,
+    samples: int = 256,
+    confidence: float = 0.95,
+    seed: int = 0,
+    path: str | os.PathLike | None = None,
+    verbose: Verbosity = "auto",
+) -> SearchResult:
+    """Finds bits, zeros, channels and ranks of every layer under a budget, and trains the result.
+
+    1. `sensitivity` measures every option of every layer on the first samples of `train`.
+    2. Sets of widths and ranks are chosen by an exact knapsack for falling numbers of
+       multiply-accumulates, and each is exported in int8: its costs are those of that file.
+       Bytes of fewer bits and of zeros are counted from the codes of each kernel, as the file
+       stores them.
+    3. For each of them an exact multiple-choice knapsack gives the bits and sparsities of least
+       loss at every size: the front, without training.
+    4. Candidates of the front are built (channels, low rank, zeros, bits), trained in one `fit`
+       with the float model as teacher, exported, and their files run on `validation`.
+
+    With `max_drop` the smallest candidate that holds it is sought by bisection of the front: where
+    one fails, the next larger is tried, until `trials` are used. Without it the candidates of least
+    predicted loss within the budget are trained, and the best one is taken; without a budget
+    either, the one at the knee of the front.
+
+    Args:
+        model: A built float model; it is left untouched.
+        train: `(x, y)` as arrays, or batches as for `fit`. Its first samples calibrate ranges.
+        validation: Likewise, other samples: the drop is measured on them.
+        budget: `Bytes`, `Macs`, `Parameters`, `Latency`, `Instructions`, `PeakMemory`, or several.
+            Files above one of them are never chosen.
+        max_drop: How much the metric may fall below that of the float model, in its units: 0.01 is
+            a point of accuracy. The confidence bound of the paired drop has to hold it, or the
+            mean, where the samples are too few for a bound as narrow as that (the notes say so).
+        metric: By default the first compiled metric, else accuracy; see `sensitivity`.
+        epochs: Of each candidate's training.
+        options: What to choose from, beside int8; see `sensitivity`.
+        trials: Most candidates that are trained.
+        learning_rate: Of Adam, at the beginning; it falls to 0 by half a cosine.
+        batch_size: Of arrays.
+        distill: Whether the float model teaches (for class scores).
+        samples: Samples for sensitivities and for calibration.
+        confidence: Of the bound, in (0.5, 1).
+        seed: Of training.
+        path: A folder that keeps every step; a search that was interrupted and is called again
+            with the same arguments continues there. It holds each candidate's `.tflite` and
+            `.keras`.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
+
+    Returns:
+        The trained winner, the front and all measured candidates. Print it.
+
+    Raises:
+        TypeError: Not a Keras model, no budget, or data that cannot be read.
+        ValueError: A budget that cannot be met (with the smallest that can), no candidate that
+            holds `max_drop` (with the nearest), an argument out of range, `validation` that is
+            `train` or has no labels, a model without a layer that the options apply to, or a
+            folder of another search.
+    """
+    budgets = as_budgets(budget)  # type: ignore[arg-type]
+    _check_numbers(max_drop, epochs, trials, confidence, samples)
+    check_other_data(validation, train, "train")
+    chosen = parse_options(("int8", *options))
+    model = functional_for(model, train)
+    held = read_samples(validation, model)
+    found = resolve_metric(metric, model)
+    check_labels(held.labels, found)
+    scored = read_samples(train, model, samples)
+    training = Training(train, epochs, learning_rate, batch_size, distill, seed)
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+    }
+    settings |= {"distill": distill, "samples": samples, "seed": seed, "metric": found.name}
+    state = State(path, {"model": model, "train": scored, "validation": held}, settings)
+    flat = flat_copy(model)
+    with shared_converter():
+        table = sensitivity(
+            flat,
+            (scored.inputs, scored.labels) if scored.labels is not None else scored.inputs,
+            options=[str(option) for option in chosen],
+            samples=samples,
+            path=state.file("sensitivity.json"),
+            verbose=verbose,
+        )
+        predictions = Predictions(flat, table, scored, budgets, state)
+        points = predictions.points(verbose)
+        front = undominated(points, predictions.cost)
+        inside = [p for p in points if predictions.fits(p.costs)]
+        if not inside:
+            raise ValueError(predictions.smallest_reachable(points))
+        recipe = _recipes(predictions, training, found.name, max_drop, samples)
+        work = Trials(
+            flat, model, held, scored, found, confidence, training, predictions, recipe, state
+        )
+        with Progress("search", trials, verbose) as progress:
+            work.advance = progress.step
+            ladder = undominated(inside, predictions.cost)
+            if max_drop is not None:
+                best = _smallest_that_holds(work, ladder, max_drop, trials)
+            elif budgets:
+                best = _best_metric(work, inside, trials)
+            else:
+                best = work.measure(ladder[knee(ladder, predictions.cost)])
+        result_model = work.model_of(best)
+    measured = sorted(work.measured, key=lambda c: predictions.cost(c.point.costs))
+    return SearchResult(
+        result_model,
+        best,
+        tuple(measured),
+        tuple(front),
+        table,
+        found.value(held.labels, work.reference),
+        found.name,
+        max_drop,
+        recipe(best.point.assignment),
+        predictions.origin,
+        tuple(_notes(best, max_drop)),
+    )
+
+
+def _recipes(
+    predictions: Predictions,
+    training: Training,
+    metric: str,
+    max_drop: float | None,
+    samples: int,
+) -> Callable[[Assignment], Recipe]:
+    """Assignment → the recipe that gives it again."""
+    names = ("epochs", "learning_rate", "batch_size", "seed")
+
+    def recipe(assignment: Assignment) -> Recipe:
+        return recipe_of(
+            assignment,
+            predictions.structured(assignment),
+            {name: getattr(training, name) for name in names},
+            training.distill,
+            metric=metric,
+            max_drop=max_drop,
+            budgets=predictions.budgets,
+            calibration_samples=samples,
+        )
+
+    return recipe
+
+
+def _best_metric(work: Trials, points: Sequence[Point], trials: int) -> Candidate:
+    """The best of the candidates of least predicted loss whose files are within the budget."""
+    fitting: list[Candidate] = []
+    tried: list[Candidate] = []
+    for point in sorted(points, key=lambda p: p.loss):
+        if len(fitting) >= min(2, trials) or len(tried) >= trials:
+            break
+        if not work.fits_untrained(point):
+            continue
+        candidate = work.measure(point)
+        tried.append(candidate)
+        if candidate.fits:
+            fitting.append(candidate)
+    if not fitting:
+        raise ValueError(work.predictions.nearest_miss(tried))
+    return min(fitting, key=lambda c: c.drop.mean)
+
+
+def _smallest_that_holds(
+    work: Trials, ladder: Sequence[Point], max_drop: float, trials: int
+) -> Candidate:
+    """The cheapest candidate of a ladder, cheapest first, that holds `max_drop`."""
+    low, high = -1, len(ladder)
+    best: Candidate | None = None
+    tried: list[Candidate] = []
+    while high - low > 1 and len(tried) < trials:
+        # The last trial must not leave nothing that holds: it goes to the largest.
+        is_last = best is None and len(tried) == trials - 1
+        index = high - 1 if is_last else (low + high) // 2
+        candidate = work.measure(ladder[index])
+        tried.append(candidate)
+        if candidate.fits and candidate.drop.holds(max_drop):
+            best, high = candidate, index
+        elif candidate.fits:
+            low = index
+        else:
+            high = index
+    if best is None:
+        raise ValueError(work.predictions.nothing_holds(tried, max_drop))
+    return best
+
+
+def _notes(best: Candidate, max_drop: float | None) -> list[str]:
+    if max_drop is None or best.drop.is_sure(max_drop):
+        return []
+    width = best.drop.bound - best.drop.mean
+    return [
+        f"{best.drop.samples} validation samples give the drop to ± {width:.2g} at "
+        f"{best.drop.confidence:.0%}, which is wider than max_drop={max_drop:g}: it was decided by "
+        "the mean. More samples make it sure."
+    ]
+
+
+def _check_numbers(
+    max_drop: float | None, epochs: int, trials: int, confidence: float, samples: int
+) -> None:
+    if max_drop is not None and not max_drop >= 0:
+        raise ValueError(f"`max_drop` must be >= 0, or None. Received: {max_drop}")
+    if epochs < 0:
+        raise ValueError(f"`epochs` must be 0 or more. Received: {epochs}")
+    if trials < 1:
+        raise ValueError(f"`trials` must be 1 or more. Received: {trials}")
+    if samples < 1:
+        raise ValueError(f"`samples` must be 1 or more. Received: {samples}")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0.5, 1). Received: {confidence}")

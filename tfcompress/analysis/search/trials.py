@@ -1,0 +1,183 @@
+"""Candidates that are built, trained, exported and measured, each one once."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfcompress.analysis.costs.budgets import Costs
+from tfcompress.analysis.costs.costs import file_costs
+from tfcompress.analysis.measuring.confidence import Drop, paired_drop
+from tfcompress.analysis.measuring.files import export_and_run, predict
+from tfcompress.analysis.measuring.measures import divergence, output_kinds
+from tfcompress.analysis.measuring.metrics import Metric
+from tfcompress.analysis.measuring.samples import Samples
+from tfcompress.analysis.options.assignment import Assignment
+from tfcompress.analysis.recipes.finetune import finetune
+from tfcompress.analysis.recipes.recipe import Recipe
+from tfcompress.analysis.search.front import Point
+from tfcompress.analysis.search.predicted import Predictions
+from tfcompress.analysis.search.result import Candidate
+from tfcompress.analysis.search.state import State
+from tfcompress.quantization.quantized_model import QuantizedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How candidates are trained; see `search`.
+
+    Attributes:
+        data: Training data.
+        epochs: Passes over it.
+        learning_rate: At the beginning.
+        batch_size: Of arrays.
+        distill: Whether the float model teaches.
+        seed: Of the order of samples.
+    """
+
+    data: Any
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    distill: bool
+    seed: int
+
+
+class Trials:
+    """The candidates of one search that were measured.
+
+    Args:
+        model: The float model, without nested models.
+        teacher: The model that the user gave.
+        held: Validation samples.
+        scored: Samples that calibrate ranges.
+        metric: What is held.
+        confidence: Of the bound of a drop.
+        training: How candidates are trained.
+        predictions: Costs and budgets.
+        recipe: Assignment → the recipe that gives it again.
+        state: Where rows and models are kept.
+
+    Attributes:
+        measured: The candidates, in the order of the trials.
+        reference: Outputs of the float model on the validation samples.
+        advance: Called with what was measured.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        teacher: keras.Model,
+        held: Samples,
+        scored: Samples,
+        metric: Metric,
+        confidence: float,
+        training: Training,
+        predictions: Predictions,
+        recipe: Callable[[Assignment], Recipe],
+        state: State,
+    ):
+        self.recipe = recipe
+        self.model, self.teacher, self.held, self.scored = model, teacher, held, scored
+        self.metric, self.confidence, self.training = metric, confidence, training
+        self.predictions, self.state = predictions, state
+        self.reference = predict(teacher, held)
+        self._scored_reference = _list(predict(teacher, scored))
+        self.kinds = output_kinds(teacher, self._scored_reference)
+        self.measured: list[Candidate] = []
+        self.advance: Callable[[str], None] = lambda what: None
+        self._models: dict[str, QuantizedModel] = {}
+
+    def measure(self, point: Point) -> Candidate:
+        """Trains and measures a candidate, or takes what is known of it."""
+        key = point.assignment.key
+        done = [c for c in self.measured if c.point.assignment.key == key]
+        if done:
+            return done[0]
+        row = self.state.get(key)
+        if row is None:
+            row = self._measure(point)
+            self.state.set(key, row)
+        costs = Costs(**row["costs"])
+        candidate = Candidate(
+            point,
+            costs,
+            row["metric"],
+            Drop(**row["drop"]),
+            row["divergence"],
+            row["seconds"],
+            self.predictions.fits(costs),
+        )
+        self.measured.append(candidate)
+        self.advance(
+            f"{int(costs.gzip_bytes):,} bytes gzip, {self.metric.name} {candidate.metric:.4f}"
+        )
+        return candidate
+
+    def fits_untrained(self, point: Point) -> bool:
+        """Whether the file is within the budget before training, which changes few bytes."""
+        if self.state.get(point.assignment.key) is not None:
+            return True
+        key = f"untrained {point.assignment.key} {self.predictions.budgets}"
+        known = self.state.get(key)
+        if known is None:
+            data = self.predictions.export(point.assignment).data
+            start = self.predictions.structured(point.assignment)
+            known = dataclasses.asdict(file_costs(start.model, data, self.predictions.budgets))
+            self.state.set(key, known)
+        return self.predictions.fits(Costs(**known))
+
+    def model_of(self, candidate: Candidate) -> QuantizedModel:
+        """The trained model of a candidate."""
+        key = candidate.point.assignment.key
+        if key not in self._models:
+            file = self.state.file(f"{key}.keras")
+            assert file is not None
+            self._models[key] = keras.models.load_model(file)
+        return self._models[key]
+
+    def _measure(self, point: Point) -> dict[str, Any]:
+        key = point.assignment.key
+        start = self.predictions.structured(point.assignment)
+        model = point.assignment.build(start, self.scored.inputs)
+        untrained = _list(predict(model, self.scored))
+        parts = zip(self.kinds, self._scored_reference, untrained, strict=True)
+        joint = float(sum(divergence(*part).mean() for part in parts))
+        begun = time.monotonic()
+        settings = dataclasses.asdict(dataclasses.replace(self.training, data=None))
+        settings.pop("data")
+        finetune(model, self.teacher, self.training.data, kinds=self.kinds, **settings)
+        seconds = time.monotonic() - begun
+        with tempfile.TemporaryDirectory() as folder:
+            kept = self.state.file(f"{key}.tflite")
+            file = pathlib.Path(folder) / "model.tflite" if kept is None else kept
+            outputs = export_and_run(model, self.held, file).outputs
+            costs = file_costs(start.model, file.read_bytes(), self.predictions.budgets)
+        model.recipe = self.recipe(point.assignment).to_dict()
+        stored = self.state.file(f"{key}.keras")
+        if stored is not None:
+            model.save(stored)
+        self._models[key] = model
+        drop = paired_drop(self.metric, self.held.labels, self.reference, outputs, self.confidence)
+        return {
+            "assignment": point.assignment.to_dict(),
+            "costs": dataclasses.asdict(costs),
+            "metric": self.metric.value(self.held.labels, outputs),
+            "drop": {
+                k: float(v) if k != "samples" else v for k, v in dataclasses.asdict(drop).items()
+            },
+            "divergence": joint,
+            "seconds": seconds,
+        }
+
+
+def _list(outputs: Any) -> list[np.ndarray]:
+    return [np.asarray(o) for o in tree.flatten(outputs)]

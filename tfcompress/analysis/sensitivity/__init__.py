@@ -1,0 +1,1 @@
+"""What each option costs each layer."""

@@ -1,0 +1,202 @@
+"""`sensitivity`: what every option of every layer costs, measured one at a time."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.analysis.measuring.measures import NAMES, divergence, output_kinds
+from tfcompress.analysis.measuring.metrics import MetricLike, check_labels, resolve_metric
+from tfcompress.analysis.measuring.samples import Samples, read_samples
+from tfcompress.analysis.options.changes import Candidate, Changes, round_activation
+from tfcompress.analysis.options.options import DEFAULT_OPTIONS, Option, parse_options
+from tfcompress.analysis.sensitivity.prefix import Prefix, rounding_inputs
+from tfcompress.analysis.sensitivity.prescreen import fisher_estimates
+from tfcompress.analysis.sensitivity.table import Row, Sensitivity, read_table
+from tfcompress.distillation.checksum import checksum_of_teacher
+from tfcompress.model.graph import check_functional
+from tfcompress.model.progress import Progress, Verbosity
+from tfcompress.model.subclassed import functional_for
+
+
+def sensitivity(
+    model: keras.Model,
+    data: Any,
+    *,
+    options: Sequence[str] = DEFAULT_OPTIONS,
+    metric: MetricLike = None,
+    samples: int = 256,
+    max_measured: int = 200,
+    path: str | os.PathLike | None = None,
+    verbose: Verbosity = "auto",
+) -> Sensitivity:
+    """Measures what each option of each layer costs, with everything else in float.
+
+    An option is applied to one layer of the float model, and the outputs on `samples` samples are
+    compared with those of the model as it is. Only the calls behind the layer run again: the
+    tensors before it are kept. Channels that can only go together are one row (see `Dependencies`).
+
+    - `"int8"`, `"int4"`, `"int2"`: the layer's weights on the grid of that many bits, and its input
+      on an int8 grid; for layers whose weights a file can hold so (see `plan`);
+    - `"sparsity=0.5"`: half of its weights, those of least size, are zero;
+    - `"channels=0.75"`: three quarters of the channels stay, those of the largest weights;
+    - `"rank=0.5"`: two factors that take half of the multiply-accumulates.
+
+    Nothing is trained, so a row says what an option costs before finetuning.
+
+    Args:
+        model: A built model, not quantized yet; it is left as it was.
+        data: `(x, y)` or `x` as arrays, or batches of them (`tf.data.Dataset`, `PyDataset`).
+            Labels are needed for `metric` only.
+        options: What to try, by name; shares lie in (0, 1).
+        metric: Also measure a metric's drop: a name, a Keras metric or a function of labels and
+            predictions.
+        samples: How many samples, 256 to 512 as a rule.
+        max_measured: Of more candidates than these, a pre-screen estimates which cost the most
+            (see `Row.measured`), and only so many are measured.
+        path: A JSON file that holds each row as soon as it is known. An interrupted run that is
+            started again with the same file continues.
+        verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
+
+    Returns:
+        The table. Print it, worst first.
+
+    Raises:
+        TypeError: Not a Keras model, or data that cannot be read.
+        ValueError: A model without a layer that an option applies to, a `metric` without labels,
+            data that do not fit, or a `path` with rows of another model or other data.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(4)]
+        ... )
+        >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+        >>> table = tfc.sensitivity(model, x, options=["int8", "int4"], verbose=0)
+        >>> len(table.rows), table.rows[0].option
+        (4, 'int4')
+    """
+    chosen = parse_options(options)
+    model = functional_for(model, data)
+    check_functional(model)
+    held = read_samples(data, model, samples)
+    found = None if metric is None else resolve_metric(metric, model)
+    if found is not None:
+        check_labels(held.labels, found)
+    changes = Changes(model, chosen)
+    if not changes.candidates:
+        raise ValueError(
+            f"Expected a model with layers that {', '.join(map(str, chosen))} apply to. Received: "
+            f"{model.name!r}, in which there is none. Skipped: {changes.skipped}."
+        )
+    origin = {
+        "model": str(checksum_of_teacher(model)),
+        "data": held.checksum,
+        "metric": "" if found is None else found.name,
+    }
+    known = _known_rows(path, origin)
+    return _measure(changes, held, found, origin, known, max_measured, path, verbose)
+
+
+def _measure(
+    changes: Changes,
+    held: Samples,
+    metric: Any,
+    origin: dict[str, str],
+    known: dict[tuple[str, str], Row],
+    max_measured: int,
+    path: Any,
+    verbose: Verbosity,
+) -> Sensitivity:
+    model = changes.model
+    prefix = Prefix(changes.graph, held.inputs)
+    reference = prefix.outputs()
+    kinds = output_kinds(model, reference)
+    baseline = None if metric is None else metric.value(held.labels, _one(reference))
+    measured = "; ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
+    rows = dict(known)
+
+    def table() -> Sensitivity:
+        ordered = sorted(rows.values(), key=lambda r: -r.divergence)
+        return Sensitivity(
+            model.name,
+            tuple(ordered),
+            measured,
+            len(held),
+            {**origin, "baseline": "" if baseline is None else f"{baseline:.9g}"},
+            changes.skipped,
+        )
+
+    left = [c for c in changes.candidates if (c.target, str(c.option)) not in known]
+    estimates = {}
+    if len(changes.candidates) > max_measured:
+        estimates = fisher_estimates(changes, left, held, kinds)
+        left.sort(key=lambda c: -estimates[c])
+        left = sorted(left[: max(0, max_measured - len(known))], key=lambda c: c.position)
+    with Progress("sensitivity", len(left), verbose) as progress:
+        for candidate in left:
+            prefix.advance(candidate.position)
+            outputs = _outputs_with(changes, candidate, prefix)
+            parts = zip(kinds, reference, outputs, strict=True)
+            cost = float(sum(divergence(*part).mean() for part in parts))
+            drop = None
+            if metric is not None:
+                drop = metric.drop(baseline, metric.value(held.labels, _one(outputs)))
+            rows[candidate.target, str(candidate.option)] = _row(candidate, cost, drop, True)
+            if path is not None:
+                table().save(path)
+            progress.step(f"{candidate.target} {candidate.option}")
+    _add_estimates(rows, estimates)
+    result = table()
+    if path is not None:
+        result.save(path)
+    return result
+
+
+def _outputs_with(changes: Changes, candidate: Candidate, prefix: Prefix) -> list[np.ndarray]:
+    with changes.applied(candidate):
+        if candidate.option.kind != "bits":
+            return prefix.outputs()
+        return prefix.outputs(rounding_inputs(candidate.nodes, round_activation))
+
+
+def _add_estimates(rows: dict[tuple[str, str], Row], estimates: dict[Candidate, float]) -> None:
+    """Rows for what was not measured: estimates, on the scale of what was."""
+    ratios = [
+        rows[c.target, str(c.option)].divergence / value
+        for c, value in estimates.items()
+        if value > 0 and (c.target, str(c.option)) in rows
+    ]
+    scale = float(np.median(ratios)) if ratios else 1.0
+    for candidate, value in estimates.items():
+        key = candidate.target, str(candidate.option)
+        if key not in rows:
+            rows[key] = _row(candidate, scale * value, None, False)
+
+
+def _row(candidate: Candidate, cost: float, drop: float | None, measured: bool) -> Row:
+    return Row(candidate.target, str(candidate.option), cost, drop, candidate.parameters, measured)
+
+
+def _known_rows(path: Any, origin: dict[str, str]) -> dict[tuple[str, str], Row]:
+    if path is None or not pathlib.Path(path).exists():
+        return {}
+    table = read_table(path)
+    for what, wanted in origin.items():
+        if table.origin.get(what) != wanted:
+            raise ValueError(
+                f"Expected {os.fspath(path)!r} to hold rows of the same {what}. Received: rows of "
+                f"another one (checksums differ). Give another path, or remove the file."
+            )
+    return {(row.target, row.option): row for row in table.rows if row.measured}
+
+
+def _one(outputs: list[np.ndarray]) -> Any:
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+__all__ = ["Option", "sensitivity"]
