@@ -10,6 +10,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.files import gzip_size
 from tfcompress.export.flatbuffer.constants import pack
+from tfcompress.export.flatbuffer.packing import packed
 
 
 def dense_gzip_size(data: bytes) -> int:
@@ -34,7 +35,7 @@ def dense_gzip_size(data: bytes) -> int:
             if others.size:
                 values[zeros] = _alike(others, int(zeros.sum()), random)
                 model.buffers[tensor.buffer].data = np.frombuffer(written(values), np.uint8)
-    return gzip_size(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    return gzip_size(packed(model))
 
 
 def _alike(others: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

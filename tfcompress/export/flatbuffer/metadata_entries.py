@@ -6,6 +6,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from tfcompress.export.flatbuffer.packing import packed
+
 
 def with_entry(data: bytes, name: str, content: bytes) -> bytes:
     """The file with an entry of this content, in place of one of the same name.
@@ -26,4 +28,4 @@ def with_entry(data: bytes, name: str, content: bytes) -> bytes:
         entries.append(entry)
     model.buffers[entry.buffer].data = np.frombuffer(content, np.uint8)
     model.metadata = entries
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)

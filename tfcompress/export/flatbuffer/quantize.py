@@ -55,6 +55,7 @@ from tfcompress.export.flatbuffer.operands import (
     compared_codes,
     write_kernel,
 )
+from tfcompress.export.flatbuffer.packing import packed
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
 
@@ -102,7 +103,7 @@ def quantize_file(
     remove_unused(model)
     _require_runtime(model)
     share_buffers(model)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)
 
 
 class _Rewriting:

@@ -14,6 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tfcompress.export.flatbuffer.buffers import share_buffers
 from tfcompress.export.flatbuffer.constants import squeezed, tflite_layout
 from tfcompress.export.flatbuffer.kernel_rows import FloatKernel
+from tfcompress.export.flatbuffer.packing import packed
 from tfcompress.export.lowering.bake import BakedKernel
 
 #: Weights along the input that are stored or left out together.
@@ -60,7 +61,7 @@ def encode_sparse(data: bytes, kernels: list[BakedKernel]) -> tuple[bytes, tuple
             "APK, makes use of the zeros."
         )
     share_buffers(model)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), tuple(encoded)
+    return packed(model), tuple(encoded)
 
 
 def sparse_float_layers(data: bytes, kernels: list[FloatKernel]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.flatbuffer.editing import add_tensor, opcode_index, parameters, quantization
+from tfcompress.export.flatbuffer.packing import packed
 
 _INT8, _UINT8 = schema.TensorType.INT8, schema.TensorType.UINT8
 
@@ -41,7 +42,7 @@ def with_uint8_inputs(data: bytes, only: Mapping[str, Collection[str]] | None = 
         graph.operators = [*added, *(graph.operators or ())]
         changed += len(added)
     _check_changed(changed, "input")
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)
 
 
 def with_uint8_outputs(data: bytes) -> bytes:
@@ -66,7 +67,7 @@ def with_uint8_outputs(data: bytes) -> bytes:
             _redirect((e for s in signatures for e in s.outputs), index, gives)
             changed += 1
     _check_changed(changed, "output")
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)
 
 
 def _uint8_copy(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> int | None:

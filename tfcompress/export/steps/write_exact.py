@@ -13,6 +13,7 @@ from tfcompress.export.flatbuffer.kernel_rows import (
     stored_types,
 )
 from tfcompress.export.flatbuffer.metadata_entries import with_entry
+from tfcompress.export.flatbuffer.packing import packed_again
 from tfcompress.export.flatbuffer.plan_check import check_plan
 from tfcompress.export.flatbuffer.quantize import quantize_file
 from tfcompress.export.flatbuffer.sparse import encode_sparse, sparse_float_layers
@@ -72,6 +73,7 @@ def write_exact(
     stored = dict(verified)
     if options.weights is not None:
         stored = stored_types(data, floats)
+        data = packed_again(data)
     layers = (
         *(layer_report(kernel, stored) for kernel in kernels),
         *(layer_report(kernel, stored) for kernel in floats),
