@@ -10,7 +10,7 @@ from typing import Any
 
 import tfcompress as tfc
 from benchmarks.search_parts.measure import file_row, float_row
-from benchmarks.search_parts.nets import Net
+from benchmarks.search_parts.nets import RATE, Net
 
 MAX_DROP = 0.01
 ROWS = ("float", "max_drop=0.01")
@@ -26,6 +26,7 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
         net.validation,
         max_drop=MAX_DROP,
         epochs=epochs,
+        learning_rate=RATE,
         seed=seed,
         verbose=0,
     )

@@ -1,6 +1,7 @@
 """Files that `search` finds within budgets, beside the same compression of every layer.
 
-All are trained alike: samples, epochs, learning rate, teacher. A budget is `bytes=N` or `gzip=N` of
+All are trained alike: samples, epochs, learning rate, teacher; of each budget the better one of two
+candidates is taken, on the validation data. A budget is `bytes=N` or `gzip=N` of
 the file, or `macs=S`, a share of the multiply-accumulates. Uniform rows are int8, 4 bits, or half
 of the multiply-accumulates in int8, everywhere.
 """
@@ -12,8 +13,12 @@ from typing import Any
 
 import tfcompress as tfc
 from benchmarks.search_parts.measure import file_row, float_row
-from benchmarks.search_parts.nets import Net
+from benchmarks.search_parts.nets import RATE, Net
 from tfcompress.analysis.costs.budgets import Budget
+from tfcompress.analysis.search.search import SEARCH_OPTIONS
+
+#: What `search` chooses from beside its own options.
+RANKS = ("rank=0.5", "rank=0.25")
 
 #: Compression of everything alike.
 UNIFORM: dict[str, list[dict[str, Any]]] = {
@@ -46,7 +51,7 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
     if name == "float":
         return float_row(net)
     if name in UNIFORM:
-        training = {"train": {"epochs": epochs, "seed": seed}}
+        training = {"train": {"epochs": epochs, "learning_rate": RATE, "seed": seed}}
         recipe = tfc.Recipe([*UNIFORM[name], {"distill": {}}, training])
         return file_row(recipe.run(net.model, net.batches(seed), verbose=0), net)
     found = tfc.search(
@@ -54,8 +59,10 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
         net.batches(seed),
         net.validation,
         budget=budget(name),
+        options=(*SEARCH_OPTIONS, *RANKS),
         epochs=epochs,
-        trials=1,
+        learning_rate=RATE,
+        trials=2,
         seed=seed,
         verbose=0,
     )

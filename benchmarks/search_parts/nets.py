@@ -18,6 +18,9 @@ from tfcompress.tools import datasets
 
 Split = tuple[np.ndarray, np.ndarray]
 
+#: Of Adam, at the beginning of the cosine; that of the float nets' own training.
+RATE = 3e-3
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Net:
@@ -83,7 +86,7 @@ def _train_spotter(path: pathlib.Path, train: Split, data_dir: str | None) -> No
     x, y = train
     model = models.build("ds_cnn", x.shape[1:], 10)
     steps = 40 * (len(y) // 64)
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
+    rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss)
     model.fit(x, y, batch_size=64, epochs=40, verbose=0)

@@ -9,11 +9,18 @@ import keras
 import numpy as np
 
 from tfcompress.pruning.structure import Group
-from tfcompress.pruning.structure.costs import macs_cost, positions_carry_channels
+from tfcompress.pruning.structure.costs import (
+    macs_cost,
+    parameter_cost,
+    positions_carry_channels,
+)
 from tfcompress.pruning.structure.scores import Scoring
 from tfcompress.pruning.structure.shrinking import Shrinking
 from tfcompress.pruning.structure.tracer import Role
 from tfcompress.pruning.structure.widths import Bounds
+
+# How far below a target a ranking by size may end.
+_TOLERANCE = 0.01
 
 
 class Widths:
@@ -54,11 +61,7 @@ class Widths:
         Args:
             shares: Name of a group → the share of its channels that it keeps; 1 without a key.
         """
-        kept = [
-            self.kept(name, shares[name]) if shares.get(name, 1.0) < 1 else len(group)
-            for name, group in zip(self.names, self.groups, strict=True)
-        ]
-        return self._work.planner.lowest(self._scores, np.array(kept, np.int64))
+        return self._work.planner.lowest(self._scores, self._all_kept(shares))
 
     def build(self, shares: Mapping[str, float]) -> keras.Model:
         """The model in which each group keeps its share."""
@@ -75,11 +78,42 @@ class Widths:
             from tfcompress.model.macs import count_macs
 
             return count_macs(self.build(shares)) / count_macs(self.model)
+        return macs_cost(self._work.dependencies)(self._all_kept(shares))
+
+    def parameters(self, shares: Mapping[str, float]) -> float:
+        """Weights of that model over those of the whole one."""
+        return parameter_cost(self._work.dependencies)(self._all_kept(shares))
+
+    def by_size(self, share: float, *, macs: bool) -> dict[str, float] | None:
+        """Shares of all groups by one ranking of channels by size, as `shrink` has it.
+
+        Args:
+            share: Most that may be left of the whole model's multiply-accumulates or weights.
+            macs: Whether it is one of multiply-accumulates.
+
+        Returns:
+            Name of a group → the share that it keeps, where that is less than 1; `None` where the
+            target cannot be met, or the products follow more than the sizes of kernels.
+        """
+        if not self.groups or positions_carry_channels(self._work.dependencies):
+            return None
+        cost = (macs_cost if macs else parameter_cost)(self._work.dependencies)
+        found = self._work.planner.reach(
+            self._scores, cost, share - _TOLERANCE, tolerance=_TOLERANCE
+        )
+        if found.cost > share:
+            return None
+        left = self._work.planner.left(found.units)
+        shares = zip(self.names, left, self.groups, strict=True)
+        return {name: int(n) / len(group) for name, n, group in shares if n < len(group)}
+
+    def _all_kept(self, shares: Mapping[str, float]) -> np.ndarray:
+        """How many channels each group keeps."""
         kept = [
             self.kept(name, shares[name]) if shares.get(name, 1.0) < 1 else len(group)
             for name, group in zip(self.names, self.groups, strict=True)
         ]
-        return macs_cost(self._work.dependencies)(np.array(kept))
+        return np.array(kept, np.int64)
 
 
 def reading_variables(group: Group, units: np.ndarray) -> dict[int, tuple]:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import keras
 import numpy as np
 
 from tfcompress.analysis.costs.budgets import Costs
 from tfcompress.analysis.costs.costs import LayerBytes, predicted_costs
 from tfcompress.analysis.options.assignment import Assignment
-from tfcompress.analysis.options.options import Option, parse_options
-from tfcompress.analysis.options.widths import Widths
 from tfcompress.analysis.search.knapsack import choose
-from tfcompress.analysis.sensitivity.table import Sensitivity
-from tfcompress.model.macs import count_macs
+from tfcompress.analysis.search.losses import Losses
 
 # Sizes between the smallest and the largest that are tried for every set of widths and ranks.
 _SIZES = 12
-# Shares of the multiply-accumulates that widths and ranks are chosen for.
-_MACS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,136 +25,13 @@ class Point:
         assignment: What each layer gets.
         loss: Sum of the divergences of its options.
         costs: Predicted costs.
+        by_size: Whether its widths come from a ranking of channels by size, not from divergences.
     """
 
     assignment: Assignment
     loss: float
     costs: Costs
-
-
-class Losses:
-    """Divergence of every choice of a layer and of a group of channels, from the table.
-
-    Args:
-        table: What each option costs alone.
-    """
-
-    def __init__(self, table: Sensitivity):
-        self._rows = {(row.target, row.option): row.divergence for row in table}
-        self.bits: dict[str, list[int]] = {}
-        self.sparsity: dict[str, list[float]] = {}
-        self.channels: dict[str, list[float]] = {}
-        self.rank: dict[str, list[float]] = {}
-        for target, name in self._rows:
-            option: Option = parse_options([name])[0]
-            if option.kind == "bits":
-                self.bits.setdefault(target, []).append(int(option.value))
-            else:
-                getattr(self, option.kind).setdefault(target, []).append(option.value)
-
-    @property
-    def layers(self) -> list[str]:
-        """The layers that may have fewer bits or weights."""
-        return [name for name in self.bits if 8 in self.bits[name]]
-
-    def choices(self, layer: str) -> list[tuple[int, float]]:
-        """`(bits, sparsity)` of every choice of a layer, int8 first."""
-        found = [(8, 0.0)]
-        found += [(b, s) for b in self.bits[layer] for s in (0.0, *self.sparsity.get(layer, ()))]
-        return list(dict.fromkeys(found))
-
-    def of_layer(self, layer: str, bits: int, sparsity: float) -> float:
-        """Divergence of a choice of a layer."""
-        found = self._rows[layer, f"int{bits}"]
-        return found + (self._rows[layer, f"sparsity={sparsity:g}"] if sparsity else 0.0)
-
-    def of_channels(self, group: str, share: float) -> float:
-        """Divergence of a width of a group."""
-        return 0.0 if share >= 1 else self._rows[group, f"channels={share:g}"]
-
-    def of_rank(self, layer: str, share: float) -> float:
-        """Divergence of the low-rank form of a layer."""
-        return 0.0 if share >= 1 else self._rows[layer, f"rank={share:g}"]
-
-    def of(self, assignment: Assignment) -> float:
-        """The sum over an assignment; every layer is in int8 at least."""
-        layers = sum(
-            self.of_layer(n, assignment.bits.get(n, 8), assignment.sparsity.get(n, 0.0))
-            for n in self.layers
-        )
-        structure = sum(self.of_channels(g, s) for g, s in assignment.channels.items())
-        structure += sum(self.of_rank(n, s) for n, s in assignment.ranks.items())
-        return layers + structure
-
-
-def structures(model: keras.Model, widths: Widths | None, losses: Losses) -> list[Assignment]:
-    """Sets of widths and ranks, from the whole model to the least, of least loss at their MACs.
-
-    The products of a layer depend on the channels that it reads and makes, so that savings do not
-    add up; the knapsack's budget is lowered until the true number is within it.
-
-    Args:
-        model: The float model.
-        widths: Its groups of channels, where channels may be taken.
-        losses: Divergence of choices.
-    """
-    found = [Assignment()]
-    macs = _Macs(model, widths)
-    items = [("channels", name, shares) for name, shares in losses.channels.items()]
-    items += [("ranks", name, shares) for name, shares in losses.rank.items()]
-    if not items:
-        return found
-    choices = [[1.0, *sorted(shares, reverse=True)] for _, _, shares in items]
-    of = {"channels": losses.of_channels, "ranks": losses.of_rank}
-    loss = [
-        [of[kind](name, share) for share in row]
-        for (kind, name, _), row in zip(items, choices, strict=True)
-    ]
-    saved = [
-        [macs(_structure([(kind, name, s)])) - 1.0 if s < 1 else 0.0 for s in row]
-        for (kind, name, _), row in zip(items, choices, strict=True)
-    ]
-    for target in _MACS[1:]:
-        budget = target - 1.0
-        for _ in range(12):
-            chosen = choose(loss, [saved], [budget])
-            if chosen is None:
-                break
-            structure = _structure(
-                (kind, name, row[index])
-                for (kind, name, _), row, index in zip(items, choices, chosen, strict=True)
-            )
-            left = macs(structure)
-            if left <= target:
-                if structure not in found:
-                    found.append(structure)
-                break
-            budget -= left - target
-    return found
-
-
-def _structure(choices: Iterable[tuple[str, str, float]]) -> Assignment:
-    """The assignment of `(kind, group or layer, share)`; a share of 1 leaves it whole."""
-    picked: dict[str, dict[str, float]] = {"channels": {}, "ranks": {}}
-    for kind, name, share in choices:
-        if share < 1:
-            picked[kind][name] = share
-    return Assignment(picked["channels"], picked["ranks"])
-
-
-class _Macs:
-    """Multiply-accumulates of a structure over those of the whole model."""
-
-    def __init__(self, model: keras.Model, widths: Widths | None):
-        self._model, self._widths = model, widths
-        self._whole: float | None = None
-
-    def __call__(self, structure: Assignment) -> float:
-        if not structure.ranks and self._widths is not None:
-            return self._widths.macs(structure.channels)
-        if self._whole is None:
-            self._whole = count_macs(self._model)
-        return count_macs(structure.structured(self._model, self._widths).model) / self._whole
+    by_size: bool = False
 
 
 def assignments_at(

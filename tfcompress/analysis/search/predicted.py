@@ -6,20 +6,22 @@ import dataclasses
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 from keras import tree
 
-from tfcompress.analysis.costs.budgets import Budget, Bytes, Costs
+from tfcompress.analysis.costs.budgets import Budget, Bytes, Costs, Parameters
 from tfcompress.analysis.costs.costs import LayerBytes, file_costs, stored_bits
 from tfcompress.analysis.measuring.samples import Samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.structured import Structured
 from tfcompress.analysis.options.widths import Widths
-from tfcompress.analysis.search.front import Losses, Point, assignments_at, structures
+from tfcompress.analysis.search.front import Point, assignments_at
+from tfcompress.analysis.search.losses import Losses
 from tfcompress.analysis.search.result import Candidate
 from tfcompress.analysis.search.state import State
+from tfcompress.analysis.search.structures import BySize, Measure, Structures
 from tfcompress.analysis.sensitivity.table import Sensitivity
 from tfcompress.export.report import ExportReport
 from tfcompress.export.tflite import export_tflite
@@ -28,6 +30,10 @@ from tfcompress.quantization.quantized_model import QuantizedModel
 
 # Samples that ranges are calibrated on where only the size of a file counts.
 _FEW = 16
+# What widths and ranks leave of the model, to begin with.
+_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
+# Times that the interval of shares in which a budget lies is halved.
+_HALVINGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +92,13 @@ class Predictions:
 
     def points(self, verbose: Verbosity) -> list[Point]:
         """Candidates of all sets of widths and ranks, and of all sizes."""
-        choices = structures(self.model, self.widths, self.losses)
         limits = [b.limit for b in self.budgets if isinstance(b, Bytes)]
         limits = [limit * share for limit in limits for share in (1.0, 0.98, 0.95)]
         found: list[Point] = []
-        with Progress("structures", len(choices), verbose) as progress:
-            for structure in choices:
+        sweeps = self._sweeps()
+        count = 1 + len(sweeps) * (len(_SHARES) + (_HALVINGS if self.budgets else 0))
+        with Progress("structures", count, verbose) as progress:
+            for structure, by_size in self._structures(sweeps):
                 base = self._base(structure)
                 start = self.structured(structure)
                 sizes = LayerBytes(start, self._stored_bits(structure), self.layers)
@@ -100,11 +107,58 @@ class Predictions:
                 def size(costs: Costs, index: int = index) -> float:
                     return (costs.num_bytes, costs.gzip_bytes)[index]
 
-                found += assignments_at(
+                points = assignments_at(
                     structure, self.losses, sizes, base, self.layers, size, index, limits
                 )
-                progress.step(f"{base.macs / self.origin.macs:.0%} of the MACs")
+                found += [dataclasses.replace(point, by_size=by_size) for point in points]
+                macs, weights = base.macs / self.origin.macs, base.parameters
+                weights /= self.origin.parameters
+                progress.step(f"{macs:.0%} of the MACs, {weights:.0%} of the weights")
         return found
+
+    def _sweeps(self) -> list[Structures | BySize]:
+        """How widths and ranks are chosen: by what the budgets limit, each alone and together."""
+        limited: list[Measure] = []
+        if any(not isinstance(b, Bytes | Parameters) for b in self.budgets):
+            limited.append("macs")
+        if not limited or any(isinstance(b, Bytes | Parameters) for b in self.budgets):
+            limited.append("parameters")
+        measures: list[list[Measure]] = [[measure] for measure in limited]
+        measures += [limited] if len(limited) > 1 else []
+        found: list[Structures | BySize] = [
+            Structures(self.model, self.widths, self.losses, limits) for limits in measures
+        ]
+        if self.widths is not None and self.budgets:
+            found += [BySize(self.widths, measure) for measure in limited]
+        return found
+
+    def _structures(
+        self, sweeps: Sequence[Structures | BySize]
+    ) -> Iterator[tuple[Assignment, bool]]:
+        """Widths and ranks: the whole model, falling shares, and those next to the budgets.
+
+        Returns:
+            The structures, each once, and whether they were chosen by size.
+        """
+        seen = {Assignment().key}
+        yield Assignment(), False
+        for sweep in sweeps:
+            within, over = 0.0, 1.0
+            for number in range(len(_SHARES) + _HALVINGS):
+                is_near = number >= len(_SHARES)
+                if is_near and not (self.budgets and within):
+                    break
+                share = (within + over) / 2 if is_near else _SHARES[number]
+                structure = sweep.at(share)
+                if structure is None:
+                    continue
+                if self.fits(self._base(structure)):
+                    within = max(within, share)
+                else:
+                    over = min(over, share)
+                if structure.key not in seen:
+                    seen.add(structure.key)
+                    yield structure, isinstance(sweep, BySize)
 
     def smallest_reachable(self, points: Sequence[Point]) -> str:
         """The message of budgets that no candidate meets."""

@@ -56,19 +56,21 @@ def search(
     """Finds bits, zeros, channels and ranks of every layer under a budget, and trains the result.
 
     1. `sensitivity` measures every option of every layer on the first samples of `train`.
-    2. Sets of widths and ranks are chosen by an exact knapsack for falling numbers of
-       multiply-accumulates, and each is exported in int8: its costs are those of that file.
-       Bytes of fewer bits and of zeros are counted from the codes of each kernel, as the file
-       stores them.
+    2. Sets of widths and ranks are chosen by an exact knapsack for falling numbers of weights,
+       or of multiply-accumulates where a budget limits these, time or memory; and sets of widths
+       as `shrink` does, by one ranking of channels by size. Each is exported in int8: its costs
+       are those of that file. Bytes of fewer bits and of zeros are counted from the codes of each
+       kernel, as the file stores them.
     3. For each of them an exact multiple-choice knapsack gives the bits and sparsities of least
        loss at every size: the front, without training.
     4. Candidates of the front are built (channels, low rank, zeros, bits), trained in one `fit`
        with the float model as teacher, exported, and their files run on `validation`.
 
     With `max_drop` the smallest candidate that holds it is sought by bisection of the front: where
-    one fails, the next larger is tried, until `trials` are used. Without it the candidates of least
-    predicted loss within the budget are trained, and the best one is taken; without a budget
-    either, the one at the knee of the front.
+    one fails, the next larger is tried, until `trials` are used. Without it the candidate of least
+    predicted loss within the budget is trained, and with two `trials` or more also the first one
+    whose widths come from the ranking by size, for training makes up for much of what is lost
+    before it; the better one is taken. Without a budget either, the one at the knee of the front.
 
     Args:
         model: A built float model; it is left untouched.
@@ -193,18 +195,18 @@ def _recipes(
 
 
 def _best_metric(work: Trials, points: Sequence[Point], trials: int) -> Candidate:
-    """The best of the candidates of least predicted loss whose files are within the budget."""
-    fitting: list[Candidate] = []
+    """The best of those whose files are within the budget: the first of each kind of widths."""
     tried: list[Candidate] = []
-    for point in sorted(points, key=lambda p: p.loss):
-        if len(fitting) >= min(2, trials) or len(tried) >= trials:
-            break
-        if not work.fits_untrained(point):
-            continue
-        candidate = work.measure(point)
-        tried.append(candidate)
-        if candidate.fits:
-            fitting.append(candidate)
+    for kind in (False, True):
+        for point in sorted((p for p in points if p.by_size == kind), key=lambda p: p.loss):
+            if len(tried) >= trials:
+                break
+            if not work.fits_untrained(point):
+                continue
+            tried.append(work.measure(point))
+            if tried[-1].fits:
+                break
+    fitting = [candidate for candidate in tried if candidate.fits]
     if not fitting:
         raise ValueError(work.predictions.nearest_miss(tried))
     return min(fitting, key=lambda c: c.drop.mean)
