@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import tfcompress as tfc
-from tfcompress.quantization.operators.normalization import rounded_square_sum
+from tfcompress.quantization.operators.norm_steps import rounded_square_sum
 
 NORMS = {
     "layer": lambda x: layers.LayerNormalization(name="layer")(x),

@@ -18,7 +18,7 @@ from tfcompress.model.graph import Graph, input_structure
 from tfcompress.quantization.calibration.in_float import observed_by
 from tfcompress.quantization.fake_quant.affine import MIN_SCALE
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.operators.normalization import SumOfSquares
+from tfcompress.quantization.operators.norm_steps import SumOfSquares
 from tfcompress.quantization.operators.registry import Role, role
 
 #: An input or output with fewer codes than this keeps little of its values.

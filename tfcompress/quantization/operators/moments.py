@@ -11,12 +11,14 @@ from keras import ops
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import CODE_TABLE, CodeTable
-from tfcompress.quantization.operators.normalization import (
+from tfcompress.quantization.operators.norm_steps import (
     Centered,
     MeanOverAxes,
     Normalized,
     NormPart,
     SumOfSquares,
+)
+from tfcompress.quantization.operators.normalization import (
     has_known_axes,
     inner_axes,
     number_of,

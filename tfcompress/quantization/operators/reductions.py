@@ -9,12 +9,8 @@ from keras import ops
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
-from tfcompress.quantization.operators.normalization import (
-    MeanOverAxes,
-    SumOverAxes,
-    inner_axes,
-    serialized,
-)
+from tfcompress.quantization.operators.norm_steps import MeanOverAxes, SumOverAxes
+from tfcompress.quantization.operators.normalization import inner_axes, serialized
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import along_axis
 
