@@ -123,3 +123,29 @@ def test_a_model_without_quantizers_is_refused(data):
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"Expected a quantized model.*tfcompress\.quantize"):
         model.fit(*data, verbose=0, callbacks=[tfc.callbacks.QuantizationSchedule()])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(True, "Received: bool"), (np.zeros((8, 5), np.float32), "shape"), ([], "none")],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        tfc.callbacks.QuantizationSchedule,
+        tfc.callbacks.IterativeFreezing,
+        lambda **options: tfc.callbacks.IncrementalFreezing({0: 1.0}, **options),
+    ],
+)
+def test_data_of_batch_norm_are_checked_before_the_first_step(make, data, message):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(4, use_bias=False)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.ReLU()(x)))
+    images = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+    model = tfc.quantize(model, "int4", calibration_data=images)
+    model.compile("sgd", "mse")
+    before = int(model.optimizer.iterations)
+    with pytest.raises((TypeError, ValueError), match=message):
+        model.fit(images, images[:, :2], verbose=0, callbacks=[make(reestimate_batch_norm=data)])
+    assert int(model.optimizer.iterations) == before

@@ -63,6 +63,11 @@ class FileOptions:
             raise ValueError(
                 f"Expected either weights={self.weights!r} or sparse_encoding=True. Received both."
             )
+        if self.pointwise_as_dense:
+            raise ValueError(
+                "Expected pointwise_as_dense with a quantized model, whose kernels of few bits it "
+                f"packs. Received: it together with weights={self.weights!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ class QuantizationSchedule(keras.callbacks.Callback):
         reestimate_batch_norm: Data for `tfc.reestimate_batch_norm` at the end of `fit`.
 
     Raises:
-        ValueError: A negative step; at the start of `fit`, a model without quantizers.
+        ValueError: A negative step; at the start of `fit`, a model without quantizers, or data for
+            batch norm that do not fit.
     """
 
     def __init__(
@@ -64,6 +65,10 @@ class QuantizationSchedule(keras.callbacks.Callback):
                 "Train what tfcompress.quantize(model) returns."
             )
         self._last: tuple | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.reestimate_batch_norm is not None:
+            check_reestimation(self.model, self.reestimate_batch_norm)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.update(int(self.model.optimizer.iterations.numpy()))
@@ -117,15 +122,7 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
     """
     from tfcompress.quantization.calibration.ranges import calibration_batches
 
-    norms = [
-        layer
-        for layer in iterate_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if not norms:
-        raise ValueError(
-            f"Expected a model with batch normalization. Received: {model.name!r} without any."
-        )
+    norms = _batch_norms(model)
     batches = calibration_batches(model, data)
     saved = [(layer.momentum, layer.trainable) for layer in norms]
     held = [
@@ -154,3 +151,32 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
             variable.assign(value)
     for variable, total in zip(variables, totals, strict=True):
         variable.assign(total / len(batches))
+
+
+def check_reestimation(model: keras.Model, data: Any) -> None:
+    """Raises at the start of a training what `reestimate_batch_norm` would at its end.
+
+    The first batch is looked at; of an iterator, which can be read only once, nothing is.
+
+    Raises:
+        TypeError: Neither arrays nor iterable.
+        ValueError: No batch norm in the model, no data, or data that do not fit the model.
+    """
+    from tfcompress.quantization.calibration.ranges import calibration_batches
+
+    _batch_norms(model)
+    if not hasattr(data, "__next__"):
+        calibration_batches(model, data, limit=1)
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    found = [
+        layer
+        for layer in iterate_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not found:
+        raise ValueError(
+            f"Expected a model with batch normalization. Received: {model.name!r} without any."
+        )
+    return found

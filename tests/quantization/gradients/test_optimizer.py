@@ -72,10 +72,8 @@ def test_options_of_the_inner_optimizer_and_loss_scales_work():
         use_ema=True,
         gradient_accumulation_steps=2,
     )
-    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05))
     for optimizer in (
         tfc.QuantizedGradients(inner),
-        tfc.QuantizedGradients(scaled),
         keras.optimizers.LossScaleOptimizer(tfc.QuantizedGradients(keras.optimizers.SGD(0.05))),
     ):
         model = net(optimizer)
@@ -83,6 +81,27 @@ def test_options_of_the_inner_optimizer_and_loss_scales_work():
         assert losses[-1] < losses[0]
         assert np.isfinite(losses).all()
         assert int(model.optimizer.iterations) in (12, 24)
+
+
+def test_a_loss_scale_goes_outside():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05))
+    with pytest.raises(ValueError, match="LossScaleOptimizer\\(QuantizedGradients"):
+        tfc.QuantizedGradients(scaled)
+
+
+def test_an_error_is_kept_in_full_while_the_loss_scale_grows():
+    """A small gradient beside a large one arrives by error feedback, whatever the scale is."""
+    variable = keras.Variable(np.zeros((2,), np.float32))
+    quantized = tfc.QuantizedGradients(keras.optimizers.SGD(1.0), 2, rounding="nearest")
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        quantized, initial_scale=2.0, dynamic_growth_steps=2
+    )
+    optimizer.build([variable])
+    for _ in range(16):
+        scale = float(optimizer.dynamic_scale)
+        optimizer.apply([tf.constant([1.0, 0.25]) * scale], [variable])
+    assert float(optimizer.dynamic_scale) > 100
+    np.testing.assert_allclose(-variable.numpy(), [16.0, 4.0], atol=0.5)
 
 
 def test_a_gradient_that_overflowed_reaches_the_loss_scale_and_spoils_no_error():

@@ -65,7 +65,8 @@ def test_what_it_cannot_act_on_is_refused():
     model = quantized(tfc.WeightScheme(3, quantizer=tfc.DoReFaWeights()))
     with pytest.raises(ValueError, match="DoReFaWeights"):
         tfc.callbacks.OscillationDampening().set_model(model)
-    with pytest.raises(ValueError, match="strength"):
-        tfc.callbacks.OscillationDampening(0.0)
+    for strength in (0.0, "a"):
+        with pytest.raises(ValueError, match="strength"):
+            tfc.callbacks.OscillationDampening(strength)
     with pytest.raises(ValueError, match="rounded kernels"):
         tfc.dampening_loss(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))

@@ -192,3 +192,9 @@ def test_levels_that_move_are_refused():
         callback.set_model(plain)
     with pytest.raises(ValueError, match="threshold"):
         tfc.callbacks.IterativeFreezing(0.1, initial_threshold=0.05)
+
+
+@pytest.mark.parametrize("shares", [[0.5, 1.0], {0: "a", 1: 1.0}, {0.5: 0.5, 2: 1.0}, {}, {0: 0.5}])
+def test_wrong_shares_are_named(shares):
+    with pytest.raises(ValueError, match=r"Expected `shares` as \{step: share\}"):
+        tfc.callbacks.IncrementalFreezing(shares)

@@ -13,7 +13,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.flatbuffer.buffers import share_buffers
 from tfcompress.export.flatbuffer.constants import squeezed, tflite_layout
-from tfcompress.export.flatbuffer.kernel_rows import FloatKernel
+from tfcompress.export.flatbuffer.float_kernels import FloatKernel
 from tfcompress.export.flatbuffer.packing import packed
 from tfcompress.export.lowering.bake import BakedKernel
 

@@ -264,9 +264,10 @@ def check_agreement(parity: Mapping[str, Sequence[Parity]], options: VerifyOptio
             warnings.warn(
                 f"Expected the file to compute what the Keras model computes. Received: only "
                 f"{agreement:.2%} of the output steps are equal. report.parity names the outputs; "
-                "compare accuracies on real data (verify_data), or set the layers that differ to "
-                "None in the configuration, which keeps them in float. With min_agreement such a "
-                "file is refused, or accepted without this warning.",
+                "compare accuracies on real data (verify_data), or keep the layers that differ in "
+                "float: None in the configuration of a quantized model, or a float file without "
+                "weights=. With min_agreement such a file is refused, or accepted without this "
+                "warning.",
                 UserWarning,
                 stacklevel=3,
             )

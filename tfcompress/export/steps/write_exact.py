@@ -6,12 +6,14 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
-from tfcompress.export.flatbuffer.kernel_rows import (
+from tfcompress.export.flatbuffer.float_kernels import (
+    StoredKernel,
+    check_float16,
     float_kernels,
-    is_found_again,
-    layer_report,
-    stored_types,
+    float_row,
+    stored_kernels,
 )
+from tfcompress.export.flatbuffer.kernel_rows import is_found_again, layer_report
 from tfcompress.export.flatbuffer.metadata_entries import with_entry
 from tfcompress.export.flatbuffer.packing import packed_again
 from tfcompress.export.flatbuffer.plan_check import check_plan
@@ -70,13 +72,16 @@ def write_exact(
         allow_float = options.allow_float
         data = quantize_file(data, planned, float_io=options.float_io, allow_float=allow_float)
         verified = check_plan(data, planned, allow_float=allow_float)
-    stored = dict(verified)
+    held: dict[str, StoredKernel] = {}
     if options.weights is not None:
-        stored = stored_types(data, floats)
+        if options.weights == "float16":
+            check_float16(data, floats)
+        held = stored_kernels(data, floats)
         data = packed_again(data)
+    stored = dict(verified)
     layers = (
         *(layer_report(kernel, stored) for kernel in kernels),
-        *(layer_report(kernel, stored) for kernel in floats),
+        *(float_row(kernel, held) for kernel in floats),
     )
     sparse_float = sparse_encoding and not converted.is_quantized
     dense_bytes = dense_gzip = None

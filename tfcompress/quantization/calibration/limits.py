@@ -197,7 +197,8 @@ def _problem(units: np.ndarray, quantizer: TensorQuantizer, bias: np.ndarray) ->
     if ratios.max() >= LARGEST_RATIO:
         return (
             f"one unit of its sum is {ratios.max():.3g} steps of its output, whose range is far "
-            "too narrow for its weights (its values nearly all cancel or are cut off)"
+            "too narrow for its weights (its values nearly all cancel or are cut off; where the "
+            "range or the step is trained, by LSQPlus, LSQ or PACT, a lower learning rate keeps it)"
         )
     if (np.abs(bias) / units).max() > quantizer.largest_bias:
         return (

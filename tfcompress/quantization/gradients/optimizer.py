@@ -47,7 +47,7 @@ class QuantizedGradients(keras.optimizers.Optimizer):
     has the first replica's, `callbacks.BackupAndRestore` those of all.
 
     Args:
-        optimizer: Any Keras optimizer; also one that wraps another.
+        optimizer: Any Keras optimizer, but for a `LossScaleOptimizer`, which goes around this one.
         num_bits: 2 to 16.
         rounding: `"stochastic"` or `"nearest"`.
         error_feedback: Keep what rounding takes away; a variable for each trained one.
@@ -59,7 +59,7 @@ class QuantizedGradients(keras.optimizers.Optimizer):
 
     Raises:
         TypeError: `optimizer` is no Keras optimizer.
-        ValueError: An argument outside of its range.
+        ValueError: An argument outside of its range, or a `LossScaleOptimizer` inside.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -79,6 +79,13 @@ class QuantizedGradients(keras.optimizers.Optimizer):
     ):
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise TypeError(f"Expected a Keras optimizer. Received: {optimizer!r}.")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # Its gradients are scaled, by a number that changes: errors of one scale would be added
+            # to gradients of another.
+            raise ValueError(
+                "Expected the loss scale outside: LossScaleOptimizer(QuantizedGradients(optimizer))"
+                f". Received: a {type(optimizer).__name__} inside."
+            )
         if not isinstance(num_bits, int) or not 2 <= num_bits <= 16:
             raise ValueError(f"Expected `num_bits` from 2 to 16. Received: {num_bits!r}.")
         for key, value, known in (("rounding", rounding, _ROUNDINGS), ("method", method, _METHODS)):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcompress.quantization.oscillation.kernels import (
@@ -76,7 +77,7 @@ class OscillationDampening(keras.callbacks.Callback):
 
     def __init__(self, strength: float = 1e-2, *, begin_step: int = 0, end_step: int | None = None):
         super().__init__()
-        if not strength > 0:
+        if not (isinstance(strength, int | float | np.number) and strength > 0):
             raise ValueError(f"Expected `strength` > 0. Received: {strength!r}.")
         if begin_step < 0 or (end_step is not None and end_step <= begin_step):
             raise ValueError(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.quantization.callbacks import check_reestimation
 from tfcompress.quantization.callbacks import reestimate_batch_norm as reestimate
 from tfcompress.quantization.fake_quant.weights import FREE, HeldWeights
 from tfcompress.quantization.oscillation.kernels import (
@@ -40,6 +41,10 @@ class HoldingCallback(keras.callbacks.Callback):
             self.held = [kernel.rounding.allow_holding() for kernel in self.kernels]
         trace_anew(model)
         self._restore = tf.function(self._restore_all)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.reestimate_batch_norm is not None:
+            check_reestimation(self.model, self.reestimate_batch_norm)
 
     @property
     def held_share(self) -> float:
@@ -82,12 +87,10 @@ class IncrementalFreezing(HoldingCallback):
 
     def __init__(self, shares: Mapping[int, float], *, reestimate_batch_norm: Any = None):
         super().__init__(reestimate_batch_norm)
-        steps, values = list(shares), list(shares.values())
-        ascends = all(np.diff(steps) > 0) and all(np.diff([0.0, *values]) > 0)
-        if not steps or not ascends or values[-1] != 1 or steps[0] < 0:
+        if not _ascends(shares):
             raise ValueError(
-                "Expected `shares` as {step: share}, ascending in both, from step 0 on and up to a "
-                f"share of 1. Received: {shares!r}."
+                "Expected `shares` as {step: share}, ascending in both: whole numbers from 0 on, "
+                f"and shares up to 1. Received: {shares!r}."
             )
         self.shares = {int(step): float(share) for step, share in shares.items()}
 
@@ -111,6 +114,18 @@ class IncrementalFreezing(HoldingCallback):
             held.rounds_free.assign(float(share == 1))
             if share:
                 _hold_largest(kernel, held, share)
+
+
+def _ascends(shares: Any) -> bool:
+    """Whether steps and shares of `IncrementalFreezing` are what they must be."""
+    if not isinstance(shares, Mapping) or not shares:
+        return False
+    steps, values = list(shares), list(shares.values())
+    are_steps = all(isinstance(step, int | np.integer) for step in steps)
+    if not are_steps or not all(isinstance(v, int | float | np.number) for v in values):
+        return False
+    rises = all(np.diff(steps) > 0) and all(np.diff([0.0, *map(float, values)]) > 0)
+    return bool(rises and steps[0] >= 0 and values[-1] == 1)
 
 
 def _hold_largest(kernel: RoundedKernelOf, variables: HeldWeights, share: float) -> None:
