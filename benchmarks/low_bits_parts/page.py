@@ -22,9 +22,9 @@ _TABLES: dict[str, tuple[str, str, dict[str, tuple[str, int]]]] = {
     "mobilenet": (
         "MobileNetV2-0.35 on CIFAR-10 at 64 pixels",
         "Trained on from one float model, as above. Methods against weights that swing between two "
-        "levels (Nagel et al. 2022). Rows at commits 9284e5b and 887e044 begin with one float model, "
-        "of which the row `float` is; the others with one trained anew (e09d842), which has 68.97 % "
-        "after the same epoch.",
+        "levels (Nagel et al. 2022). Rows at commits 9284e5b and 887e044 begin with one float "
+        "model, of which the row `float` is; the others with one trained anew (e09d842), which has "
+        "68.97 % after the same epoch.",
         {"Keras %": ("keras_accuracy", 2), "file %": ("file_accuracy", 2), "equal %": ("equal", 2)},
     ),
     "mnist": (
