@@ -47,6 +47,19 @@ def test_few_samples_are_decided_by_the_mean():
     assert drop.mean == pytest.approx(0.02)
     assert not drop.is_sure(0.02)
     assert drop.holds(0.02)
-    # A bound that is narrow enough decides.
-    assert drop.is_sure(0.04)
-    assert not drop.holds(0.04)
+    # The bound is 0.053.
+    assert not drop.is_sure(0.04)
+    assert drop.holds(0.04)
+    assert drop.is_sure(0.07)
+
+
+def test_a_bound_that_is_narrow_enough_decides():
+    metric = Metric("accuracy", False, accuracy)
+    labels = np.zeros(5000, int)
+    before, after = np.zeros(5000, int), np.r_[np.ones(45, int), np.zeros(4955, int)]
+    drop = paired_drop(metric, labels, one_hot(before), one_hot(after))
+    assert drop.mean == pytest.approx(0.009)
+    assert 0.01 < drop.bound < 0.012
+    assert drop.is_sure(0.01)
+    assert not drop.holds(0.01)
+    assert drop.holds(0.012)

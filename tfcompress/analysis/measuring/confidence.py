@@ -32,8 +32,11 @@ class Drop:
     confidence: float
 
     def is_sure(self, max_drop: float) -> bool:
-        """Whether the bound is narrow enough to decide by it: half an interval below `max_drop`."""
-        return self.bound - self.mean < max_drop
+        """Whether the bound is narrow enough to decide by it: at most half of `max_drop` away.
+
+        With wider ones nothing would hold but a model that is better than the reference.
+        """
+        return self.bound - self.mean <= max_drop / 2
 
     def holds(self, max_drop: float) -> bool:
         """Whether the drop is at most `max_drop`: by the bound, or by the mean where it is wide."""

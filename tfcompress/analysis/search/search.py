@@ -242,7 +242,7 @@ def _notes(best: Candidate, max_drop: float | None) -> list[str]:
     width = best.drop.bound - best.drop.mean
     return [
         f"{best.drop.samples} validation samples give the drop to ± {width:.2g} at "
-        f"{best.drop.confidence:.0%}, which is wider than max_drop={max_drop:g}: it was decided by "
+        f"{best.drop.confidence:.0%}, more than half of max_drop={max_drop:g}: it was decided by "
         "the mean. More samples make it sure."
     ]
 
