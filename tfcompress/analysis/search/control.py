@@ -87,8 +87,8 @@ class AccuracyControl:
         text += f"Taken back: {names}.\n"
         if not self.drop.is_sure(self.max_drop):
             text += (
-                f"With {self.drop.samples} samples the bound is wider than half of max_drop: decided "
-                "by the mean.\n"
+                f"With {self.drop.samples} samples the bound is wider than half of max_drop: "
+                "decided by the mean.\n"
             )
         return text
 
