@@ -1,5 +1,7 @@
 """Weight quantizers beside NumPy: what they round to, and both gradients."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -34,6 +36,10 @@ def rounded(scheme, values, training=False):
         tf.constant(values), state_of(scheme, values), grid(scheme), training
     )
     return tuple(np.asarray(part) for part in found)
+
+
+def scale_of(scheme, state, values):
+    return scheme.quantizer.quantize(values, state, grid(scheme), False)[1]
 
 
 def gradients(scheme, values, upstream):
@@ -270,3 +276,38 @@ def test_the_codebook_is_that_of_k_means_and_its_levels_are_trained():
         wanted.append(np.sum((upstream * scale * 127)[uses]))
     np.testing.assert_allclose(by_state["levels"], wanted, rtol=1e-4, atol=1e-4)
     assert not rounded(scheme, np.zeros_like(values))[0].any()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_graph_gives_the_codes_of_eager_execution_at_borders_too(name):
+    """A graph may reorder constants, and a weight at a border would get another code."""
+    scheme = SCHEMES[name]
+    low = kernel()
+    state = state_of(scheme, low)
+
+    def codes(values):
+        found, scale = scheme.quantizer.quantize(values, state, grid(scheme), False)
+        return tf.round(found / scale)
+
+    # Between neighbouring codes of the weights of each channel, by bisection; the largest stay.
+    high = low + 0.03
+    high[:4], low[:4] = (np.float32(sign * 1.5) for sign in (1, -1))
+    wanted = np.asarray(codes(tf.constant(low)))
+    for _ in range(40):
+        middle = ((low.astype(np.float64) + high) / 2).astype(np.float32)
+        is_same = np.asarray(codes(tf.constant(middle))) == wanted
+        low, high = np.where(is_same, middle, low), np.where(is_same, high, middle)
+        low[:4], high[:4] = -1.5, 1.5
+    for values in map(tf.constant, (low, high, (low + high) / 2)):
+        np.testing.assert_array_equal(tf.function(codes)(values), codes(values))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_graph_gives_the_scale_of_eager_execution(name):
+    """A graph multiplies by the reciprocal of a constant: the last bit of a division differs."""
+    scheme = SCHEMES[name]
+    for seed in range(8):
+        values = kernel(seed) * (1 + seed)
+        scale = functools.partial(scale_of, scheme, state_of(scheme, values))
+        given = tf.constant(values)
+        np.testing.assert_array_equal(tf.function(scale)(given), scale(given))

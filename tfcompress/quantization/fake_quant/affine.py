@@ -68,12 +68,10 @@ def affine_parameters(
     # One node each: this is in the graph once for every tensor.
     zero, lowest, highest = (tf.constant(n, tf.float32) for n in (0.0, qmin, qmax))
     low, high = tf.minimum(low, zero), tf.maximum(high, zero)
-    # By the reciprocal, because TensorFlow's graph optimizer makes it so of any division by a
-    # constant: the last bit must be the same in a graph, eagerly and in the file.
     if symmetric:
-        scale = tf.maximum(-low, high) * np.float32(1 / qmax)
+        scale = over(tf.maximum(-low, high), qmax)
     else:
-        scale = (high - low) * np.float32(1 / (qmax - qmin))
+        scale = over(high - low, qmax - qmin)
     is_zero = scale < MIN_SCALE
     scale = tf.where(is_zero, ZERO_TENSOR_SCALE, scale)
     if power_of_two:
@@ -99,6 +97,15 @@ def range_parameters(scheme: Any, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.T
         narrow_range=scheme.narrow_range,
         power_of_two=scheme.power_of_two,
     )
+
+
+def over(x: tf.Tensor, number: float) -> tf.Tensor:
+    """x / number, by the reciprocal.
+
+    TensorFlow's graph optimizer makes it so of any division by a constant, and the last bit must be
+    the same in a graph, eagerly and in the file.
+    """
+    return x * np.float32(1 / number)
 
 
 def round_through(

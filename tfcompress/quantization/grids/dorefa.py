@@ -9,7 +9,12 @@ import keras
 import tensorflow as tf
 
 from tfcompress.quantization.fake_quant.activation_quantizer import ActivationQuantizer
-from tfcompress.quantization.fake_quant.affine import MIN_SCALE, code_range, round_through
+from tfcompress.quantization.fake_quant.affine import (
+    MIN_SCALE,
+    code_range,
+    over,
+    round_through,
+)
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.requirements import (
     require_bits,
@@ -60,15 +65,16 @@ class DoReFaWeights(WeightQuantizer):
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         axes, steps = grid.reduced_axes, 2**grid.options.num_bits - 1
+        half = steps / 2
         squashed = tf.tanh(kernel)
         largest = tf.reduce_max(tf.abs(squashed), axes, keepdims=True)
-        unit = squashed / tf.maximum(largest, MIN_SCALE) * 0.5 + 0.5
-        codes = 2.0 * round_through(unit * steps) - steps
+        # Few constants in front of the rounding, for a graph may take several in another order.
+        codes = 2.0 * round_through(squashed / tf.maximum(largest, MIN_SCALE) * half - 0.5) + 1.0
         size = tf.ones(grid.scale_shape)
         if self.keeps_scale:
             size = tf.stop_gradient(tf.reduce_max(tf.abs(kernel), axes, keepdims=True))
             size = tf.where(size < MIN_SCALE * steps, 1.0, size)
-        scale = size / steps
+        scale = over(size, steps)
         return codes * scale, scale
 
     def num_bits(self, options: WeightOptions) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from tfcompress.quantization.fake_quant.affine import code_range
+from tfcompress.quantization.fake_quant.affine import code_range, over
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
@@ -71,7 +71,7 @@ class LastValueWeights(UniformWeights):
         # Any scale holds zeros; one of ordinary size keeps the bias of such a channel in int32.
         widest = tf.reduce_max(limit)
         limit = tf.where(limit > 0, limit, tf.where(widest > 0, widest, 1.0))
-        scale = limit / code_range(8)[1]
+        scale = over(limit, code_range(8)[1])
         return self._on_grid(kernel, scale, tf.zeros_like(scale), grid.options, training), scale
 
     def describe(self, options: WeightOptions) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.finite import finite_gradient
-from tfcompress.quantization.fake_quant.affine import MIN_SCALE, scale_and_round
+from tfcompress.quantization.fake_quant.affine import MIN_SCALE, over, scale_and_round
 from tfcompress.quantization.fake_quant.uniform_weights import extremes
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
@@ -42,7 +42,7 @@ class LevelQuantizer(WeightQuantizer):
     ) -> tf.Tensor:
         """The value of code 1, of shape `grid.scale_shape`."""
         largest = np.abs(self.levels(grid.options)).max()
-        return tf.stop_gradient(extremes(kernel, grid)[1]) / np.float32(largest)
+        return over(tf.stop_gradient(extremes(kernel, grid)[1]), float(largest))
 
     def check(self, options: WeightOptions) -> None:
         require_usual(self, options)
@@ -226,9 +226,9 @@ class APoT(LevelQuantizer):
     def scale(
         self, kernel: tf.Tensor, state: Mapping[str, keras.Variable], grid: KernelGrid
     ) -> tf.Tensor:
-        return at_least(finite_gradient(state["alpha"].value), MIN_SCALE) / float(
-            self.levels(grid.options)[-1]
-        )
+        alpha = at_least(finite_gradient(state["alpha"].value), MIN_SCALE)
+        # The maximum keeps the graph optimizer from moving the constant into later products.
+        return tf.maximum(over(alpha, float(self.levels(grid.options)[-1])), MIN_SCALE / 1024)
 
 
 #: Bits of a weight → what each term of its magnitude may be, in units of the smallest.

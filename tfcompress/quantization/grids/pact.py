@@ -13,6 +13,7 @@ from tfcompress.quantization.fake_quant.affine import (
     MIN_SCALE,
     ZERO_TENSOR_SCALE,
     code_range,
+    over,
 )
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.grids.gradients import at_least, with_gradient_of
@@ -59,7 +60,7 @@ class PACT(ActivationQuantizer):
         qmin, qmax = code_range(options.num_bits)
         alpha = at_least(state["alpha"], MIN_SCALE * (qmax - qmin))
         # An α of 0 says that no range is known yet.
-        scale = tf.where(state["alpha"] == 0, 0.0, alpha / (qmax - qmin))
+        scale = tf.where(state["alpha"] == 0, 0.0, over(alpha, qmax - qmin))
         return scale, tf.zeros_like(scale) + qmin
 
     def quantize(

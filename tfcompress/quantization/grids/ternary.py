@@ -10,7 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.finite import finite_gradient
-from tfcompress.quantization.fake_quant.affine import MIN_SCALE, ZERO_TENSOR_SCALE, round_through
+from tfcompress.quantization.fake_quant.affine import (
+    MIN_SCALE,
+    ZERO_TENSOR_SCALE,
+    over,
+    round_through,
+)
 from tfcompress.quantization.fake_quant.variables import VariableSpec
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid, WeightQuantizer
 from tfcompress.quantization.grids.gradients import at_least, with_gradient_of
@@ -121,7 +126,9 @@ class TrainedTernary(WeightQuantizer):
         is_above, is_below = (
             tf.cast(found, tf.float32) for found in (latent > least, -latent > least)
         )
-        scale = tf.stop_gradient(tf.maximum(above, below)) / _LARGEST
+        larger = tf.stop_gradient(tf.maximum(above, below))
+        # The maximum keeps the graph optimizer from moving the constant into the divisions below.
+        scale = tf.maximum(over(larger, _LARGEST), MIN_SCALE)
         above, below = (round_through(value / scale) * scale for value in (above, below))
         values = is_above * above - is_below * below
         # Straight through to the kernel, by the size of what the weight becomes.
