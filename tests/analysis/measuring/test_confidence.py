@@ -47,10 +47,31 @@ def test_few_samples_are_decided_by_the_mean():
     assert drop.mean == pytest.approx(0.02)
     assert not drop.is_sure(0.02)
     assert drop.holds(0.02)
-    # The bound is 0.053.
+    # The bound is 0.064.
     assert not drop.is_sure(0.04)
     assert drop.holds(0.04)
-    assert drop.is_sure(0.07)
+    assert drop.is_sure(0.1)
+
+
+@pytest.mark.parametrize("samples", [5, 50, 500])
+def test_without_a_flip_the_bound_is_as_wide_as_the_samples_are_few(samples):
+    """The exact upper end is 1 − 0.05^(1/n), about 3 / n."""
+    labels = np.zeros(samples, int)
+    same = one_hot(labels)
+    drop = paired_drop(Metric("accuracy", False, accuracy), labels, same, same)
+    exact = 1 - 0.05 ** (1 / samples)
+    assert drop.mean == 0
+    assert 0.5 * exact < drop.bound < exact
+    assert drop.is_sure(0.01) == (samples == 500)
+
+
+def test_labels_that_are_no_class_are_refused():
+    outputs = np.eye(4, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"class numbers from 0 to 3.*labels from 1 to 4"):
+        accuracy(np.arange(1, 5), outputs)
+    with pytest.raises(ValueError, match="labels from -1 to 2"):
+        accuracy(np.arange(-1, 3), outputs)
+    np.testing.assert_array_equal(accuracy(np.arange(4), outputs), 1)
 
 
 def test_a_bound_that_is_narrow_enough_decides():

@@ -194,6 +194,7 @@ def test_optimizer_and_callbacks_are_taken_by_name():
         ("[" * 100_000, "nested too deeply"),
         ('{"stages": [], "max_drop": 1e999}', "Expected 'max_drop' to be a number"),
         ('{"stages": [{"quantize": {"default": []}}]}', "Expected 'default' to be null"),
+        ('{"stages": [{"train": {"epochs": 2, "epochs": 3}}]}', "'epochs' stands twice"),
     ],
 )
 def test_a_hostile_recipe_is_refused(tmp_path, text, message):
@@ -202,6 +203,14 @@ def test_a_hostile_recipe_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         tfc.Recipe.load(path)
     assert len(str(error.value)) < 1000
+
+
+def test_a_yaml_key_that_stands_twice_is_refused_with_its_line(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stages:\n  - train:\n      epochs: 2\n      epochs: 3\n")
+    with pytest.raises(ValueError, match=r"'epochs' stands twice.*line 4"):
+        tfc.Recipe.load(path)
 
 
 def test_yaml_without_aliases_by_which_few_lines_become_billions(tmp_path):

@@ -78,7 +78,7 @@ def test_layers_of_few_bits_go_back_to_int8_first(tmp_path):
 
 def test_what_cannot_hold_is_refused(spoilt):
     model, (x, y), validation = spoilt
-    with pytest.raises(ValueError, match="must be >= 0"):
+    with pytest.raises(ValueError, match="number >= 0"):
         tfc.accuracy_control(model, validation, calibration_data=x, max_drop=-1)
     with pytest.raises(ValueError, match="same object"):
         tfc.accuracy_control(model, (x, y), calibration_data=x)

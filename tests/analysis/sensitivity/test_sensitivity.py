@@ -125,6 +125,10 @@ def test_rows_are_saved_and_continued(measured, tmp_path, monkeypatch):
     again = tfc.sensitivity(model, images(), options=OPTIONS, path=path, verbose=0)
     assert set(calls) == {"inner"}
     assert again.to_rows() == table.to_rows() == tfc.Sensitivity.load(path).to_rows()
+    # Rows of other options stay in the file, and out of the table.
+    one = tfc.sensitivity(model, images(), options=OPTIONS[:1], path=path, verbose=0)
+    assert {row.option for row in one} == {OPTIONS[0]}
+    assert len(tfc.Sensitivity.load(path).rows) == len(table.rows)
     with pytest.raises(ValueError, match="rows of the same data"):
         tfc.sensitivity(model, images() + 1, options=OPTIONS, path=path, verbose=0)
     path.write_text(path.read_text().replace('"parameters": ', '"parameters": 1', 1))

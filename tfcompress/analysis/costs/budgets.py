@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from tfcompress.analysis.costs.instructions import check_cpu
@@ -53,7 +54,8 @@ class Budget:
 
 
 def _check_positive(name: str, limit: float) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
+    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not is_number or not 0 < limit < math.inf:
         raise ValueError(f"Expected `{name}` to be a positive number. Received: {limit!r}")
 
 
@@ -71,6 +73,8 @@ class Bytes(Budget):
 
     def __post_init__(self) -> None:
         _check_positive("limit", self.limit)
+        if not isinstance(self.gzip, bool):
+            raise TypeError(f"Expected `gzip` to be True or False. Received: {self.gzip!r}")
 
     @property
     def cost(self) -> str:  # type: ignore[override]
@@ -133,6 +137,16 @@ class Latency(Budget):
 
     def __post_init__(self) -> None:
         _check_positive("limit", self.limit)
+        if self.table is None:
+            return
+        if not isinstance(self.table, Mapping) or not self.table:
+            raise TypeError(
+                "Expected `table` as operator → milliseconds per million multiply-accumulates, "
+                f"such as {{'CONV_2D': 0.4}}, or None. Received: {self.table!r}"
+            )
+        for operator, price in self.table.items():
+            if price != 0:
+                _check_positive(f"table[{operator!r}]", price)
 
 
 @dataclasses.dataclass(frozen=True)

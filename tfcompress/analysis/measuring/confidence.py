@@ -49,8 +49,10 @@ def paired_drop(
     """The drop from the reference's outputs to others on the same samples.
 
     Samples are paired: what both get right or wrong adds no variance. For a metric that is a mean
-    over samples the bound is mean(d) + z · std(d) / √n, d the differences per sample; for another
-    one the quantile of bootstrap resamples of the samples (Efron 1979).
+    over samples the bound is mean(d) + z · std(d) / √n, d the differences per sample; where these
+    are −1, 0 and 1, as those of accuracy, after adding half a sample to each cell of the table of
+    right and wrong (Agresti and Min 2005), for without a flip the deviation is 0 whatever n is. For
+    another one it is the quantile of bootstrap resamples of the samples (Efron 1979).
 
     Args:
         metric: The metric.
@@ -64,6 +66,9 @@ def paired_drop(
     if before is not None and after is not None:
         differences = (before - after) * (-1 if metric.minimized else 1)
         mean, z = float(differences.mean()), statistics.NormalDist().inv_cdf(confidence)
+        if np.isin(differences, (-1, 0, 1)).all():
+            bound = _bound_of_flips(differences, z)
+            return Drop(mean, max(mean, bound), count, confidence)
         deviation = float(differences.std(ddof=1)) if count > 1 else float("inf")
         return Drop(mean, float(mean + z * deviation / np.sqrt(count)), count, confidence)
     mean = metric.drop(metric.value(labels, reference), metric.value(labels, outputs))
@@ -77,3 +82,12 @@ def paired_drop(
         )
         drops.append(metric.drop(metric.value(y, a), metric.value(y, b)))
     return Drop(mean, float(np.quantile(drops, confidence)), count, confidence)
+
+
+def _bound_of_flips(differences: np.ndarray, z: float) -> float:
+    """The upper end for differences of −1, 0 and 1, each cell with half a sample more."""
+    lost, gained = (float(np.sum(differences == sign)) + 0.5 for sign in (1, -1))
+    count = len(differences) + 2
+    mean = (lost - gained) / count
+    deviation = np.sqrt(lost + gained - (lost - gained) ** 2 / count) / count
+    return float(mean + z * deviation)

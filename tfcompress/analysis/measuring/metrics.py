@@ -95,7 +95,8 @@ def accuracy(labels: Any, predictions: Any) -> np.ndarray:
     [0, 1]) or a logit of the positive class.
 
     Raises:
-        ValueError: Several outputs, of which accuracy would have to choose one.
+        ValueError: Several outputs, of which accuracy would have to choose one, or labels that are
+            no class of the outputs.
     """
     flat, wanted = tree.flatten(predictions), tree.flatten(labels)
     if len(flat) != 1 or len(wanted) != 1:
@@ -111,6 +112,11 @@ def accuracy(labels: Any, predictions: Any) -> np.ndarray:
     else:
         found = p.argmax(-1)
         y = y.argmax(-1) if y.shape == p.shape else y.reshape(found.shape)
+        if y.size and not (y.min() >= 0 and y.max() < p.shape[-1]):
+            raise ValueError(
+                f"Expected class numbers from 0 to {p.shape[-1] - 1}, for as many outputs. "
+                f"Received: labels from {y.min()} to {y.max()}."
+            )
     return (found == y).reshape(len(p), -1).mean(1)
 
 

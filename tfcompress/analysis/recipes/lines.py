@@ -22,7 +22,7 @@ def parse_json(text: str) -> tuple[Any, Mapping[Path, int]]:
         ValueError: It is no JSON; the message has line and column.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     lines: dict[Path, int] = {}
@@ -61,6 +61,16 @@ def parse_json(text: str) -> tuple[Any, Mapping[Path, int]]:
             note(line + text.count("\n", position, item))
         position += 1
     return values, lines
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the key {twice[0]!r} stands twice in one object")
+    return found
 
 
 def _blank(text: str, position: int) -> int:
@@ -107,6 +117,9 @@ def parse_yaml(text: str) -> tuple[Any, Mapping[Path, int]]:
         for i, item in enumerate(node.value if isinstance(node, yaml.CollectionNode) else ()):
             key_node, child = item if isinstance(node, yaml.MappingNode) else (item, item)
             step = key_node.value if isinstance(node, yaml.MappingNode) else i
+            if (*path, step) in lines:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"the key {step!r} stands twice, again in line {line}")
             lines[(*path, step)] = key_node.start_mark.line + 1
             stack.append(((*path, step), child))
     return values, lines

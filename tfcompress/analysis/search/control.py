@@ -15,6 +15,7 @@ from tfcompress.analysis.measuring.files import export_and_run, predict
 from tfcompress.analysis.measuring.metrics import Metric, MetricLike, check_labels, resolve_metric
 from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.options import PRESETS
+from tfcompress.analysis.search.arguments import check_finite, check_max_drop
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.analysis.sensitivity.table import Sensitivity
 from tfcompress.export.conversion.converter import shared_converter
@@ -129,14 +130,15 @@ def accuracy_control(
         ValueError: `max_drop` is negative, `validation` has no labels or is the calibration data,
             or the drop is larger with all kernels in float.
     """
-    if not max_drop >= 0:
-        raise ValueError(f"`max_drop` must be >= 0. Received: {max_drop}")
+    check_max_drop(max_drop)
     check_other_data(validation, calibration_data, "calibration_data")
     model = functional_for(model, calibration_data)
     held = read_samples(validation, model)
     found = resolve_metric(metric, model)
     check_labels(held.labels, found)
+    check_finite(held, "validation")
     work = _Control(model, as_config(config), held, found, calibration_data)
+    baseline = found.value(held.labels, work.reference)
     table = sensitivity(
         model,
         calibration_data,
@@ -162,7 +164,7 @@ def accuracy_control(
         quantized,
         work.config_with(chosen.restored),
         chosen.restored,
-        found.value(held.labels, work.reference),
+        baseline,
         found.name,
         max_drop,
         chosen.drop,

@@ -9,11 +9,18 @@ from typing import Any
 import keras
 
 from tfcompress.analysis.costs.budgets import Budget, as_budgets
+from tfcompress.analysis.measuring.files import predict
 from tfcompress.analysis.measuring.metrics import MetricLike, check_labels, resolve_metric
 from tfcompress.analysis.measuring.samples import read_samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.options import parse_options
 from tfcompress.analysis.recipes.recipe import Recipe, recipe_of
+from tfcompress.analysis.search.arguments import (
+    check_arguments,
+    check_data,
+    checksum_of_training,
+    compiled_loss,
+)
 from tfcompress.analysis.search.control import check_other_data
 from tfcompress.analysis.search.front import Point, knee, undominated
 from tfcompress.analysis.search.predicted import Predictions
@@ -107,14 +114,27 @@ def search(
             folder of another search.
     """
     budgets = as_budgets(budget)  # type: ignore[arg-type]
-    _check_numbers(max_drop, epochs, trials, confidence, samples)
+    check_arguments(
+        model,
+        max_drop,
+        confidence,
+        learning_rate,
+        path,
+        epochs=epochs,
+        trials=trials,
+        samples=samples,
+        batch_size=batch_size,
+        seed=seed,
+    )
     check_other_data(validation, train, "train")
-    chosen = parse_options(("int8", *options))
+    chosen = parse_options(("int8", *parse_options(options)))
     model = functional_for(model, train)
     held = read_samples(validation, model)
     found = resolve_metric(metric, model)
     check_labels(held.labels, found)
     scored = read_samples(train, model, samples)
+    reference = predict(model, held)
+    check_data(held, scored, found, reference)
     training = Training(train, epochs, learning_rate, batch_size, distill, seed)
     settings: dict[str, Any] = {
         "epochs": epochs,
@@ -122,7 +142,11 @@ def search(
         "batch_size": batch_size,
     }
     settings |= {"distill": distill, "samples": samples, "seed": seed, "metric": found.name}
-    state = State(path, {"model": model, "train": scored, "validation": held}, settings)
+    settings |= {"confidence": confidence, "loss": compiled_loss(model)}
+    origin: dict[str, Any] = {"model": model, "validation": held}
+    if path is not None:
+        origin["train"] = checksum_of_training(train, scored)
+    state = State(path, origin, settings)
     flat = flat_copy(model)
     with shared_converter():
         table = sensitivity(
@@ -141,7 +165,17 @@ def search(
             raise ValueError(predictions.smallest_reachable(points))
         recipe = _recipes(predictions, training, found.name, max_drop, samples)
         work = Trials(
-            flat, model, held, scored, found, confidence, training, predictions, recipe, state
+            flat,
+            model,
+            held,
+            scored,
+            found,
+            confidence,
+            training,
+            predictions,
+            recipe,
+            state,
+            reference,
         )
         with Progress("search", trials, verbose) as progress:
             work.advance = progress.step
@@ -245,18 +279,3 @@ def _notes(best: Candidate, max_drop: float | None) -> list[str]:
         f"{best.drop.confidence:.0%}, more than half of max_drop={max_drop:g}: it was decided by "
         "the mean. More samples make it sure."
     ]
-
-
-def _check_numbers(
-    max_drop: float | None, epochs: int, trials: int, confidence: float, samples: int
-) -> None:
-    if max_drop is not None and not max_drop >= 0:
-        raise ValueError(f"`max_drop` must be >= 0, or None. Received: {max_drop}")
-    if epochs < 0:
-        raise ValueError(f"`epochs` must be 0 or more. Received: {epochs}")
-    if trials < 1:
-        raise ValueError(f"`trials` must be 1 or more. Received: {trials}")
-    if samples < 1:
-        raise ValueError(f"`samples` must be 1 or more. Received: {samples}")
-    if not 0.5 < confidence < 1:
-        raise ValueError(f"`confidence` must lie in (0.5, 1). Received: {confidence}")

@@ -21,7 +21,7 @@ class State:
 
     Args:
         path: The folder, which is made; `None` for memory alone.
-        origin: What the search is about: a model and samples.
+        origin: What the search is about: a model, samples, or checksums.
         settings: What candidates are trained with.
 
     Raises:
@@ -35,10 +35,7 @@ class State:
         self._values: dict[str, Any] = {"format": _FORMAT, "rows": {}}
         if self.folder is None:
             return
-        self._values["origin"] = {
-            name: value.checksum if isinstance(value, Samples) else str(checksum_of_teacher(value))
-            for name, value in origin.items()
-        }
+        self._values["origin"] = {name: _checksum(value) for name, value in origin.items()}
         self._values["settings"] = dict(settings)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "search.json"
@@ -84,3 +81,9 @@ class State:
                 "another folder, or remove it."
             )
         self._values["rows"] = rows
+
+
+def _checksum(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return value.checksum if isinstance(value, Samples) else str(checksum_of_teacher(value))

@@ -65,6 +65,7 @@ class Trials:
         predictions: Costs and budgets.
         recipe: Assignment → the recipe that gives it again.
         state: Where rows and models are kept.
+        reference: Outputs of the teacher on the validation samples.
 
     Attributes:
         measured: The candidates, in the order of the trials.
@@ -84,12 +85,13 @@ class Trials:
         predictions: Predictions,
         recipe: Callable[[Assignment], Recipe],
         state: State,
+        reference: Any,
     ):
         self.recipe = recipe
         self.model, self.teacher, self.held, self.scored = model, teacher, held, scored
         self.metric, self.confidence, self.training = metric, confidence, training
         self.predictions, self.state = predictions, state
-        self.reference = predict(teacher, held)
+        self.reference = reference
         self._scored_reference = _list(predict(teacher, scored))
         self.kinds = output_kinds(teacher, self._scored_reference)
         self.measured: list[Candidate] = []
@@ -142,6 +144,8 @@ class Trials:
             file = self.state.file(f"{key}.keras")
             assert file is not None
             self._models[key] = keras.models.load_model(file)
+            # Its budgets may be those of an earlier call in the same folder.
+            self._models[key].recipe = self.recipe(candidate.point.assignment).to_dict()
         return self._models[key]
 
     def _measure(self, point: Point) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import keras
@@ -119,9 +119,11 @@ def _measure(
     baseline = None if metric is None else metric.value(held.labels, _one(reference))
     measured = "; ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
     rows = dict(known)
+    asked = {str(candidate.option) for candidate in changes.candidates}
 
-    def table() -> Sensitivity:
-        ordered = sorted(rows.values(), key=lambda r: -r.divergence)
+    def table(keys: Container[str] | None = None) -> Sensitivity:
+        chosen = [row for row in rows.values() if keys is None or row.option in keys]
+        ordered = sorted(chosen, key=lambda r: -r.divergence)
         return Sensitivity(
             model.name,
             tuple(ordered),
@@ -151,10 +153,10 @@ def _measure(
                 table().save(path)
             progress.step(f"{candidate.target} {candidate.option}")
     _add_estimates(rows, estimates)
-    result = table()
     if path is not None:
-        result.save(path)
-    return result
+        # The file keeps what calls with other options have measured.
+        table().save(path)
+    return table(asked)
 
 
 def _outputs_with(changes: Changes, candidate: Candidate, prefix: Prefix) -> list[np.ndarray]:
