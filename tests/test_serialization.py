@@ -33,7 +33,7 @@ from tfcompress.quantization.operators import (
     masked_scores,
     masking,
     moments,
-    normalization,
+    norm_steps,
     pooling,
     prelu,
     products,
@@ -161,9 +161,7 @@ EXAMPLES = {
     masking.CountFactor: lambda: masking.CountFactor(name="factor"),
     masking.MaskSteps: lambda: masking.MaskSteps(name="steps"),
     masking.StepWeights: lambda: masking.StepWeights(name="weights"),
-    normalization.SumOverAxes: lambda: normalization.SumOverAxes(
-        [1], False, original=_NORM, name="sum"
-    ),
+    norm_steps.SumOverAxes: lambda: norm_steps.SumOverAxes([1], False, original=_NORM, name="sum"),
     requantized.StandaloneReLU: lambda: requantized.StandaloneReLU(6.0, name="relu"),
     spectral.UnitSpectralNorm: lambda: spectral.UnitSpectralNorm(keras.constraints.NonNeg()),
     averages.ZeroPaddedAverage: lambda: averages.ZeroPaddedAverage((3, 2), (2, 1), name="mean"),
@@ -179,21 +177,19 @@ EXAMPLES = {
     ),
     embedding.CodedTable: lambda: embedding.CodedTable(name="table"),
     moments.Root: lambda: moments.Root(0.5, original=_NORM, name="root"),
-    normalization.Centered: lambda: normalization.Centered(original=_NORM, name="centered"),
-    normalization.InverseRoot: lambda: normalization.InverseRoot(
+    norm_steps.Centered: lambda: norm_steps.Centered(original=_NORM, name="centered"),
+    norm_steps.InverseRoot: lambda: norm_steps.InverseRoot(
         0.5, 0.1, 3.0, original=_NORM, name="inverse"
     ),
-    normalization.MeanOverAxes: lambda: normalization.MeanOverAxes(
+    norm_steps.MeanOverAxes: lambda: norm_steps.MeanOverAxes(
         [1], False, original=_NORM, name="mean"
     ),
-    normalization.MeanOverGroups: lambda: normalization.MeanOverGroups(
-        3, original=_NORM, name="groups"
-    ),
-    normalization.NormAffine: lambda: normalization.NormAffine(
+    norm_steps.MeanOverGroups: lambda: norm_steps.MeanOverGroups(3, original=_NORM, name="groups"),
+    norm_steps.NormAffine: lambda: norm_steps.NormAffine(
         [2], "gamma", "beta", original=_NORM, name="affine"
     ),
-    normalization.Normalized: lambda: normalization.Normalized(original=_NORM, name="normalized"),
-    normalization.SumOfSquares: lambda: normalization.SumOfSquares(
+    norm_steps.Normalized: lambda: norm_steps.Normalized(original=_NORM, name="normalized"),
+    norm_steps.SumOfSquares: lambda: norm_steps.SumOfSquares(
         2, False, original=_NORM, name="squares"
     ),
     products.Product: lambda: products.Product("ab,bc->ac", margin=4.0, causal=True, name="p"),

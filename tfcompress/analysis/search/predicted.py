@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 from keras import tree
 
 from tfcompress.analysis.costs.budgets import Budget, Bytes, Costs, Parameters
@@ -242,8 +243,18 @@ class Predictions:
         """The file of an assignment without training, which is as large as the trained one."""
         few = tree.map_structure(lambda a: a[:_FEW], self.scored.inputs)
         model = assignment.build(self.structured(assignment), few, bias_correction=False)
+        _tell_biases_apart(model)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             file = pathlib.Path(folder) / "model.tflite"
             report = export_tflite(model, file, verify_samples=0, allow_float=True)
             return Exported(file.read_bytes(), report, model)
+
+
+def _tell_biases_apart(model: QuantizedModel) -> None:
+    """Gives every bias numbers of its own: a file stores equal ones, as before training, once."""
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if variable.name == "bias":
+            value = np.asarray(variable)
+            variable.assign(value + random.uniform(0.01, 0.02, value.shape).astype(value.dtype))

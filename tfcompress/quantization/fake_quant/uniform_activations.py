@@ -143,10 +143,12 @@ def _known_rounding(
         scale = tf.where(is_active, scale, 1.0)
     low, high = bounds(scale, zero_point, **grid)
 
-    def choose(compute: Callable[[], tf.Tensor], otherwise: tf.Tensor) -> tf.Tensor:
+    def choose(
+        compute: Callable[[], tf.Tensor], otherwise: tf.Tensor, when: tf.Tensor = is_active
+    ) -> tf.Tensor:
         if branches:
-            return tf.cond(is_active, compute, lambda: tf.identity(otherwise))
-        return tf.where(is_active, compute(), otherwise)
+            return tf.cond(when, compute, lambda: tf.identity(otherwise))
+        return tf.where(when, compute(), otherwise)
 
     def quantized(x: tf.Tensor) -> tf.Tensor:
         if is_fused:
@@ -162,7 +164,11 @@ def _known_rounding(
     @tf.custom_gradient
     def quantize(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return choose(lambda: passed(x, upstream), upstream)
+            when = is_active
+            if branches and upstream.shape.rank and upstream.shape[0] is None:
+                # oneDNN's depthwise convolution of no samples has the shape of its input.
+                when = is_active & (tf.shape(upstream)[0] > 0)
+            return choose(lambda: passed(x, upstream), upstream, when)
 
         return choose(lambda: quantized(x), x), gradient
 
