@@ -21,6 +21,9 @@ from tfcompress.quantization.grids.learned_step import LSQ, LSQPlus
 from tfcompress.quantization.grids.ternary import TernaryWeights
 from tfcompress.quantization.options import INT16_BITS, ActivationOptions, WeightOptions
 
+# Codes of more bits take a byte each.
+_MOST_PACKED_BITS = 4
+
 _S = TypeVar("_S", "WeightScheme", "ActivationScheme")
 
 
@@ -37,6 +40,9 @@ class WeightScheme(WeightOptions):
         power_of_two: Scales are powers of two (fixed point).
         observer: Range estimator. `MinMax` follows the kernel in every step; any other is run
             when the model is quantized and then stays fixed.
+        packed: Whether the file holds kernels of convolutions in 4 or 2 bits too, where that makes
+            it smaller. Such a convolution runs as a dense layer over patches: the same codes, in
+            more time. Needs at most 4 bits, no groups, and channels last.
         quantizer: The grid and how it is trained; uniform by default. One of your own reads those
             of the options above that it has a use for.
     """
@@ -50,6 +56,11 @@ class WeightScheme(WeightOptions):
                 f"Expected `quantizer` to be a WeightQuantizer. Received: {self.quantizer!r}."
             )
         self.quantizer.check(self)
+        if self.packed and self.quantizer.num_bits(self) > _MOST_PACKED_BITS:
+            raise ValueError(
+                f"Expected `packed=True` with at most {_MOST_PACKED_BITS} bits. Received: "
+                f"{self.quantizer.num_bits(self)} bits."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +142,14 @@ PRESETS: dict[str, Scheme] = {
     "w8a8": Scheme(),
     "int4": Scheme(weights=WeightScheme(num_bits=4)),
     "w4a8": Scheme(weights=WeightScheme(num_bits=4)),
+    "int4-packed": Scheme(weights=WeightScheme(num_bits=4, packed=True)),
     "w4a4": Scheme(WeightScheme(num_bits=4), ActivationScheme(num_bits=4)),
     "lsq-w4a8": Scheme(WeightScheme(4, quantizer=LSQ()), ActivationScheme(quantizer=LSQPlus())),
     "int2": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
     "w2a8": Scheme(weights=WeightScheme(2, narrow_range=False, quantizer=LSQ())),
+    "int2-packed": Scheme(
+        weights=WeightScheme(2, narrow_range=False, quantizer=LSQ(), packed=True)
+    ),
     "ternary": Scheme(weights=WeightScheme(2, quantizer=TernaryWeights())),
     "binary": Scheme(weights=WeightScheme(2, quantizer=BinaryWeights())),
     "int16x8": _INT16X8,

@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=not_negative, default=4, help="of a candidate (default 4)")
     parser.add_argument("--trials", type=positive, default=4, help="candidates (default 4)")
     parser.add_argument("--options", metavar="A,B,...", help="such as int4,channels=0.5")
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="pack convolutions of 4 and 2 bits: smaller files that take more time",
+    )
     parser.add_argument("--batch-size", type=positive, default=128, help="default 128")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default 0.001")
     parser.add_argument("--seed", type=not_negative, default=0, help="default 0")
@@ -87,6 +92,7 @@ def run(options: argparse.Namespace) -> Output:
         metric=options.metric,
         epochs=options.epochs,
         trials=options.trials,
+        packed=options.packed,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,

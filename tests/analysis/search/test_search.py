@@ -110,6 +110,42 @@ def test_low_rank_is_chosen_and_its_file_is_the_predicted_one(trained, tmp_path)
     assert np.mean(outputs[0] == outputs[1]) > 0.97
 
 
+def test_packed_convolutions_meet_a_budget_that_others_do_not(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(512, 8, 8, 4)).astype("float32")
+    y = (x.mean((1, 2)) @ rng.normal(size=(4, 3))).argmax(-1)
+    image = keras.Input((8, 8, 4), name="image")
+    h = layers.Conv2D(48, 3, padding="same", activation="relu", name="first")(image)
+    h = layers.Conv2D(48, 3, padding="same", activation="relu", name="second")(h)
+    h = layers.GlobalAveragePooling2D()(h)
+    model = keras.Model(image, layers.Dense(3, name="logits")(h))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(x, y, epochs=2, verbose=0)
+
+    def run(**options):
+        train, validation = (x[:384], y[:384]), (x[384:], y[384:])
+        options = {"budget": tfc.Bytes(19_000), "options": ["int4", "int2"], **options}
+        return tfc.search(model, train, validation, epochs=1, trials=1, verbose=0, **options)
+
+    with pytest.raises(ValueError, match="smallest that the options reach"):
+        run()
+    found = run(packed=True, path=tmp_path / "work")
+    # With no other option: the model knows that its kernels are packed.
+    report = tfc.export_tflite(found.model, tmp_path / "model.tflite", verify_data=x[:64])
+    assert report.num_bytes == found.best.costs.num_bytes <= 19_000
+    assert report.agreement == 1.0
+    assert report.fully_delegated
+    assert {row.name: row.stored for row in report.layers}["second"] == "int4"
+    # What operators take is known about.
+    assert abs(found.best.num_bytes_error) < 0.04
+    assert "int4, packed" in str(found)
+    again = found.recipe.run(model, (x[:384], y[:384]), verbose=0)
+    second = tfc.export_tflite(again, tmp_path / "again.tflite", verify_samples=0)
+    assert second.num_bytes == report.num_bytes
+
+
 def test_the_smallest_that_holds_a_drop(trained, tmp_path):
     model, train, validation = trained
     found = tfc.search(

@@ -26,9 +26,16 @@ from tfcompress.export.report import ExportReport
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.kernels import Kernel, iterate_layers, layer_kernels
 from tfcompress.model.macs import count_macs
+from tfcompress.quantization.placement.stored import (
+    OPERATOR_BYTES,
+    can_be_packed,
+    operators_of_patches,
+)
 from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import Scheme, resolve
 
+# Bytes that an operator and its tensors take under gzip, about.
+_GZIP_OPERATOR_BYTES = 40
 _STORED_BITS = {"int8": 8, "int4": 4, "int2": 2, "float32": 32}
 
 
@@ -39,12 +46,17 @@ class LayerBytes:
         start: The float model with the widths and ranks in question.
         stored: `(layer, bits)` → bits that the file stores a code in.
         layers: The layers of the whole model that are asked for.
+        packed: Whether convolutions of packed codes have operators that gather patches.
     """
 
     def __init__(
-        self, start: Structured, stored: Mapping[tuple[str, int], int], layers: Sequence[str]
+        self,
+        start: Structured,
+        stored: Mapping[tuple[str, int], int],
+        layers: Sequence[str],
+        packed: bool = False,
     ):
-        self._stored = stored
+        self._stored, self._has_patches = stored, packed
         found = layers_by_path(start.model)
         self._kernels = {
             name: [
@@ -62,9 +74,20 @@ class LayerBytes:
         key = layer, bits, sparsity
         if key not in self._known:
             parts = [self._packed(k, name, bits, sparsity) for name, k in self._kernels[layer]]
-            raw = sum(map(len, parts))
-            self._known[key] = raw, sum(len(zlib.compress(part, 9)) for part in parts)
+            operators = self._operators(layer, bits)
+            raw = sum(map(len, parts)) + round(operators * OPERATOR_BYTES)
+            compressed = sum(len(zlib.compress(part, 9)) for part in parts)
+            self._known[key] = raw, compressed + round(operators * _GZIP_OPERATOR_BYTES)
         return self._known[key]
+
+    def _operators(self, layer: str, bits: int) -> int:
+        """How many operators gather patches for the packed kernels of a layer."""
+        if not self._has_patches:
+            return 0
+        found = [
+            k.layer for name, k in self._kernels[layer] if self._stored.get((name, bits), 8) < 8
+        ]
+        return sum(operators_of_patches(inner) for inner in found if can_be_packed(inner, bits))
 
     def _packed(self, kernel: Kernel, layer: str, bits: int, sparsity: float) -> bytes:
         scheme = resolve(PRESETS[bits])

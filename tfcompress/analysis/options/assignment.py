@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfcompress.analysis.options.changes import prune_kernel
-from tfcompress.analysis.options.options import PRESETS
+from tfcompress.analysis.options.options import PACKED_PRESETS, PRESETS
 from tfcompress.analysis.options.structured import Structured, structured
 from tfcompress.analysis.options.widths import Widths
 from tfcompress.model.graph import Graph
@@ -33,12 +33,14 @@ class Assignment:
             without a key keeps its kernel.
         sparsity: Layer → the share of its weights that is zero; 0 without a key.
         bits: Layer → bits of its weights; 8 without a key.
+        packed: Whether kernels of convolutions with few bits are packed in the file.
     """
 
     channels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ranks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sparsity: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    packed: bool = False
 
     @property
     def key(self) -> str:
@@ -46,14 +48,19 @@ class Assignment:
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {field.name: dict(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return dataclasses.asdict(self)
 
     @property
     def structure(self) -> Assignment:
         """The widths and ranks alone."""
-        return Assignment(self.channels, self.ranks)
+        return Assignment(self.channels, self.ranks, packed=self.packed)
+
+    @property
+    def presets(self) -> Mapping[int, str]:
+        """Bits of weights → the preset of `quantize` that gives them."""
+        return PACKED_PRESETS if self.packed else PRESETS
 
     def structured(self, model: keras.Model, widths: Widths | None) -> Structured:
         """The float model with these widths and ranks.
@@ -78,7 +85,7 @@ class Assignment:
         copy = pruned(model, start.expand(self.sparsity)) if self.sparsity else model
         paths = layers_by_path(model)
         bits = start.expand(self.bits)
-        by_name = {n: PRESETS[b] for n, b in bits.items() if b != 8 and n in paths}
+        by_name = {n: self.presets[b] for n, b in bits.items() if b != 8 and n in paths}
         with warnings.catch_warnings():
             # Ranges are those of a model whose training has not begun.
             warnings.simplefilter("ignore", UserWarning)

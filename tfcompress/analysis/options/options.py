@@ -11,6 +11,8 @@ Kind = Literal["bits", "sparsity", "channels", "rank"]
 
 #: Bits of weights → the preset of `quantize` that gives them.
 PRESETS: dict[int, str] = {8: "int8", 4: "int4", 2: "w2a8"}
+#: The same where kernels of convolutions are packed too.
+PACKED_PRESETS: dict[int, str] = {8: "int8", 4: "int4-packed", 2: "int2-packed"}
 
 #: What `sensitivity` measures by default.
 DEFAULT_OPTIONS = (

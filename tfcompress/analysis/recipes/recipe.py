@@ -15,7 +15,6 @@ import keras
 from tfcompress.analysis.costs import budgets as budget_types
 from tfcompress.analysis.costs.budgets import Budget
 from tfcompress.analysis.options.assignment import Assignment
-from tfcompress.analysis.options.options import PRESETS
 from tfcompress.analysis.options.structured import Structured
 from tfcompress.analysis.recipes.lines import parse_json, parse_yaml
 from tfcompress.analysis.recipes.schema import BUDGETS, FIELDS, Checker
@@ -199,7 +198,8 @@ def recipe_of(
         stages.append({"factorize": {"ranks": dict(start.ranks), "methods": ["svd"]}})
     if assignment.sparsity:
         stages.append({"prune": {"sparsity": start.expand(assignment.sparsity)}})
-    layers = {name: PRESETS[bits] for name, bits in start.expand(assignment.bits).items()}
+    bits = start.expand(assignment.bits)
+    layers = {name: assignment.presets[b] for name, b in bits.items()}
     stages.append({"quantize": {"default": "int8", **({"layers": layers} if layers else {})}})
     if distill:
         stages.append({"distill": {}})

@@ -55,6 +55,7 @@ class Predictions:
         scored: Samples that calibrate ranges.
         budgets: What files may cost.
         state: Where costs of files are kept.
+        packed: Whether kernels of convolutions are packed.
 
     Attributes:
         origin: What the float model costs; of bytes, those of its int8 file.
@@ -67,7 +68,9 @@ class Predictions:
         scored: Samples,
         budgets: Sequence[Budget],
         state: State,
+        packed: bool = False,
     ):
+        self._whole = Assignment(packed=packed)
         self.model, self.scored, self.state = model, scored, state
         self.budgets = tuple(budgets)
         self.losses = Losses(table)
@@ -77,7 +80,7 @@ class Predictions:
         # The front is over bytes, unless only other costs are limited.
         self._axis: Budget = (*sizes, *budgets, Bytes(1, gzip=True))[0]
         self._gzip = not sizes or sizes[0].gzip
-        self.origin = self._base(Assignment())
+        self.origin = self._base(self._whole)
 
     def cost(self, costs: Costs) -> float:
         """The cost that candidates are ordered by."""
@@ -102,7 +105,8 @@ class Predictions:
             for structure, by_size in self._structures(sweeps):
                 base = self._base(structure)
                 start = self.structured(structure)
-                sizes = LayerBytes(start, self._stored_bits(structure), self.layers)
+                stored = self._stored_bits(structure)
+                sizes = LayerBytes(start, stored, self.layers, structure.packed)
                 index = 1 if self._gzip else 0
 
                 def size(costs: Costs, index: int = index) -> float:
@@ -141,8 +145,8 @@ class Predictions:
         Returns:
             The structures, each once, and whether they were chosen by size.
         """
-        seen = {Assignment().key}
-        yield Assignment(), False
+        seen = {self._whole.key}
+        yield self._whole, False
         for sweep in sweeps:
             within, over = 0.0, 1.0
             for number in range(len(_SHARES) + _HALVINGS):
@@ -153,6 +157,7 @@ class Predictions:
                 structure = sweep.at(share)
                 if structure is None:
                     continue
+                structure = dataclasses.replace(structure, packed=self._whole.packed)
                 if self.fits(self._base(structure)):
                     within = max(within, share)
                 else:
@@ -227,7 +232,7 @@ class Predictions:
     def _stored_bits(self, structure: Assignment) -> dict[tuple[str, int], int]:
         """What files store codes of 4 and 2 bits in, from one file of each set of ranks."""
         found: dict[tuple[str, int], int] = {}
-        ranks = Assignment(ranks=structure.ranks)
+        ranks = dataclasses.replace(self._whole, ranks=structure.ranks)
         for bits in sorted({b for row in self.losses.bits.values() for b in row if b < 8}):
             known = self.state.get(f"stored {bits} {ranks.key}")
             if known is None:

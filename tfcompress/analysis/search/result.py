@@ -160,14 +160,14 @@ class SearchResult:
         return figure
 
 
-def describe_assignment(assignment: Mapping[str, Mapping[str, Any]]) -> str:
+def describe_assignment(assignment: Mapping[str, Any]) -> str:
     """What an assignment changes, as a table of layers."""
     parts: dict[str, list[str]] = {}
     shapes = {
         "channels": "channels × {}",
         "ranks": "low rank × {}",
         "sparsity": "{} zeros",
-        "bits": "int{}",
+        "bits": "int{}, packed" if assignment.get("packed") else "int{}",
     }
     for kind, shown in shapes.items():
         for name, value in assignment[kind].items():

@@ -56,6 +56,7 @@ def search(
     distill: bool = True,
     samples: int = 256,
     confidence: float = 0.95,
+    packed: bool = False,
     seed: int = 0,
     path: str | os.PathLike | None = None,
     verbose: Verbosity = "auto",
@@ -97,6 +98,9 @@ def search(
         distill: Whether the float model teaches (for class scores).
         samples: Samples for sensitivities and for calibration.
         confidence: Of the bound, in (0.5, 1).
+        packed: Whether kernels of convolutions of 4 and 2 bits are packed, where that makes the
+            file smaller; see `WeightScheme`. They take more time, so that it is for budgets of
+            bytes.
         seed: Of training.
         path: A folder that keeps every step; a search that was interrupted and is called again
             with the same arguments continues there. It holds each candidate's `.tflite` and
@@ -126,6 +130,8 @@ def search(
         batch_size=batch_size,
         seed=seed,
     )
+    if not isinstance(packed, bool):
+        raise TypeError(f"Expected `packed` to be True or False. Received: {packed!r}.")
     check_other_data(validation, train, "train")
     chosen = parse_options(("int8", *parse_options(options)))
     model = functional_for(model, train)
@@ -142,7 +148,7 @@ def search(
         "batch_size": batch_size,
     }
     settings |= {"distill": distill, "samples": samples, "seed": seed, "metric": found.name}
-    settings |= {"confidence": confidence, "loss": compiled_loss(model)}
+    settings |= {"packed": packed, "confidence": confidence, "loss": compiled_loss(model)}
     origin: dict[str, Any] = {"model": model, "validation": held}
     if path is not None:
         origin["train"] = checksum_of_training(train, scored)
@@ -157,7 +163,7 @@ def search(
             path=state.file("sensitivity.json"),
             verbose=verbose,
         )
-        predictions = Predictions(flat, table, scored, budgets, state)
+        predictions = Predictions(flat, table, scored, budgets, state, packed)
         points = predictions.points(verbose)
         front = undominated(points, predictions.cost)
         inside = [p for p in points if predictions.fits(p.costs)]

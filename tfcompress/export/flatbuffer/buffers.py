@@ -13,6 +13,30 @@ def set_data(model: schema.ModelT, tensor: schema.TensorT, data: np.ndarray) -> 
     model.buffers[tensor.buffer].data = data
 
 
+def share_constants(graph: schema.SubGraphT) -> None:
+    """Lets operators read one tensor of each constant of int32 numbers, such as a shape.
+
+    They lose their names, of one operator among several. Tensors that nothing reads any more stay.
+    Equal constants share a buffer already.
+
+    Args:
+        graph: The subgraph.
+    """
+    first: dict[tuple, int] = {}
+    same: dict[int, int] = {}
+    for index, tensor in enumerate(graph.tensors):
+        scale = None if tensor.quantization is None else tensor.quantization.scale
+        has_scale = scale is not None and len(scale) > 0
+        if tensor.type != schema.TensorType.INT32 or tensor.buffer == 0 or has_scale:
+            continue
+        shape = () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
+        tensor.name = None
+        same[index] = first.setdefault((tensor.buffer, tensor.type, shape), index)
+    for op in graph.operators:
+        if op.inputs is not None:
+            op.inputs = [same.get(int(index), int(index)) for index in op.inputs]
+
+
 def share_buffers(model: schema.ModelT) -> bool:
     """Stores equal constants of all subgraphs once, and drops buffers without a reader.
 

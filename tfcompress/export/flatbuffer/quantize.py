@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from tfcompress.export.flatbuffer.buffers import share_buffers
+from tfcompress.export.flatbuffer.buffers import share_buffers, share_constants
 from tfcompress.export.flatbuffer.chains import Computed, find_computed
 from tfcompress.export.flatbuffer.editing import (
     add_tensor,
@@ -101,8 +101,11 @@ def quantize_file(
     for graph in model.subgraphs:
         merge_reshapes(model, graph)
     remove_unused(model)
-    _require_runtime(model)
     share_buffers(model)
+    for graph in model.subgraphs:
+        share_constants(graph)
+    remove_unused(model)
+    _require_runtime(model)
     return packed(model)
 
 

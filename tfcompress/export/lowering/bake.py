@@ -28,6 +28,7 @@ class BakedKernel:
         input_scale: Scale of what the layer reads.
         num_bits: Bits of a code.
         num_pruned: How many weights are zero before they are rounded.
+        packed: Whether its scheme has it packed in a convolution too.
     """
 
     layer: str
@@ -38,6 +39,12 @@ class BakedKernel:
     input_scale: float
     num_bits: int
     num_pruned: int = 0
+    packed: bool = False
+
+    def as_matrix(self) -> BakedKernel:
+        """The kernel of a convolution as that of a dense layer over its patches."""
+        codes = self.codes.reshape(-1, self.codes.shape[-1])
+        return dataclasses.replace(self, codes=codes, keras_class="Dense")
 
 
 def bake(
@@ -79,6 +86,7 @@ def bake(
         0.0 if quantizer is None else float(quantizer.scale.numpy()),
         transform.num_bits,
         _zeros_before_rounding(layer, call_index),
+        transform.scheme.packed,
     )
     return kernel, bias, baked
 

@@ -20,8 +20,8 @@ from keras import tree
 
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, Table
 from tfcompress.export.lowering.bake import BakedKernel, bake
+from tfcompress.export.lowering.dense_form import as_dense
 from tfcompress.export.lowering.marks import Marks
-from tfcompress.export.lowering.pointwise import as_dense
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.inference import constant_values
@@ -41,7 +41,7 @@ from tfcompress.quantization.operators.registry import (
 from tfcompress.quantization.options import INT16_BITS
 from tfcompress.quantization.placement.from_graph import int8_calls
 from tfcompress.quantization.placement.keep_float import KeepFloat
-from tfcompress.quantization.placement.stored import packs_pointwise
+from tfcompress.quantization.placement.stored import can_be_packed, is_pointwise
 
 # A kernel of so many bytes is a variable in the SavedModel, which the converter makes a constant.
 # A constant of the graph is copied each of the many times that the converter reads the graph: with
@@ -174,7 +174,6 @@ class _Lowering:
 
     def __init__(self, graph: Graph, pointwise_as_dense: bool, float_io: bool):
         self.graph = graph
-        self._pointwise_as_dense = pointwise_as_dense
         self._int8 = int8_calls(graph)
         self.marks = Marks()
         self._large: dict[Node, tf.Variable] = {}
@@ -183,6 +182,8 @@ class _Lowering:
         self._known = constant_values(graph)
         self._constants: dict[Node, tuple] = {}
         self._baked: dict[Node, BakedKernel] = {}
+        # Calls of convolutions that are dense layers in the file.
+        self._as_dense: set[Node] = set()
         # Call of a quantizer → range, scale and zero point.
         self._quantizers: dict[Node, tuple[tuple[float, float], float, int]] = {}
         # Call of the quantizer of an input → its Rescaling, where that is an operator of the file.
@@ -209,6 +210,10 @@ class _Lowering:
                     self._large[node] = tf.Variable(kernel, trainable=False)
                 if baked is not None and node in self._int8:
                     self._baked[node] = baked
+                    wanted = baked.packed or (pointwise_as_dense and is_pointwise(node.operation))
+                    if wanted and can_be_packed(node.operation, baked.num_bits):
+                        self._as_dense.add(node)
+                        self._baked[node] = baked.as_matrix()
             elif isinstance(node.operation, FakeQuantize):
                 self._quantizers[node] = _checked_quantizer(node.operation)
                 if float_io and isinstance(node.operation, RescaledInput):
@@ -276,8 +281,7 @@ class _Lowering:
             if self._is_table(node):
                 # One operator that the converter leaves as it is marks the place of the table.
                 return tf.nn.elu(args[0])
-            baked = self._baked.get(node) if self._pointwise_as_dense else None
-            if baked is not None and packs_pointwise(operation, baked.num_bits):
+            if node in self._as_dense:
                 return as_dense(operation, args[0], *self._constants[node])
             form = operator_of(operation).lower
             if form is not None and node.inputs and is_int8:

@@ -12,6 +12,8 @@ from tfcompress.quantization.schemes import WeightScheme
 
 #: Widths that LiteRT runs packed in FULLY_CONNECTED, the narrowest first.
 _PACKED = (2, 4)
+#: Bytes that an operator and its tensors take in a file, about.
+OPERATOR_BYTES = 220
 
 
 def packed_bits(num_bits: int, inputs: int) -> int:
@@ -27,19 +29,29 @@ def packed_bits(num_bits: int, inputs: int) -> int:
     return next((w for w in _PACKED if num_bits <= w and inputs * w % 8 == 0), 8)
 
 
-def packs_pointwise(layer: Any, num_bits: int) -> bool:
-    """Whether `pointwise_as_dense` packs the kernel of a convolution.
-
-    That is one of 1×1 without strides and groups, of 4 bits or fewer, and an even number of input
-    channels.
-    """
-    return (
-        isinstance(layer, layers.Conv1D | layers.Conv2D)
-        and num_bits <= max(_PACKED)
-        and all(size == 1 for size in (*layer.kernel_size, *layer.strides, layer.groups))
-        and layer.data_format == "channels_last"
-        and packed_bits(num_bits, _inputs(layer)) < 8
+def is_pointwise(layer: Any) -> bool:
+    """Whether a layer is a convolution of 1×1 without strides and groups."""
+    return isinstance(layer, layers.Conv1D | layers.Conv2D) and all(
+        size == 1 for size in (*layer.kernel_size, *layer.strides, layer.groups)
     )
+
+
+def can_be_packed(layer: Any, num_bits: int) -> bool:
+    """Whether the file is smaller with a convolution as a dense layer of packed codes.
+
+    Such a layer reads patches, which operators of their own put together: where those take more
+    bytes than the kernel saves, the kernel stays in int8.
+
+    Args:
+        layer: A built layer with one kernel.
+        num_bits: Bits of a code.
+    """
+    if not isinstance(layer, layers.Conv1D | layers.Conv2D):
+        return False
+    if layer.groups != 1 or layer.data_format != "channels_last":
+        return False
+    saved = math.prod(layer.kernel.shape) * (8 - packed_bits(num_bits, _inputs(layer))) / 8
+    return saved > OPERATOR_BYTES * operators_of_patches(layer)
 
 
 def stored_type(layer: Any, scheme: WeightScheme) -> str:
@@ -50,11 +62,25 @@ def stored_type(layer: Any, scheme: WeightScheme) -> str:
         scheme: That of its kernel.
     """
     bits = scheme.quantizer.num_bits(scheme)
+    packed = f"int{packed_bits(bits, _inputs(layer))}"
     if isinstance(layer, layers.Dense | layers.EinsumDense):
-        return f"int{packed_bits(bits, _inputs(layer))}"
-    if packs_pointwise(layer, bits):
-        return f"int8; int{packed_bits(bits, _inputs(layer))} with pointwise_as_dense"
-    return "int8"
+        return packed
+    if not can_be_packed(layer, bits):
+        return "int8"
+    if scheme.packed:
+        return packed
+    choice = "pointwise_as_dense" if is_pointwise(layer) else "packed=True"
+    return f"int8; {packed} with {choice}"
+
+
+def operators_of_patches(layer: Any) -> int:
+    """How many operators put the patches of a packed convolution together."""
+    count = 0
+    for size, stride in zip(layer.kernel_size, layer.strides, strict=True):
+        # A slice for each row, of a larger stride with reshapes, and a concatenation.
+        count += (size > 1) * (size + 1) + (stride > 1) * (size + 1)
+    is_padded = layer.padding != "valid" and max(layer.kernel_size) > 1
+    return count + is_padded
 
 
 def _inputs(layer: Any) -> int:
