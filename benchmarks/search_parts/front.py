@@ -2,8 +2,9 @@
 
 All are trained alike: samples, epochs, learning rate, teacher; of each budget the better one of two
 candidates is taken, on the validation data. A budget is `bytes=N` or `gzip=N` of
-the file, or `macs=S`, a share of the multiply-accumulates. Uniform rows are int8, 4 bits, or half
-of the multiply-accumulates in int8, everywhere.
+the file, or `macs=S`, a share of the multiply-accumulates; for bytes few bits are packed in
+convolutions too. Uniform rows are int8, 4 bits, or half of the multiply-accumulates in int8: by
+one ranking of channels by size as `shrink` does it, or with the same share of every layer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ RANKS = ("rank=0.5", "rank=0.25")
 UNIFORM: dict[str, list[dict[str, Any]]] = {
     "int8": [{"quantize": {"default": "int8"}}],
     "int4": [{"quantize": {"default": "int4"}}],
+    "int4 packed": [{"quantize": {"default": "int4-packed"}}],
     "half width": [{"shrink": {"target_macs": 0.5}}, {"quantize": {"default": "int8"}}],
+    "half width everywhere": [
+        {"shrink": {"target_macs": 0.5, "ranking": "uniform"}},
+        {"quantize": {"default": "int8"}},
+    ],
 }
 #: What is measured where no rows are named.
 ROWS = (
@@ -54,11 +60,13 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
         training = {"train": {"epochs": epochs, "learning_rate": RATE, "seed": seed}}
         recipe = tfc.Recipe([*UNIFORM[name], {"distill": {}}, training])
         return file_row(recipe.run(net.model, net.batches(seed), verbose=0), net)
+    limit = budget(name)
     found = tfc.search(
         net.model,
         net.batches(seed),
         net.validation,
-        budget=budget(name),
+        budget=limit,
+        packed=isinstance(limit, tfc.Bytes),
         options=(*SEARCH_OPTIONS, *RANKS),
         epochs=epochs,
         learning_rate=RATE,

@@ -222,3 +222,31 @@ def test_yaml_without_aliases_by_which_few_lines_become_billions(tmp_path):
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match="aliases"):
         tfc.Recipe.load(path)
+
+
+def test_the_ranking_of_widths_is_that_of_the_recipe():
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(64, "relu"),
+            layers.Dense(64, "relu"),
+            layers.Dense(64, "relu"),
+            layers.Dense(3),
+        ]
+    )
+    # By one ranking most goes where weights are small.
+    model.layers[0].kernel.assign(rng.normal(0, 1e-3, (16, 64)))
+    model.layers[1].kernel.assign(np.outer(np.ones(64), np.geomspace(1e-3, 1, 64)))
+    train = (rng.normal(size=(8, 16)).astype("float32"), np.zeros(8, int))
+
+    def units(ranking):
+        recipe = tfc.Recipe([{"shrink": {"target_macs": 0.5, "ranking": ranking}}])
+        small = recipe.run(model, train, verbose=0)
+        return [layer.units for layer in small.layers if hasattr(layer, "units")][:-1]
+
+    # Widths are multiples of 8.
+    assert np.ptp(units("uniform")) <= 8
+    assert np.ptp(units("global")) > 8
+    with pytest.raises(ValueError, match="'ranking'"):
+        tfc.Recipe([{"shrink": {"target_macs": 0.5, "ranking": "other"}}])

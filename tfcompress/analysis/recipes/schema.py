@@ -93,7 +93,11 @@ _SHARE = _number(0.0, 1.0)
 
 #: Stage → its keys → what they may be. Stages come in this order, and `train` last.
 STAGES: dict[str, dict[str, Check]] = {
-    "shrink": {"channels": _by_layer(_SHARE), "target_macs": _SHARE},
+    "shrink": {
+        "channels": _by_layer(_SHARE),
+        "target_macs": _SHARE,
+        "ranking": _one_of(("global", "uniform")),
+    },
     "factorize": {
         "ranks": _either(_number(1, whole=True), _by_layer(_number(1, whole=True))),
         "energy": _SHARE,

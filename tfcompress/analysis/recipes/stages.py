@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import tree
@@ -23,6 +23,7 @@ from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.structure import shrink
+from tfcompress.pruning.structure.options import WidthOptions
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import cluster
@@ -81,10 +82,14 @@ class _Run:
         self.distillation: dict[str, Any] | None = None
 
     def _shrink(
-        self, channels: Mapping[str, float] | None = None, target_macs: float | None = None
+        self,
+        channels: Mapping[str, float] | None = None,
+        target_macs: float | None = None,
+        ranking: Literal["global", "uniform"] = "global",
     ) -> None:
         if channels is None:
-            self.model = shrink(self.model, target_macs=target_macs)
+            options = WidthOptions(ranking=ranking)
+            self.model = shrink(self.model, target_macs=target_macs, widths=options)
             return
         widths = Widths(self.model)
         unknown = sorted(set(channels) - set(widths.names))
