@@ -16,6 +16,7 @@ benchmark skips what is there.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from recipes.origin import commit
 from recipes.results import Results
 
 RESULTS = pathlib.Path(__file__).parents[1] / "recipes" / "results"
-PARTS = {"front": front.measure, "drop": drop.measure, "ranking": ranking.measure}
+PARTS = {"drop": drop.measure, "ranking": ranking.measure}
 #: Columns of a row behind those that name it.
 COLUMNS = (
     *("bytes", "gzip", "macs", "accuracy", "drop", "bound", "trials"),
@@ -37,10 +38,11 @@ COLUMNS = (
 
 _NET = flags.DEFINE_enum("net", "resnet8", nets.NETS, "Which net.")
 _MODEL = flags.DEFINE_string("model", None, "Its .keras file.", required=True)
-_PART = flags.DEFINE_enum("part", "front", list(PARTS), "Which rows.")
+_PART = flags.DEFINE_enum("part", "front", ["front", *PARTS], "Which rows.")
 _ONLY = flags.DEFINE_list("only", [], "Names of rows; all of the part by default.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, one run each.")
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of training of a candidate.")
+_TRIALS = flags.DEFINE_integer("trials", 2, "Candidates that are trained for a budget.")
 _DATA = flags.DEFINE_string("data_dir", None, "Folder of the data sets; default $TFCOMPRESS_DATA.")
 _OUTPUT = flags.DEFINE_string("output", str(RESULTS), "Folder of the rows.")
 
@@ -62,7 +64,8 @@ def main(argv: Sequence[str]) -> None:
                 if results.has(**key):
                     continue
                 measured, start = commit(), time.process_time()
-                found = dict(PARTS[part](name, net, int(seed), epochs))
+                measure = PARTS.get(part) or functools.partial(front.measure, trials=_TRIALS.value)
+                found = dict(measure(name, net, int(seed), epochs))
                 figures = {column: found.pop(column, "") for column in COLUMNS}
                 if found:
                     raise ValueError(f"Expected figures among {COLUMNS}. Received: {found}.")
@@ -70,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
                 command = (
                     f"python -m benchmarks.search --net={net_name} --part={part} "
                     f'--epochs={epochs} --only="{name}" --seeds={seed}'
+                    + (f" --trials={_TRIALS.value}" if part == "front" else "")
                 )
                 results.add(**key, **figures, commit=measured, command=command)
                 print(key, figures, flush=True)

@@ -1,7 +1,7 @@
 """Files that `search` finds within budgets, beside the same compression of every layer.
 
 All are trained alike: samples, epochs, learning rate, teacher; of each budget the better one of two
-candidates is taken, on the validation data. A budget is `bytes=N` or `gzip=N` of
+candidates (`--trials`) is taken, on the validation data. A budget is `bytes=N` or `gzip=N` of
 the file, or `macs=S`, a share of the multiply-accumulates; for bytes few bits are packed in
 convolutions too. Uniform rows are int8, 4 bits, or half of the multiply-accumulates in int8: by
 one ranking of channels by size as `shrink` does it, or with the same share of every layer.
@@ -52,7 +52,7 @@ def budget(name: str) -> Budget:
     return tfc.Bytes(float(number), gzip=kind == "gzip")
 
 
-def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
+def measure(name: str, net: Net, seed: int, epochs: int, trials: int = 2) -> Mapping[str, Any]:
     """The figures of a row."""
     if name == "float":
         return float_row(net)
@@ -70,7 +70,7 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
         options=(*SEARCH_OPTIONS, *RANKS),
         epochs=epochs,
         learning_rate=RATE,
-        trials=2,
+        trials=trials,
         seed=seed,
         verbose=0,
     )
@@ -80,5 +80,6 @@ def measure(name: str, net: Net, seed: int, epochs: int) -> Mapping[str, Any]:
         "predicted": f"{best.point.loss:.4g}",
         "divergence": f"{best.divergence:.4g}",
         "bytes_error": f"{100 * best.num_bytes_error:.2f}",
+        "trials": len(found.candidates),
     }
     return {**file_row(found.model, net), **together}
