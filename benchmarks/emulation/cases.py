@@ -78,6 +78,8 @@ def cases() -> list[Case]:
     found += _sweep()
     found.append(Case(_mobilenet_v2, ("MobileNetV2-0.35, 64 px",), _images(64)))
     found.append(Case(_resnet8, ("ResNet-8, 32 px",), _images(32)))
+    for packed in ("int4-packed", "int2-packed"):
+        found.append(Case(_resnet8, (f"ResNet-8, 32 px, {packed}",), _images(32), packed))
     for scheme_name in ("int8", "int4", "w2a8"):
         found.append(Case(_lenet, (f"LeNet-300-100, {scheme_name}",), _gray(28), scheme_name))
     return found

@@ -20,9 +20,8 @@ from benchmarks import latency, structured
 from benchmarks.emulation.emulator import Emulator
 from recipes.results import Results, markdown
 
-#: Networks of dense layers, whose weights of fewer bits are packed in the file.
-DENSE = ("lenet300",)
-PACKED = ("int4", "w2a8")
+#: Network → presets of fewer bits, whose weights are packed in the file.
+PACKED = {"lenet300": ("int4", "w2a8"), "resnet8": ("int4-packed", "int2-packed")}
 
 
 def count(
@@ -93,7 +92,7 @@ def _variants(name: str) -> list[str]:
     return [
         "int8",
         *(shrunk if name == options.architecture else ()),
-        *(PACKED if name in DENSE else ()),
+        *PACKED.get(name, ()),
     ]
 
 
@@ -103,8 +102,7 @@ def _files(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if name == flags.FLAGS.architecture:
         shrunk = [v for v in _variants(name) if v != "int8"]
         files |= dict(zip(shrunk, _shrunk(name, folder), strict=True))
-    if name in DENSE:
-        files |= {preset: _packed(name, preset, folder) for preset in PACKED}
+    files |= {preset: _packed(name, preset, folder) for preset in PACKED.get(name, ())}
     return files
 
 

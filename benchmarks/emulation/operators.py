@@ -53,6 +53,8 @@ def parts() -> list[Part]:
     found = [
         *(_conv(*case, kernel=(1, 1)) for case in _POINTWISE),
         *(_conv(*case) for case in _CONVOLUTIONS),
+        *(_conv(*case, kernel=(1, 1), scheme=s) for s in _PACKED for case in _POINTWISE),
+        *(_conv(*case, scheme=s) for s in _PACKED for case in _CONVOLUTIONS[3:5]),
         *(_depthwise(*case) for case in _DEPTHWISE),
         *(_dense(*case, scheme) for scheme in ("int8", "int4", "w2a8") for case in _DENSE),
     ]
@@ -61,6 +63,8 @@ def parts() -> list[Part]:
     return found
 
 
+# Packed weights of many positions; behind patches where the kernel is larger than 1×1.
+_PACKED = ("int4-packed", "int2-packed")
 # Height and width, channels in and out, how many in a row.
 _POINTWISE = (
     *((14, 32, 64, 1), (7, 96, 160, 1), (24, 8, 48, 1), (12, 96, 24, 1), (10, 64, 64, 1)),
@@ -154,6 +158,7 @@ def _conv(
     repeats: int,
     kernel: tuple[int, int],
     stride: int = 1,
+    scheme: str = "int8",
 ) -> Part:
     def make() -> keras.Model:
         x = inputs = keras.Input((size, size, given), name="x")
@@ -163,7 +168,8 @@ def _conv(
 
     kind = "CONV_2D 1x1" if kernel == (1, 1) else "CONV_2D"
     shapes = f"{size}x{size}x{given} to {filters}, {kernel[0]}x{kernel[1]}, stride {stride}"
-    return Part(kind, f"{kind}: {shapes}, {repeats} in a row", make)
+    packed = "" if scheme == "int8" else f", {scheme}"
+    return Part(kind, f"{kind}: {shapes}{packed}, {repeats} in a row", make, scheme)
 
 
 def _depthwise(size: int, channels: int, repeats: int, kernel: int, stride: int) -> Part:
