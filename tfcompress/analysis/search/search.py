@@ -26,7 +26,7 @@ from tfcompress.analysis.search.front import Point, knee, undominated
 from tfcompress.analysis.search.predicted import Predictions
 from tfcompress.analysis.search.result import Candidate, SearchResult
 from tfcompress.analysis.search.state import State
-from tfcompress.analysis.search.trials import Training, Trials
+from tfcompress.analysis.search.trials import Original, Training, Trials
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.flat import flat_copy
@@ -170,19 +170,8 @@ def search(
         if not inside:
             raise ValueError(predictions.smallest_reachable(points))
         recipe = _recipes(predictions, training, found.name, max_drop, samples)
-        work = Trials(
-            flat,
-            model,
-            held,
-            scored,
-            found,
-            confidence,
-            training,
-            predictions,
-            recipe,
-            state,
-            reference,
-        )
+        original = Original(model, held, reference, scored, found, confidence)
+        work = Trials(original, training, predictions, recipe, state)
         with Progress("search", trials, verbose) as progress:
             work.advance = progress.step
             ladder = undominated(inside, predictions.cost)
@@ -200,7 +189,7 @@ def search(
         tuple(measured),
         tuple(front),
         table,
-        found.value(held.labels, work.reference),
+        found.value(held.labels, reference),
         found.name,
         max_drop,
         recipe(best.point.assignment),

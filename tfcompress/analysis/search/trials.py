@@ -51,49 +51,58 @@ class Training:
     seed: int
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Original:
+    """The float model that is compressed, and by what a candidate is compared with it.
+
+    Attributes:
+        model: As the user gave it; it teaches.
+        held: Validation samples.
+        reference: Its outputs of them.
+        scored: Samples that calibrate ranges.
+        metric: What is held.
+        confidence: Of the bound of a drop.
+    """
+
+    model: keras.Model
+    held: Samples
+    reference: Any
+    scored: Samples
+    metric: Metric
+    confidence: float
+
+    def drop(self, outputs: Any) -> Drop:
+        """How much the metric falls with other outputs of the validation samples."""
+        return paired_drop(self.metric, self.held.labels, self.reference, outputs, self.confidence)
+
+
 class Trials:
     """The candidates of one search that were measured.
 
     Args:
-        model: The float model, without nested models.
-        teacher: The model that the user gave.
-        held: Validation samples.
-        scored: Samples that calibrate ranges.
-        metric: What is held.
-        confidence: Of the bound of a drop.
+        original: What they are compared with.
         training: How candidates are trained.
         predictions: Costs and budgets.
         recipe: Assignment → the recipe that gives it again.
         state: Where rows and models are kept.
-        reference: Outputs of the teacher on the validation samples.
 
     Attributes:
         measured: The candidates, in the order of the trials.
-        reference: Outputs of the float model on the validation samples.
         advance: Called with what was measured.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        teacher: keras.Model,
-        held: Samples,
-        scored: Samples,
-        metric: Metric,
-        confidence: float,
+        original: Original,
         training: Training,
         predictions: Predictions,
         recipe: Callable[[Assignment], Recipe],
         state: State,
-        reference: Any,
     ):
-        self.recipe = recipe
-        self.model, self.teacher, self.held, self.scored = model, teacher, held, scored
-        self.metric, self.confidence, self.training = metric, confidence, training
+        self.original, self.training, self.recipe = original, training, recipe
         self.predictions, self.state = predictions, state
-        self.reference = reference
-        self._scored_reference = _list(predict(teacher, scored))
-        self.kinds = output_kinds(teacher, self._scored_reference)
+        self._scored_reference = _list(predict(original.model, original.scored))
+        self.kinds = output_kinds(original.model, self._scored_reference)
         self.measured: list[Candidate] = []
         self.advance: Callable[[str], None] = lambda what: None
         self._models: dict[str, QuantizedModel] = {}
@@ -120,7 +129,8 @@ class Trials:
         )
         self.measured.append(candidate)
         self.advance(
-            f"{int(costs.gzip_bytes):,} bytes gzip, {self.metric.name} {candidate.metric:.4f}"
+            f"{int(costs.gzip_bytes):,} bytes gzip, {self.original.metric.name} "
+            f"{candidate.metric:.4f}"
         )
         return candidate
 
@@ -149,32 +159,32 @@ class Trials:
         return self._models[key]
 
     def _measure(self, point: Point) -> dict[str, Any]:
-        key = point.assignment.key
+        original, key = self.original, point.assignment.key
         start = self.predictions.structured(point.assignment)
-        model = point.assignment.build(start, self.scored.inputs)
-        untrained = _list(predict(model, self.scored))
+        model = point.assignment.build(start, original.scored.inputs)
+        untrained = _list(predict(model, original.scored))
         parts = zip(self.kinds, self._scored_reference, untrained, strict=True)
         joint = float(sum(divergence(*part).mean() for part in parts))
         begun = time.monotonic()
         settings = dataclasses.asdict(dataclasses.replace(self.training, data=None))
         settings.pop("data")
-        finetune(model, self.teacher, self.training.data, kinds=self.kinds, **settings)
+        finetune(model, original.model, self.training.data, kinds=self.kinds, **settings)
         seconds = time.monotonic() - begun
         with tempfile.TemporaryDirectory() as folder:
             kept = self.state.file(f"{key}.tflite")
             file = pathlib.Path(folder) / "model.tflite" if kept is None else kept
-            outputs = export_and_run(model, self.held, file).outputs
+            outputs = export_and_run(model, original.held, file).outputs
             costs = file_costs(start.model, file.read_bytes(), self.predictions.budgets)
         model.recipe = self.recipe(point.assignment).to_dict()
         stored = self.state.file(f"{key}.keras")
         if stored is not None:
             model.save(stored)
         self._models[key] = model
-        drop = paired_drop(self.metric, self.held.labels, self.reference, outputs, self.confidence)
+        drop = original.drop(outputs)
         return {
             "assignment": point.assignment.to_dict(),
             "costs": dataclasses.asdict(costs),
-            "metric": self.metric.value(self.held.labels, outputs),
+            "metric": original.metric.value(original.held.labels, outputs),
             "drop": {
                 k: float(v) if k != "samples" else v for k, v in dataclasses.asdict(drop).items()
             },
