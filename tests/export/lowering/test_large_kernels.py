@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.export.lowering import lower
+from tfcompress.export.lowering import calls, lower
 
 
 def test_variables_and_constants_give_one_file(tmp_path, converter, monkeypatch):
@@ -23,7 +23,7 @@ def test_variables_and_constants_give_one_file(tmp_path, converter, monkeypatch)
     )
     files = []
     for number, size in enumerate((2**22, 0)):
-        monkeypatch.setattr(lower, "_LARGE", size)
+        monkeypatch.setattr(calls, "_LARGE", size)
         path = tmp_path / f"{number}.tflite"
         assert tfc.export_tflite(quantized, path).agreement == 1.0
         files.append(path.read_bytes())

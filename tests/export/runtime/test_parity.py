@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.export.lowering import lower as lower_module
+from tfcompress.export.lowering import calls
 from tfcompress.export.runtime import parity as parity_module
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.parity import _compare, run_model
@@ -86,7 +86,7 @@ def test_a_sound_model_agrees(trained, tmp_path):
 def test_a_bias_off_its_grid_is_seen(trained, tmp_path, monkeypatch):
     # Half a step of the output is many steps of the bias' own grid.
     shift = 0.5 * float(trained.get_layer("out_quantizer").scale.numpy())
-    bake = lower_module.bake
+    bake = calls.bake
 
     def off(layer, call_index):
         kernel, bias, baked = bake(layer, call_index)
@@ -95,22 +95,22 @@ def test_a_bias_off_its_grid_is_seen(trained, tmp_path, monkeypatch):
             baked = dataclasses.replace(baked, bias=bias)
         return kernel, bias, baked
 
-    monkeypatch.setattr(lower_module, "bake", off)
+    monkeypatch.setattr(calls, "bake", off)
     assert agreement(trained, tmp_path) < 0.97
 
 
 def test_a_missing_rounding_is_seen(trained, tmp_path, monkeypatch):
-    quantizer = lower_module._Lowering._quantizer
+    quantizer = calls.Lowering._quantizer
 
     def skip(self, node, x):
         return x if node.operation.source == "middle" else quantizer(self, node, x)
 
-    monkeypatch.setattr(lower_module._Lowering, "_quantizer", skip)
+    monkeypatch.setattr(calls.Lowering, "_quantizer", skip)
     assert agreement(trained, tmp_path) < 0.97
 
 
 def test_two_roundings_in_a_row_are_refused(trained, tmp_path, monkeypatch):
-    quantizer = lower_module._Lowering._quantizer
+    quantizer = calls.Lowering._quantizer
 
     def twice(self, node, x):
         y = quantizer(self, node, x)
@@ -119,7 +119,7 @@ def test_two_roundings_in_a_row_are_refused(trained, tmp_path, monkeypatch):
         low, high = self._quantizers[node][0]
         return tf.quantization.fake_quant_with_min_max_args(y, 3 * low, 3 * high)
 
-    monkeypatch.setattr(lower_module._Lowering, "_quantizer", twice)
+    monkeypatch.setattr(calls.Lowering, "_quantizer", twice)
     with pytest.raises(ValueError, match="'middle': Expected an int8 input"):
         tfc.export_tflite(trained, tmp_path / "model.tflite")
 
