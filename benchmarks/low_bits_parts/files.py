@@ -2,8 +2,9 @@
 
 LeNet-300-100 on MNIST is trained on for an epoch with its bits. The autoencoder has the shape of
 MLPerf Tiny's (640, four layers of 128, 8, four of 128, 640), MobileNetV1-0.25 is that of Keras for
-64 pixels; both have random weights and data: they show bytes, agreement and time. "packed" rows are
-exported with `pointwise_as_dense=True`. `ratio` is the median time of the file over that of the
+64 pixels, ResNet-8 that of MLPerf Tiny; these have random weights and data: they show bytes,
+agreement and time. "packed" rows are exported with `pointwise_as_dense=True`, and the presets
+"int4-packed" and "int2-packed" pack larger kernels too. `ratio` is the median time of the file over that of the
 int8 file, in interleaved runs of one thread.
 """
 
@@ -33,6 +34,7 @@ FLOATS = ("float16", "dynamic")
 ROWS = (
     *(f"{net} {preset}" for net in ("lenet300", "autoencoder") for preset in (*PRESETS, *FLOATS)),
     *("mobilenet int4", "mobilenet int4 packed", "mobilenet w2a8 packed"),
+    *(f"resnet8 {preset}" for preset in ("int4", "int4-packed", "int2-packed")),
 )
 
 
@@ -51,6 +53,13 @@ def mobilenet() -> keras.Model:
     return keras.applications.MobileNet(
         input_shape=(64, 64, 3), alpha=0.25, weights=None, classes=10, classifier_activation=None
     )
+
+
+_UNTRAINED = {
+    "autoencoder": autoencoder,
+    "mobilenet": mobilenet,
+    "resnet8": lambda: models.build("resnet8", (32, 32, 3), 10),
+}
 
 
 @functools.cache
@@ -74,7 +83,7 @@ def measure(name: str, seed: int, epochs: int, settings: Settings) -> Mapping[st
         model = _lenet300(seed, settings.data_dir)
     else:
         keras.utils.set_random_seed(seed)
-        model = autoencoder() if net == "autoencoder" else mobilenet()
+        model = _UNTRAINED[net]()
         shape = (256, *model.input_shape[1:])
         images = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         labels, test_images, test_labels = None, images, None
