@@ -4,8 +4,8 @@ LeNet-300-100 on MNIST is trained on for an epoch with its bits. The autoencoder
 MLPerf Tiny's (640, four layers of 128, 8, four of 128, 640), MobileNetV1-0.25 is that of Keras for
 64 pixels, ResNet-8 that of MLPerf Tiny; these have random weights and data: they show bytes,
 agreement and time. "packed" rows are exported with `pointwise_as_dense=True`, and the presets
-"int4-packed" and "int2-packed" pack larger kernels too. `ratio` is the median time of the file over that of the
-int8 file, in interleaved runs of one thread.
+"int4-packed" and "int2-packed" pack larger kernels too. `ratio` is the median time of the file over
+that of the int8 file, in interleaved runs of one thread.
 """
 
 from __future__ import annotations
