@@ -40,9 +40,9 @@ class WeightScheme(WeightOptions):
         power_of_two: Scales are powers of two (fixed point).
         observer: Range estimator. `MinMax` follows the kernel in every step; any other is run
             when the model is quantized and then stays fixed.
-        packed: Whether the file holds kernels of convolutions in 4 or 2 bits too, where that makes
-            it smaller. Such a convolution runs as a dense layer over patches: the same codes, in
-            more time. Needs at most 4 bits, no groups, and channels last.
+        packed: Whether the file holds larger kernels of convolutions in 4 or 2 bits too. Such a
+            convolution runs as a dense layer over patches: the same codes, in more time. Needs at
+            most 4 bits, no groups, and channels last.
         quantizer: The grid and how it is trained; uniform by default. One of your own reads those
             of the options above that it has a use for.
     """

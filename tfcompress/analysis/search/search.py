@@ -98,9 +98,8 @@ def search(
         distill: Whether the float model teaches (for class scores).
         samples: Samples for sensitivities and for calibration.
         confidence: Of the bound, in (0.5, 1).
-        packed: Whether kernels of convolutions of 4 and 2 bits are packed, where that makes the
-            file smaller; see `WeightScheme`. They take more time, so that it is for budgets of
-            bytes.
+        packed: Whether larger kernels of convolutions of 4 and 2 bits are packed; see
+            `WeightScheme`. They take more time, so that it is for budgets of bytes.
         seed: Of training.
         path: A folder that keeps every step; a search that was interrupted and is called again
             with the same arguments continues there. It holds each candidate's `.tflite` and

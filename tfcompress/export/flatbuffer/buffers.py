@@ -13,13 +13,14 @@ def set_data(model: schema.ModelT, tensor: schema.TensorT, data: np.ndarray) -> 
     model.buffers[tensor.buffer].data = data
 
 
-def share_constants(graph: schema.SubGraphT) -> None:
+def share_constants(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     """Lets operators read one tensor of each constant of int32 numbers, such as a shape.
 
     They lose their names, of one operator among several. Tensors that nothing reads any more stay.
     Equal constants share a buffer already.
 
     Args:
+        model: The file.
         graph: The subgraph.
     """
     first: dict[tuple, int] = {}
@@ -27,10 +28,12 @@ def share_constants(graph: schema.SubGraphT) -> None:
     for index, tensor in enumerate(graph.tensors):
         scale = None if tensor.quantization is None else tensor.quantization.scale
         has_scale = scale is not None and len(scale) > 0
-        if tensor.type != schema.TensorType.INT32 or tensor.buffer == 0 or has_scale:
+        data = model.buffers[tensor.buffer].data
+        is_constant = data is not None and len(data) > 0
+        if tensor.type != schema.TensorType.INT32 or not is_constant or has_scale:
             continue
         shape = () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
-        tensor.name = None
+        tensor.name = b""
         same[index] = first.setdefault((tensor.buffer, tensor.type, shape), index)
     for op in graph.operators:
         if op.inputs is not None:

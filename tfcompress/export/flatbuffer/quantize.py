@@ -103,7 +103,7 @@ def quantize_file(
     remove_unused(model)
     share_buffers(model)
     for graph in model.subgraphs:
-        share_constants(graph)
+        share_constants(model, graph)
     remove_unused(model)
     _require_runtime(model)
     return packed(model)

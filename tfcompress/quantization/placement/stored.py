@@ -13,7 +13,9 @@ from tfcompress.quantization.schemes import WeightScheme
 #: Widths that LiteRT runs packed in FULLY_CONNECTED, the narrowest first.
 _PACKED = (2, 4)
 #: Bytes that an operator and its tensors take in a file, about.
-OPERATOR_BYTES = 220
+OPERATOR_BYTES = 180
+# How many times the bytes of its operators a packed convolution saves at least: they take time.
+_LEAST_GAIN = 1.25
 
 
 def packed_bits(num_bits: int, inputs: int) -> int:
@@ -37,10 +39,10 @@ def is_pointwise(layer: Any) -> bool:
 
 
 def can_be_packed(layer: Any, num_bits: int) -> bool:
-    """Whether the file is smaller with a convolution as a dense layer of packed codes.
+    """Whether a convolution is worth being a dense layer of packed codes in the file.
 
-    Such a layer reads patches, which operators of their own put together: where those take more
-    bytes than the kernel saves, the kernel stays in int8.
+    Such a layer reads patches, which operators of their own put together: where the kernel does not
+    save a quarter more than these take, it stays in int8.
 
     Args:
         layer: A built layer with one kernel.
@@ -51,7 +53,7 @@ def can_be_packed(layer: Any, num_bits: int) -> bool:
     if layer.groups != 1 or layer.data_format != "channels_last":
         return False
     saved = math.prod(layer.kernel.shape) * (8 - packed_bits(num_bits, _inputs(layer))) / 8
-    return saved > OPERATOR_BYTES * operators_of_patches(layer)
+    return saved > _LEAST_GAIN * OPERATOR_BYTES * operators_of_patches(layer)
 
 
 def stored_type(layer: Any, scheme: WeightScheme) -> str:
@@ -77,8 +79,9 @@ def operators_of_patches(layer: Any) -> int:
     """How many operators put the patches of a packed convolution together."""
     count = 0
     for size, stride in zip(layer.kernel_size, layer.strides, strict=True):
-        # A slice for each row, of a larger stride with reshapes, and a concatenation.
-        count += (size > 1) * (size + 1) + (stride > 1) * (size + 1)
+        slices = size if size > 1 or stride > 1 else 0
+        reshapes = 1 + size if stride > 1 else 0
+        count += slices + reshapes + (size > 1)
     is_padded = layer.padding != "valid" and max(layer.kernel_size) > 1
     return count + is_padded
 
