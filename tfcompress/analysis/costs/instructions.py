@@ -29,6 +29,9 @@ _ROWS, _COLUMNS = 4, 16
 # Channels that a depthwise kernel computes at once, and the numbers of taps that there are.
 _LANES, _TAPS = 8, (9, 25)
 
+# Channels of a tile of packed weights, and how many of their inputs are multiplied at once at most.
+_PACKED_COLUMNS, _PACKED_AT_ONCE = 8, 4
+
 #: CPU → how many inputs one of its instructions multiplies for one output.
 MULTIPLIED_AT_ONCE = {"cortex-a53": 1, "cortex-a76": 4, "i8mm": 8}
 
@@ -129,10 +132,10 @@ def _terms(
 ) -> Terms:
     inputs = [shapes[op.subgraph, i] for i in op.inputs if i >= 0]
     output = shapes[op.subgraph, op.outputs[0]]
-    terms = _TERMS.get(op.name, _moves)(op.name, inputs, output, at_once)
     weights = dtypes.get((op.subgraph, op.inputs[1])) if len(op.inputs) > 1 else None
-    is_packed = weights in ("int4", "int2")
-    return dataclasses.replace(terms, kind=f"{terms.kind} {weights}") if is_packed else terms
+    if weights in ("int4", "int2"):
+        return _packed(weights, inputs, output, at_once)
+    return _TERMS.get(op.name, _moves)(op.name, inputs, output, at_once)
 
 
 def _up(count: int, step: int) -> int:
@@ -163,6 +166,17 @@ def _dense(name: str, inputs: Sequence, output: tuple[int, ...], at_once: int) -
     positions = math.prod(output) // units
     kind = name if positions == 1 else "CONV_2D 1x1"
     return _product(kind, positions, units, 1, given, at_once)
+
+
+def _packed(dtype: str, inputs: Sequence, output: tuple[int, ...], at_once: int) -> Terms:
+    """A product with packed weights: no kernel multiplies them eight at once."""
+    units, given = inputs[1]
+    positions, wide = math.prod(output) // units, _up(units, _PACKED_COLUMNS)
+    # A tile of fewer positions takes less in 4 bits.
+    tall = positions if dtype == "int4" or positions == 1 else _up(positions, _ROWS)
+    products = tall * wide * _up(given, min(at_once, _PACKED_AT_ONCE))
+    kind = "FULLY_CONNECTED" if positions == 1 else "CONV_2D 1x1"
+    return Terms(f"{kind} {dtype}", {"macs": products, "outputs": tall * wide})
 
 
 def _matmul(name: str, inputs: Sequence, output: tuple[int, ...], at_once: int) -> Terms:
