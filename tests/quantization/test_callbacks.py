@@ -149,3 +149,24 @@ def test_data_of_batch_norm_are_checked_before_the_first_step(make, data, messag
     with pytest.raises((TypeError, ValueError), match=message):
         model.fit(images, images[:, :2], verbose=0, callbacks=[make(reestimate_batch_norm=data)])
     assert int(model.optimizer.iterations) == before
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_statistics_are_those_of_the_kernels_that_were_trained(per_channel):
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(64, 6, 6, 3)).astype("float32") * np.linspace(0.2, 3, 64)[
+        :, None, None, None
+    ].astype("float32")
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(x))
+    scheme = tfc.Scheme(tfc.WeightScheme(4, per_channel=per_channel))
+    found = []
+    for data in (images, images[::-1]):
+        quantized = tfc.quantize(keras.Model(inputs, x), scheme, calibration_data=images)
+        tfc.reestimate_batch_norm(quantized, data)
+        found.append([v.numpy() for v in quantized.non_trainable_variables if "moving" in v.name])
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)

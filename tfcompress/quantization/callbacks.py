@@ -130,6 +130,7 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
     ]
     frozen = [(q, q.trainable) for q in iterate_layers(model) if isinstance(q, FakeQuantize)]
     variables = [v for n in norms for v in (n.moving_mean, n.moving_variance)]
+    trained = [v.numpy() for v in variables]
     totals = [0.0] * len(variables)
     try:
         # Momentum 0 makes the moving statistics those of the last batch alone.
@@ -140,6 +141,9 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
         for quantizer, _ in frozen:
             quantizer.trainable = False
         for batch in batches:
+            # A kernel of one scale is rounded with the batch norm that is folded into it.
+            for variable, value in zip(variables, trained, strict=True):
+                variable.assign(value)
             model(batch, training=True)
             totals = [t + v.numpy() for t, v in zip(totals, variables, strict=True)]
     finally:
