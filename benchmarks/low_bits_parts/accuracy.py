@@ -22,6 +22,8 @@ from tfcompress.model.rewrite import copy_variables
 from tfcompress.tools import datasets
 
 EPOCHS, BATCH, CALIBRATION = 1, 128, 512
+# Images that statistics of batch norms are computed from anew.
+REESTIMATION = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +211,8 @@ def measure(
         ]
     fit(trained, images, labels, row, seed, epochs, callbacks)
     if row.reestimate:
-        tfc.reestimate_batch_norm(trained, images[chosen])
+        many = np.random.default_rng(seed).choice(len(labels), REESTIMATION, replace=False)
+        tfc.reestimate_batch_norm(trained, np.split(images[many], REESTIMATION // BATCH))
     found = {
         "learning_rate": row.learning_rate,
         "keras_accuracy": accuracy(
