@@ -120,10 +120,13 @@ def generate(
         mapping = [(variables[name], value) for name, value in values.items()]
         if integer_sum is not None:
             args = (integer_sum.to_codes(args[0]), *args[1:])
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        behind = None if integer_sum is None else _activation_behind(self)
+        with keras.StatelessScope(mapping, collect_losses=True) as scope, _without(self, behind):
             outputs = cls.call(self, *args, **kwargs)
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
-        return outputs if integer_sum is None else integer_sum.from_sums(outputs)
+        if integer_sum is not None:
+            outputs = integer_sum.from_sums(outputs)
+        return outputs if behind is None else behind(outputs)
 
     call.__signature__ = with_call_index(cls.call)  # type: ignore[attr-defined]
 
@@ -160,11 +163,30 @@ def _without_call_index(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _scales(layer: keras.Layer) -> bool:
-    """Whether scaling the layer's input and kernel by positive numbers just scales its output."""
+    """Whether a layer can compute in codes: its output is a sum, cut off by its activation."""
     activation = getattr(layer, "activation", None)
-    homogeneous = (None, keras.activations.linear, keras.activations.relu)
+    cut_off = (None, keras.activations.linear, keras.activations.relu, keras.activations.relu6)
     # 16 bits do not hold the codes' sums.
-    return activation in homogeneous and layer.compute_dtype == "float32"
+    return activation in cut_off and layer.compute_dtype == "float32"
+
+
+def _activation_behind(layer: Any) -> Callable[[Any], Any] | None:
+    """The activation that reads values where a layer computes in codes: it cuts off at a value."""
+    activation = getattr(layer, "activation", None)
+    return activation if activation is keras.activations.relu6 else None
+
+
+@contextlib.contextmanager
+def _without(layer: Any, activation: Callable[[Any], Any] | None) -> Iterator[None]:
+    """The layer without its activation, for a while; as it is where that is `None`."""
+    if activation is None:
+        yield
+        return
+    layer.activation = keras.activations.linear
+    try:
+        yield
+    finally:
+        layer.activation = activation
 
 
 def with_call_index(call: Callable[..., Any]) -> inspect.Signature:
