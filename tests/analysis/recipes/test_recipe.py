@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import re
 
 import keras
 import numpy as np
@@ -180,7 +181,7 @@ def test_optimizer_and_callbacks_are_taken_by_name():
     made = tfc.Recipe([{"quantize": {}}, {"train": pruning}]).run(model, (x, y), verbose=0)
     assert np.mean(made.layers[2].kernel.numpy() == 0) == 0.5
     for callback, message in (
-        ({"GuidedBits": {"max_drop": -1}}, "max_drop"),
+        ({"GuidedBits": {"monitor": "loss", "max_drop": -1}}, "max_drop"),
         ({"Pruning": {"schedule": {"class_name": "Popen", "config": {}}}}, "Received: 'Popen'"),
     ):
         wrong = tfc.Recipe([{"train": {"callbacks": [callback]}}])
@@ -250,3 +251,81 @@ def test_the_ranking_of_widths_is_that_of_the_recipe():
     assert np.ptp(units("global")) > 8
     with pytest.raises(ValueError, match="'ranking'"):
         tfc.Recipe([{"shrink": {"target_macs": 0.5, "ranking": "other"}}])
+
+
+def zeros(model):
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
+    return [round(float(np.mean(np.asarray(kernel) == 0)), 2) for kernel in kernels]
+
+
+@pytest.fixture
+def small():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [keras.Input((10,)), layers.Dense(20, "relu", name="first"), layers.Dense(5, name="last")]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model, (rng.normal(size=(96, 10)).astype("float32"), rng.integers(0, 5, 96))
+
+
+TRAIN = {"train": {"epochs": 2, "batch_size": 8}}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"prune": {"sparsity": 0.8}}, TRAIN],
+        [{"prune": {"sparsity": {"first": 0.8, "last": 0.5}}}, TRAIN, TRAIN],
+        [{"prune": {"sparsity": 0.8, "end_step": 12}}, TRAIN, TRAIN],
+        [{"prune": {"sparsity": 0.8}}, TRAIN, {"quantize": {}}, TRAIN],
+    ],
+)
+def test_zeros_stay_in_every_training(small, stages, capfd):
+    model, train = small
+    before = model.get_weights()
+    found = tfc.Recipe(stages).run(model, train, verbose=0)
+    for value, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, now)
+    assert zeros(found) == [0.8, 0.5 if isinstance(stages[0]["prune"]["sparsity"], dict) else 0.8]
+    assert not np.array_equal(found.get_layer("first").kernel, model.layers[0].kernel)
+    assert "Pruning" not in capfd.readouterr().out
+
+
+def test_gradual_pruning_is_gradual(small, monkeypatch):
+    model, train = small
+    seen = []
+
+    class WatchZeros(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(zeros(self.model)[0])
+
+    # A recipe takes callbacks of Keras by name.
+    monkeypatch.setattr(keras.callbacks, "WatchZeros", WatchZeros, raising=False)
+    stage = {"prune": {"sparsity": 0.8, "begin_step": 2, "end_step": 22}}
+    training = {"train": {"epochs": 2, "batch_size": 8, "callbacks": ["WatchZeros"]}}
+    tfc.Recipe([stage, training]).run(model, train, verbose=0)
+    assert len(set(seen)) > 8
+    assert seen == sorted(seen)
+    late = {"prune": {"sparsity": 0.8, "end_step": 5000}}
+    with pytest.raises(ValueError, match=r"24 steps\. Received: 5000"):
+        tfc.Recipe([late, TRAIN]).run(model, train, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"prune": {"sparsity": 0.8, "end_step": 10}}], "'train' stage behind 'prune'"),
+        ([TRAIN, {"regularize": {"l1": 0.1}}], "'train' stage behind 'regularize'"),
+        ([{"distill": {}}], "'train' stage behind 'distill'"),
+        ([{"prune": {"sparsity": 0.8, "begin_step": 1}}, TRAIN], "'begin_step' with 'end_step'"),
+        (
+            [{"prune": {"sparsity": 0.8, "begin_step": 9, "end_step": 9}}, TRAIN],
+            "'end_step' after 'begin_step', which is 9",
+        ),
+        ([{"train": {"callbacks": [{"EarlyStopping": {"patience": 2}}]}}], "not 'val_loss'"),
+    ],
+)
+def test_what_could_not_act_is_refused(stages, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tfc.Recipe(stages)

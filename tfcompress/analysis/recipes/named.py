@@ -28,7 +28,18 @@ def check_optimizer(value: Any) -> str:
 
 def check_callback(value: Any) -> str:
     """Likewise of a callback of Keras, of tfcompress or of a registered class."""
-    return _check(value, "callback", _callback_class, set())
+    wrong = _check(value, "callback", _callback_class, set())
+    if wrong:
+        return wrong
+    name, settings = _entry(value)
+    parameter = inspect.signature(_callback_class(name)).parameters.get("monitor")
+    monitor = settings.get("monitor", parameter.default if parameter is not None else "")
+    if isinstance(monitor, str) and monitor.startswith("val_"):
+        return (
+            f"{name} with a 'monitor' of the training, such as 'loss', for a recipe has no "
+            f"validation data (not {monitor!r})"
+        )
+    return ""
 
 
 def check_callbacks(value: Any) -> str:

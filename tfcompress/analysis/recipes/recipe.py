@@ -35,7 +35,8 @@ class Recipe:
       the share that it keeps; or `target_macs`, and `ranking` as in `WidthOptions`;
     - `"factorize"`: `ranks`, `energy` or `target_macs`, and `methods`, as of `factorize`;
     - `"prune"`: `sparsity`, a share, or layer → share, at once by size; with `end_step` gradually,
-      from `begin_step` on, by the `schedule` `"polynomial"` (the default) or `"cosine"`;
+      from `begin_step` on in 20 updates, by the `schedule` `"polynomial"` (the default) or
+      `"cosine"`;
     - `"regularize"`: `l1`, `l2`;
     - `"cluster"`: `num_clusters`;
     - `"quantize"`: `default` and `layers`, names of schemes; null leaves a layer in float;

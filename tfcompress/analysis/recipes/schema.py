@@ -202,6 +202,24 @@ class Checker:
                 self._known(key, set(table[kind]), (name, i, kind, key), of=kind)
                 self._fits(table[kind][key], value, (name, i, kind, key))
 
+    def _pruning(self, i: int, settings: Mapping[str, Any]) -> None:
+        """Refuses settings of gradual pruning that do nothing, or that end before they begin."""
+        end = settings.get("end_step")
+        if end is None:
+            for key in ("begin_step", "schedule"):
+                if key in settings:
+                    self.fail(
+                        ("stages", i, "prune", key),
+                        f"Expected {key!r} with 'end_step', for gradual pruning. Received: no "
+                        "'end_step', which prunes at once",
+                    )
+        elif end <= settings.get("begin_step", 0):
+            self.fail(
+                ("stages", i, "prune", "end_step"),
+                f"Expected 'end_step' after 'begin_step', which is {settings.get('begin_step', 0)}."
+                f" Received: {end}",
+            )
+
     def _order(self, stages: Any) -> None:
         names = [next(iter(stage)) for stage in stages]
         order = list(STAGES)
@@ -224,6 +242,20 @@ class Checker:
                 ("stages", late[0], names[late[0]]),
                 f"Expected {names[late[0]]!r} before 'quantize'. Received: it comes after",
             )
+        self._acting(names, stages)
+
+    def _acting(self, names: list[str], stages: Any) -> None:
+        """Refuses what acts in training where none follows."""
+        for i, (name, stage) in enumerate(zip(names, stages, strict=True)):
+            if name == "prune":
+                self._pruning(i, stage[name])
+            acts = name in ("regularize", "distill") or "end_step" in stage[name]
+            if acts and "train" not in names[i:]:
+                self.fail(
+                    ("stages", i, name),
+                    f"Expected a 'train' stage behind {name!r}, which acts in training. Received: "
+                    "none",
+                )
 
     def _known(self, key: Any, allowed: set[str], path: Path, of: str = "") -> None:
         if key in allowed:

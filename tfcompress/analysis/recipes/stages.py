@@ -14,19 +14,26 @@ from tfcompress.analysis.measuring.measures import output_kinds
 from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.assignment import layers_by_path, pruned
 from tfcompress.analysis.options.widths import Widths
-from tfcompress.analysis.recipes.finetune import finetune
+from tfcompress.analysis.recipes.finetune import finetune, training_batches
 from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_optimizer
 from tfcompress.factorization import factorize
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.flat import flat_copy
-from tfcompress.model.kernels import layer_kernels
+from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
+from tfcompress.pruning.schedules import ConstantSparsity
 from tfcompress.pruning.structure import shrink
 from tfcompress.pruning.structure.options import WidthOptions
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.quantize import quantize
 from tfcompress.sharing import cluster
+
+# Gradual pruning takes so many updates, with at most so many steps between two of them.
+_UPDATES, _MOST_STEPS = 20, 100
+# Samples of a batch where a recipe names none, as in `finetune`.
+_BATCH = 128
 
 
 def run_stages(
@@ -47,7 +54,8 @@ def run_stages(
     """
     teacher = functional_for(model, train)
     held = read_samples(train, teacher, calibration_samples)
-    work = _Run(flat_copy(teacher), teacher, train, held, verbose)
+    # A copy: training must change neither the user's model nor the teacher.
+    work = _Run(pruned(flat_copy(teacher), {}), teacher, train, held, verbose)
     _try_training([stage["train"] for stage in stages if "train" in stage])
     for stage in stages:
         ((kind, settings),) = stage.items()
@@ -79,6 +87,10 @@ class _Run:
         reference = tree.flatten(predict(teacher, held))
         self.kinds = output_kinds(teacher, reference)
         self.callbacks: list[keras.callbacks.Callback] = []
+        # Share of zeros → the layers that have it, of pruning at once or in an earlier training.
+        self.zeros: dict[float, list[str]] = {}
+        self.pruning: dict[float, list[str]] = {}
+        self.last_step = 0
         self.distillation: dict[str, Any] | None = None
 
     def _shrink(
@@ -118,13 +130,19 @@ class _Run:
         unknown = sorted(set(shares) - set(layers))
         if unknown:
             raise ValueError(f"Expected layers of the model to prune. Received: {unknown}.")
-        if end_step is not None:
-            for share in sorted(set(shares.values())):
-                names = [name for name in shares if shares[name] == share]
-                ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step)
-                self.callbacks.append(Pruning(ramp, layers=names))
+        groups: dict[float, list[str]] = {}
+        for name, share in shares.items():
+            if share:
+                groups.setdefault(share, []).append(name)
+        if end_step is None:
+            self.zeros = groups
+            self.model = pruned(self.model, shares)
             return
-        self.model = pruned(self.model, shares)
+        frequency = max(1, min(_MOST_STEPS, (end_step - begin_step) // _UPDATES))
+        for share, names in groups.items():
+            ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step, frequency=frequency)
+            self.callbacks.append(Pruning(ramp, layers=names, verbose=int(self.verbose > 0)))
+        self.pruning, self.last_step = groups, end_step
 
     def _regularize(self, l1: float = 0.0, l2: float = 0.0) -> None:
         self.callbacks.append(Regularization(l1=l1, l2=l2))
@@ -148,6 +166,8 @@ class _Run:
         callbacks: Sequence[Any] = (),
         **settings: Any,
     ) -> None:
+        if self.last_step:
+            self._check_steps(epochs, settings)
         finetune(
             self.model,
             self.teacher,
@@ -157,8 +177,28 @@ class _Run:
             distill=self.distillation is not None,
             distillation=self.distillation,
             optimizer=functools.partial(make_optimizer, optimizer),
-            callbacks=[*self.callbacks, *map(make_callback, callbacks)],
+            callbacks=[*self.callbacks, *self._holding(), *map(make_callback, callbacks)],
             verbose=self.verbose,
             **settings,
         )
+        self.zeros, self.pruning, self.last_step = {**self.zeros, **self.pruning}, {}, 0
         self.callbacks, self.distillation = [], None
+
+    def _holding(self) -> list[keras.callbacks.Callback]:
+        """What keeps weights of a float model at 0; quantized and clustered kernels keep theirs."""
+        if any(is_compressed(layer) for layer in iterate_layers(self.model)):
+            return []
+        return [
+            Pruning(ConstantSparsity(share), layers=names, verbose=0)
+            for share, names in self.zeros.items()
+        ]
+
+    def _check_steps(self, epochs: int, settings: Mapping[str, Any]) -> None:
+        """Refuses gradual pruning that a training ends before."""
+        size = settings.get("batch_size", _BATCH)
+        steps = training_batches(self.train, self.model, size)[1]
+        if steps is not None and self.last_step > epochs * steps:
+            raise ValueError(
+                f"Expected the 'end_step' of pruning within the training of {epochs * steps} "
+                f"steps. Received: {self.last_step}."
+            )
