@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import tree
 
 BATCH_SIZE = 32
@@ -81,6 +82,46 @@ def line_up(batch: Any, inputs: Any) -> list[Any]:
             "arrays. Of inputs and targets give the inputs alone, or batches that are tuples."
         )
     return arrays
+
+
+def check_ends(data: Any, name: str) -> None:
+    """Refuses batches without an end, which a loop over all of them would never leave.
+
+    Args:
+        data: Anything that data may be.
+        name: The argument, for the message.
+
+    Raises:
+        ValueError: A `tf.data.Dataset` that repeats for ever, or a `PyDataset` without a length.
+    """
+    count: Any = 0
+    if isinstance(data, tf.data.Dataset):
+        count = None if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY else 0
+    elif isinstance(data, keras.utils.PyDataset):
+        count = data.num_batches
+    if count is None:
+        raise ValueError(
+            f"Expected `{name}` with an end. Received: a dataset that repeats for ever. Leave "
+            ".repeat() out, or take a part: dataset.take(batches)."
+        )
+
+
+def check_repeatable(data: Any, name: str) -> None:
+    """Refuses what has no end, and an iterator, which is empty after the first reading.
+
+    Args:
+        data: Anything that data may be.
+        name: The argument, for the message.
+
+    Raises:
+        ValueError: Such data.
+    """
+    check_ends(data, name)
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"Expected `{name}` that can be read more than once. Received: an iterator. Give "
+            "arrays, a tf.data.Dataset, a keras.utils.PyDataset or a list of batches."
+        )
 
 
 def _is_arrays(data: Any, num_inputs: int | None) -> bool:

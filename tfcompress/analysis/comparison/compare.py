@@ -28,7 +28,7 @@ from tfcompress.export.flatbuffer.figures import FileFigures, file_figures
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
 from tfcompress.export.runtime.metrics import Metric, Scores, score
-from tfcompress.model.batches import input_batches, line_up
+from tfcompress.model.batches import check_ends, input_batches, line_up
 from tfcompress.model.graph import input_structure
 from tfcompress.model.labelled import Labels, split_labels
 from tfcompress.model.progress import Progress, Verbosity
@@ -325,6 +325,7 @@ def sample_arrays(
         return {name: np.asarray(array) for name, array in x.items()}, labels
     if isinstance(x, list | tuple) and x and len(x) == num_inputs and hasattr(x[0], "shape"):
         return [np.asarray(array) for array in x], labels
+    check_ends(x, "x")
     batches = list(input_batches(x, None))
     if not batches:
         raise ValueError("Expected data with at least one sample. Received: none")

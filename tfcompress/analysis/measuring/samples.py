@@ -11,7 +11,7 @@ import numpy as np
 from keras import tree
 
 from tfcompress.distillation.checksum import checksum_of_arrays
-from tfcompress.model.batches import line_up
+from tfcompress.model.batches import check_ends, line_up
 from tfcompress.model.graph import input_structure
 
 
@@ -52,14 +52,16 @@ def read_samples(data: Any, model: keras.Model, count: int | None = None) -> Sam
         TypeError: Neither arrays nor batches.
         ValueError: No samples, arrays of several lengths, or inputs that do not fit the model.
     """
+    if count is None:
+        check_ends(data, "data")
     inputs = input_structure(model)
     parts, seen = [], 0
     for x, y in _pairs(data, inputs):
         specs = tree.flatten(inputs)
         arrays = [_as_input(a, s.dtype) for a, s in zip(line_up(x, inputs), specs, strict=True)]
+        _check(arrays, y, inputs)
         size = len(arrays[0])
         left = size if count is None else min(size, count - seen)
-        _check(arrays, y, inputs)
         cut = tree.map_structure(lambda a, n=left: np.asarray(a)[:n], y) if y is not None else None
         parts.append(([a[:left] for a in arrays], cut))
         seen += left
@@ -113,11 +115,6 @@ def _is_arrays(part: Any) -> bool:
 
 
 def _check(arrays: list[np.ndarray], y: Any, inputs: Any) -> None:
-    lengths = {len(a) for a in (*arrays, *(tree.flatten(y) if y is not None else ()))}
-    if len(lengths) != 1:
-        raise ValueError(
-            f"Expected inputs and labels of one length. Received: lengths {sorted(lengths)}."
-        )
     for array, value in zip(arrays, tree.flatten(inputs), strict=True):
         wanted = tuple(value.shape)[1:]
         fits = len(array.shape) == len(wanted) + 1 and all(
@@ -126,5 +123,12 @@ def _check(arrays: list[np.ndarray], y: Any, inputs: Any) -> None:
         if not fits:
             raise ValueError(
                 f"Expected samples of shape {(None, *wanted)} for the input {value.name!r}. "
-                f"Received: {array.shape}."
+                f"Received: {array.shape}. A dataset of single samples is batched by "
+                "dataset.batch(32)."
             )
+    shapes = [np.shape(a) for a in (*arrays, *(tree.flatten(y) if y is not None else ()))]
+    lengths = {shape[0] if shape else 1 for shape in shapes}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"Expected inputs and labels of one length. Received: lengths {sorted(lengths)}."
+        )

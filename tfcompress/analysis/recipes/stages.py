@@ -17,6 +17,7 @@ from tfcompress.analysis.options.widths import Widths
 from tfcompress.analysis.recipes.finetune import finetune, training_batches
 from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_optimizer
 from tfcompress.factorization import factorize
+from tfcompress.model.batches import check_repeatable
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.flat import flat_copy
 from tfcompress.model.kernels import iterate_layers, layer_kernels
@@ -52,6 +53,7 @@ def run_stages(
         calibration_samples: How many of the first samples give the ranges.
         verbose: As for `fit`.
     """
+    check_repeatable(train, "train")
     teacher = functional_for(model, train)
     held = read_samples(train, teacher, calibration_samples)
     # A copy: training must change neither the user's model nor the teacher.

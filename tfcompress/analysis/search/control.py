@@ -19,6 +19,7 @@ from tfcompress.analysis.search.arguments import check_finite, check_max_drop
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.analysis.sensitivity.table import Sensitivity
 from tfcompress.export.conversion.converter import shared_converter
+from tfcompress.model.batches import check_ends, check_repeatable
 from tfcompress.model.graph import Graph
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.progress import Progress, Verbosity
@@ -132,6 +133,8 @@ def accuracy_control(
     """
     check_max_drop(max_drop)
     check_other_data(validation, calibration_data, "calibration_data")
+    check_ends(validation, "validation")
+    check_repeatable(calibration_data, "calibration_data")
     model = functional_for(model, calibration_data)
     held = read_samples(validation, model)
     found = resolve_metric(metric, model)

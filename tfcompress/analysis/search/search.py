@@ -29,6 +29,7 @@ from tfcompress.analysis.search.state import State
 from tfcompress.analysis.search.trials import Original, Training, Trials
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.export.conversion.converter import shared_converter
+from tfcompress.model.batches import check_ends, check_repeatable
 from tfcompress.model.flat import flat_copy
 from tfcompress.model.progress import Progress, Verbosity
 from tfcompress.model.subclassed import functional_for
@@ -132,6 +133,8 @@ def search(
     if not isinstance(packed, bool):
         raise TypeError(f"Expected `packed` to be True or False. Received: {packed!r}.")
     check_other_data(validation, train, "train")
+    check_ends(validation, "validation")
+    check_repeatable(train, "train")
     chosen = parse_options(("int8", *parse_options(options)))
     model = functional_for(model, train)
     held = read_samples(validation, model)

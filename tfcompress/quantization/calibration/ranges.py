@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model import inference
-from tfcompress.model.batches import input_batches
+from tfcompress.model.batches import check_ends, input_batches
 from tfcompress.model.graph import Graph, input_structure, is_functional
 from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.bias_correction import BiasCorrection
@@ -49,6 +49,8 @@ def calibration_batches(model: keras.Model, data: Any, *, limit: int | None = No
         TypeError: Neither arrays nor iterable.
         ValueError: No data, a shape that does not fit, NaN or infinite values.
     """
+    if limit is None:
+        check_ends(data, "calibration_data")
     inputs = input_structure(model) if is_functional(model) else None
     batches = []
     for batch in itertools.islice(input_batches(data, inputs), limit):
