@@ -1,8 +1,10 @@
 """Equal vectors of a file stored once: the same model in fewer bytes."""
 
+import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
+from keras import layers
 
 import tfcompress as tfc
 from tfcompress.export.flatbuffer.packing import packed_again
@@ -67,3 +69,21 @@ def test_an_export_shares_its_vectors(small_model, images, tmp_path):
     size, repeated = _saving(data)
     assert repeated > 0
     assert len(data) <= size - repeated
+
+
+def test_whole_numbers_that_are_computed_or_given_keep_their_names(tmp_path, converter):
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    x = layers.Embedding(10, 8, name="embedding")(tokens)
+    x = layers.Conv1D(8, 3, padding="same", name="conv")(x)
+    model = keras.Model(tokens, {"best": keras.ops.argmax(x, axis=-1)})
+    data = np.random.default_rng(0).integers(0, 10, (8, 6)).astype("int32")
+    quantized = tfc.quantize(model, calibration_data=data)
+    path = tmp_path / "model.tflite"
+    tfc.export_tflite(quantized, path, verify_data=data)
+    interpreter = Interpreter(str(path))
+    details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    assert all(detail["name"] for detail in details)
+    constants = flatbuffer_utils.read_model(str(path))
+    (graph,) = constants.subgraphs
+    shared = [t for t in graph.tensors if not t.name]
+    assert all(constants.buffers[t.buffer].data is not None for t in shared)

@@ -194,3 +194,44 @@ def test_packed_needs_few_bits(arguments, message):
         tfc.WeightScheme(**arguments, packed=True)
     with pytest.raises(TypeError, match="packed"):
         tfc.WeightScheme(4, packed="yes")
+
+
+def test_large_kernels_and_several_signatures(tmp_path, converter):
+    """More rows than XNNPACK joins at once, and operators of each signature that cost bytes."""
+    image = keras.Input((None, None, 8), name="image")
+    model = keras.Model(image, layers.Conv2D(64, (13, 6), name="tall")(image))
+    data = np.random.default_rng(0).normal(size=(8, 16, 12, 8)).astype(np.float32)
+    quantized = tfc.quantize(model, "int4-packed", calibration_data=data)
+    one = {"serving_default": (16, 12, 8)}
+    report = tfc.export_tflite(
+        quantized, tmp_path / "one.tflite", verify_data={"serving_default": data}, input_shapes=one
+    )
+    assert report.agreement == 1.0
+    assert report.fully_delegated
+    assert [row.stored for row in report.layers] == ["int4"]
+    image = keras.Input((None, None, 32), name="image")
+    model = keras.Model(image, layers.Conv2D(32, 3, name="one")(image))
+    data = np.random.default_rng(0).normal(size=(8, 9, 9, 32)).astype(np.float32)
+    shapes = {f"of_{size}": (size, size, 32) for size in (6, 7, 8, 9)}
+    sizes = [
+        tfc.export_tflite(
+            tfc.quantize(model, preset, calibration_data=data),
+            tmp_path / "several.tflite",
+            verify_samples=0,
+            input_shapes=shapes,
+        ).num_bytes
+        for preset in ("int4", "int4-packed")
+    ]
+    assert sizes[1] <= sizes[0]
+
+
+def test_a_layer_that_is_called_often_stays_in_int8(tmp_path, converter):
+    image = keras.Input((9, 9, 32), name="image")
+    layer, x = layers.Conv2D(32, 3, padding="same", name="shared"), image
+    for _ in range(6):
+        x = layer(x)
+    data = np.random.default_rng(0).normal(size=(8, 9, 9, 32)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(image, x), "int4-packed", calibration_data=data)
+    assert {kind for entry in quantized.plan for kind in entry.stored} == {"int8"}
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite", verify_data=data)
+    assert {row.stored for row in report.layers} == {"int8"}

@@ -187,14 +187,14 @@ class Predictions:
             "more options, such as 'channels=0.25' or 'sparsity=0.9'."
         )
 
-    def nearest_miss(self, tried: Sequence[Candidate]) -> str:
-        """The message of files that are all larger than predicted."""
+    def nearest_miss(self, files: Sequence[Costs]) -> str:
+        """The message of files that all cost more than predicted."""
         found = "; ".join(
-            f"{b.cost} of {min((b.of(c.costs) for c in tried), default=float('nan')):,.6g} where "
-            f"{b.limit_for(self.origin):,.6g} is allowed"
+            f"{b.cost} of {min(map(b.of, files)):,.6g} where {b.limit_for(self.origin):,.6g} is "
+            "allowed"
             for b in self.budgets
         )
-        return f"Expected a file within the budget. Received: {found}. Allow a little more."
+        return f"Expected a file within the budget. Received: at best {found}. Allow more."
 
     def nothing_holds(self, tried: Sequence[Candidate], max_drop: float) -> str:
         """The message of candidates of which none holds `max_drop`."""

@@ -239,7 +239,8 @@ def _best_metric(work: Trials, points: Sequence[Point], trials: int) -> Candidat
                 break
     fitting = [candidate for candidate in tried if candidate.fits]
     if not fitting:
-        raise ValueError(work.predictions.nearest_miss(tried))
+        files = [*work.too_large, *(candidate.costs for candidate in tried)]
+        raise ValueError(work.predictions.nearest_miss(files))
     return min(fitting, key=lambda c: c.drop.mean)
 
 

@@ -88,6 +88,7 @@ class Trials:
 
     Attributes:
         measured: The candidates, in the order of the trials.
+        too_large: Costs of files that were above a budget before any training.
         advance: Called with what was measured.
     """
 
@@ -104,6 +105,7 @@ class Trials:
         self._scored_reference = _list(predict(original.model, original.scored))
         self.kinds = output_kinds(original.model, self._scored_reference)
         self.measured: list[Candidate] = []
+        self.too_large: list[Costs] = []
         self.advance: Callable[[str], None] = lambda what: None
         self._models: dict[str, QuantizedModel] = {}
 
@@ -145,7 +147,11 @@ class Trials:
             start = self.predictions.structured(point.assignment)
             known = dataclasses.asdict(file_costs(start.model, data, self.predictions.budgets))
             self.state.set(key, known)
-        return self.predictions.fits(Costs(**known))
+        costs = Costs(**known)
+        if not self.predictions.fits(costs):
+            self.too_large.append(costs)
+            return False
+        return True
 
     def model_of(self, candidate: Candidate) -> QuantizedModel:
         """The trained model of a candidate."""

@@ -45,7 +45,7 @@ _LARGE = 2**16
 class Lowering:
     """Says, node by node, which TensorFlow ops a call becomes."""
 
-    def __init__(self, graph: Graph, pointwise_as_dense: bool, float_io: bool):
+    def __init__(self, graph: Graph, pointwise_as_dense: bool, float_io: bool, num_signatures: int):
         self.graph = graph
         self._int8 = int8_calls(graph)
         self.marks = Marks()
@@ -84,7 +84,8 @@ class Lowering:
                 if baked is not None and node in self._int8:
                     self._baked[node] = baked
                     wanted = baked.packed or (pointwise_as_dense and is_pointwise(node.operation))
-                    if wanted and can_be_packed(node.operation, baked.num_bits):
+                    times = num_signatures * len(graph.calls(node.operation))
+                    if wanted and can_be_packed(node.operation, baked.num_bits, times):
                         self._as_dense.add(node)
                         self._baked[node] = baked.as_matrix()
             elif isinstance(node.operation, FakeQuantize):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfcompress.model.kernels import has_bias
+from tfcompress.quantization.placement.stored import MOST_JOINED
 
 
 def as_dense(layer: Any, x: tf.Tensor, kernel: np.ndarray, bias: np.ndarray | None) -> tf.Tensor:
@@ -97,4 +98,8 @@ def _gathered(x: tf.Tensor, number: int, axis: _Axis) -> tf.Tensor:
         else:
             part = x[tuple(found)] if axis.outputs < axis.blocks else x
         parts.append(part)
-    return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+    while len(parts) > 1:
+        parts = [
+            tf.concat(parts[i : i + MOST_JOINED], -1) for i in range(0, len(parts), MOST_JOINED)
+        ]
+    return parts[0]

@@ -65,6 +65,7 @@ def lower(
     *,
     pointwise_as_dense: bool = False,
     float_io: bool = False,
+    num_signatures: int = 1,
 ) -> Lowered:
     """Lowers a quantized (or plain float) functional model.
 
@@ -74,6 +75,7 @@ def lower(
         pointwise_as_dense: Whether pointwise convolutions of few bits become FULLY_CONNECTED.
         float_io: Whether the inputs of the file are float: its QUANTIZE rounds them as the pixels
             that they are, and an operator rescales these.
+        num_signatures: Of the file; each has operators of its own, and all share the kernels.
 
     Raises:
         ValueError: An input with an unknown dimension other than the batch.
@@ -91,7 +93,7 @@ def lower(
         shape = (1, *value.shape[1:])
         dtype = "float32" if value in rescaled else value.spec.dtype
         specs.append(tf.TensorSpec(shape, dtype, name=value.spec.name))
-    walker = Lowering(graph, pointwise_as_dense, float_io)
+    walker = Lowering(graph, pointwise_as_dense, float_io, num_signatures)
 
     def function(*inputs):
         feed = dict(zip(graph.flat_inputs, inputs, strict=True))

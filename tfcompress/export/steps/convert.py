@@ -52,7 +52,11 @@ def convert(
     as_dense = options.pointwise_as_dense
     lowered = {
         s.key: lower(
-            s.model, s.output_names, pointwise_as_dense=as_dense, float_io=options.float_io
+            s.model,
+            s.output_names,
+            pointwise_as_dense=as_dense,
+            float_io=options.float_io,
+            num_signatures=len(signatures),
         )
         for s in signatures
     }

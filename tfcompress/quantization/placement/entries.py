@@ -72,7 +72,9 @@ def _entry(decisions: Decisions, operation: Any, path: str, nodes: list[Node]) -
         weights = describe_weights(scheme.weights)
         limits += weight_limits(scheme.weights)
         kernels = [n.operation for n in nodes if role(n.operation) is Role.KERNEL]
-        stored = tuple(stored_type(layer, scheme.weights) for layer in kernels)
+        stored = tuple(
+            stored_type(layer, scheme.weights, kernels.count(layer)) for layer in kernels
+        )
     if nodes and not counted:
         activations = "no floating point values"
     elif counted and not reason:

@@ -12,10 +12,12 @@ from tfcompress.quantization.schemes import WeightScheme
 
 #: Widths that LiteRT runs packed in FULLY_CONNECTED, the narrowest first.
 _PACKED = (2, 4)
+#: Tensors that XNNPACK joins in one operator, at most.
+MOST_JOINED = 5
 #: Bytes that an operator and its tensors take in a file, about.
 OPERATOR_BYTES = 180
 # How many times the bytes of its operators a packed convolution saves at least: they take time.
-_LEAST_GAIN = 1.25
+_LEAST_GAIN = 4 / 3
 
 
 def packed_bits(num_bits: int, inputs: int) -> int:
@@ -38,36 +40,38 @@ def is_pointwise(layer: Any) -> bool:
     )
 
 
-def can_be_packed(layer: Any, num_bits: int) -> bool:
+def can_be_packed(layer: Any, num_bits: int, calls: int = 1) -> bool:
     """Whether a convolution is worth being a dense layer of packed codes in the file.
 
     Such a layer reads patches, which operators of their own put together: where the kernel does not
-    save a quarter more than these take, it stays in int8.
+    save a third more than these take, it stays in int8.
 
     Args:
         layer: A built layer with one kernel.
         num_bits: Bits of a code.
+        calls: How often the file calls the layer: each call has operators of its own.
     """
     if not isinstance(layer, layers.Conv1D | layers.Conv2D):
         return False
     if layer.groups != 1 or layer.data_format != "channels_last":
         return False
     saved = math.prod(layer.kernel.shape) * (8 - packed_bits(num_bits, _inputs(layer))) / 8
-    return saved > _LEAST_GAIN * OPERATOR_BYTES * operators_of_patches(layer)
+    return saved > _LEAST_GAIN * OPERATOR_BYTES * operators_of_patches(layer) * calls
 
 
-def stored_type(layer: Any, scheme: WeightScheme) -> str:
+def stored_type(layer: Any, scheme: WeightScheme, calls: int = 1) -> str:
     """What a plan says of a kernel: its type in the file, and a narrower one by choice.
 
     Args:
         layer: A built layer with one kernel.
         scheme: That of its kernel.
+        calls: How often the model calls it.
     """
     bits = scheme.quantizer.num_bits(scheme)
     packed = f"int{packed_bits(bits, _inputs(layer))}"
     if isinstance(layer, layers.Dense | layers.EinsumDense):
         return packed
-    if not can_be_packed(layer, bits):
+    if not can_be_packed(layer, bits, calls):
         return "int8"
     if scheme.packed:
         return packed
@@ -81,7 +85,11 @@ def operators_of_patches(layer: Any) -> int:
     for size, stride in zip(layer.kernel_size, layer.strides, strict=True):
         slices = size if size > 1 or stride > 1 else 0
         reshapes = 1 + size if stride > 1 else 0
-        count += slices + reshapes + (size > 1)
+        joins, parts = 0, size
+        while parts > 1:
+            parts = -(-parts // MOST_JOINED)
+            joins += parts
+        count += slices + reshapes + joins
     is_padded = layer.padding != "valid" and max(layer.kernel_size) > 1
     return count + is_padded
 
