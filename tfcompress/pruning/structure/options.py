@@ -43,7 +43,7 @@ class WidthOptions:
 
     Attributes:
         ranking: `"global"`: one ranking of all channels. `"uniform"`: every group loses the same
-            fraction.
+            fraction, but for steps of `round_to` that bring the whole nearer to the target.
         reduction: How the scores of layers whose channels go together become one: `"mean"`,
             `"sum"`, `"max"`, `"min"`, `"l2"`.
         normalization: How groups are made comparable for a global ranking: divided by their

@@ -88,6 +88,9 @@ def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     (slope,) = call.constants
     if call.operation.per_channel:
         return forms.channel_affine(x, -slope.ravel(), None)
+    if not slope.any():
+        # Keras' default before training. A product with zeros the converter would fold.
+        return forms.channel_affine(x, np.zeros(slope.shape[-1], np.float32), None)
     return forms.multiply_constant(x, -slope[None])
 
 
