@@ -166,7 +166,13 @@ def test_statistics_are_those_of_the_kernels_that_were_trained(per_channel):
     found = []
     for data in (images, images[::-1]):
         quantized = tfc.quantize(keras.Model(inputs, x), scheme, calibration_data=images)
+        statistics = [v for v in quantized.non_trainable_variables if "moving" in v.name]
+        before = [v.numpy() for v in statistics]
         tfc.reestimate_batch_norm(quantized, data)
-        found.append([v.numpy() for v in quantized.non_trainable_variables if "moving" in v.name])
+        found.append([v.numpy() for v in statistics])
+        for variable, value in zip(statistics, before, strict=True):
+            # Another σ would give a kernel of one scale other codes.
+            stays = not per_channel and "variance" in variable.name
+            assert np.array_equal(variable.numpy(), value) == stays
     for first, second in zip(*found, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)

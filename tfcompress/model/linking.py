@@ -24,6 +24,10 @@ class Links:
     def set(self, call_index: int, value: Any) -> None:
         self._by_call[call_index] = value
 
+    def values(self) -> list[Any]:
+        """What all calls are linked to."""
+        return list(self._by_call.values())
+
 
 class Linked:
     """Mixin for layers that compute by what comes before or after them in the graph.

@@ -6,10 +6,12 @@ from typing import Any
 
 import keras
 
+from tfcompress.model.compressed import is_compressed
 from tfcompress.model.finite import LossWatch
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.replicas import check_replicas
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.batch_norm import QuantizedBatchNormalization
 
 
@@ -110,7 +112,9 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
     """Replaces the moving statistics of batch norm by their average over `data`.
 
     Worth doing after low-bit training, where the moving average lags behind the weights
-    (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training", 3.3).
+    (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training", 3.3). A kernel of
+    one scale (`per_channel=False`) is rounded with γ/σ of the batch norm that is folded into it:
+    there σ² stays, for another one would give the kernel other codes than were trained.
 
     Args:
         model: Any Keras model with batch norm; it is changed in place.
@@ -153,8 +157,21 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> None:
             quantizer.trainable = trainable
         for variable, value in held:
             variable.assign(value)
-    for variable, total in zip(variables, totals, strict=True):
-        variable.assign(total / len(batches))
+    fixed = {id(norm.moving_variance) for norm in _rounding_norms(model)}
+    for variable, value, total in zip(variables, trained, totals, strict=True):
+        variable.assign(value if id(variable) in fixed else total / len(batches))
+
+
+def _rounding_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The batch norms that kernels of one scale are rounded with."""
+    return [
+        norm
+        for layer in iterate_layers(model)
+        if is_compressed(layer)
+        for transform in layer.transformed.of_type(FakeQuantizeWeights).values()
+        for norm in transform.rounded_with
+        if isinstance(norm, keras.layers.BatchNormalization)
+    ]
 
 
 def check_reestimation(model: keras.Model, data: Any) -> None:

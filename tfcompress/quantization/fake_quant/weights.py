@@ -185,6 +185,11 @@ class FakeQuantizeWeights(WeightTransform):
         """`(batch norm, its call)` that the runtime folds into the kernel in that call."""
         return self._folded.get(call_index)
 
+    @property
+    def rounded_with(self) -> list[Any]:
+        """The batch norms whose γ/σ decides which codes the kernel gets: those of one scale."""
+        return [norm for norm, _ in self._folded.values()] if self._rounds_folded else []
+
     def set_folded(self, call_index: int, batch_norm: Any, batch_norm_call: int) -> None:
         """Called by the batch norm that the runtime folds into the kernel in that call."""
         self._folded.set(call_index, (batch_norm, batch_norm_call))
