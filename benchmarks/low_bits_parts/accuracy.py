@@ -77,13 +77,14 @@ def _swinging(bits: int, per_channel: bool = True) -> dict[str, Row]:
     """Rows as in the paper on oscillations: statistics move, and weights that swing spoil them."""
     name = f"W{bits}A8 LSQ" + ("" if per_channel else " per tensor")
     row = Row(_lsq(bits, per_channel), free_statistics=True)
-    return {
-        f"{name} with free statistics": row,
-        f"{name} with free statistics re-estimated": dataclasses.replace(row, reestimate=True),
-        f"{name} and dampening with free statistics": dataclasses.replace(
-            row, callbacks=_dampening
-        ),
-        f"{name} and freezing with free statistics": dataclasses.replace(row, callbacks=_freezing),
+    methods = {"": row.callbacks, " and dampening": _dampening, " and freezing": _freezing}
+    rows = {
+        f"{name}{method} with free statistics": dataclasses.replace(row, callbacks=callbacks)
+        for method, callbacks in methods.items()
+    }
+    return rows | {
+        f"{row_name} re-estimated": dataclasses.replace(row, reestimate=True)
+        for row_name, row in rows.items()
     }
 
 
