@@ -127,6 +127,7 @@ def test_a_folder_of_another_search_is_refused(monkeypatch, changed, name, tmp_p
         (lambda: tfc.Latency(1, table={}), TypeError),
         (lambda: tfc.Latency(1, table=3), TypeError),
         (lambda: tfc.Latency(1, table={"CONV_2D": -1}), ValueError),
+        (lambda: tfc.Latency(1, table={"CONV2D": 0.3}), ValueError),
     ],
 )
 def test_budgets_that_make_no_sense(make, error):

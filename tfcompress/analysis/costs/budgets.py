@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from tfcompress.analysis.costs.instructions import check_cpu
+from tfcompress.export.flatbuffer.editing import is_op_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,11 @@ class Latency(Budget):
                 f"such as {{'CONV_2D': 0.4}}, or None. Received: {self.table!r}"
             )
         for operator, price in self.table.items():
+            if not is_op_name(operator):
+                raise ValueError(
+                    "Expected the keys of `table` to be operators of LiteRT, such as 'CONV_2D'. "
+                    f"Received: {operator!r}"
+                )
             if price != 0:
                 _check_positive(f"table[{operator!r}]", price)
 

@@ -10,6 +10,7 @@ from typing import Any
 from tfcompress.analysis.costs.instructions import MULTIPLIED_AT_ONCE
 from tfcompress.analysis.recipes.lines import Path
 from tfcompress.analysis.recipes.named import RATES, SCHEDULES, check_callbacks, check_optimizer
+from tfcompress.export.flatbuffer.editing import is_op_name
 from tfcompress.factorization.forms import METHODS
 from tfcompress.quantization.schemes import PRESETS
 
@@ -85,6 +86,9 @@ def _prices(value: Any) -> str:
         return ""
     if not isinstance(value, Mapping):
         return "null, or operators and their milliseconds per million multiply-accumulates"
+    unknown = [name for name in value if not is_op_name(name)]
+    if unknown:
+        return f"operators of LiteRT, such as 'CONV_2D' (not {_shown(unknown[0])})"
     wrong = [name for name, item in value.items() if _number(0)(item)]
     return f"a number, 0 or more, for the operator {_shown(wrong[0])}" if wrong else ""
 

@@ -10,7 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from tfcompress.export.flatbuffer.unpack import unpack
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if name.isupper()}
-_OP_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+_OP_CODES = {k: v for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+_OP_NAMES = {code: name for name, code in _OP_CODES.items()}
 
 
 def op_code(model: schema.ModelT, op: schema.OperatorT) -> int:
@@ -22,6 +23,11 @@ def op_code(model: schema.ModelT, op: schema.OperatorT) -> int:
 def op_name(code: int) -> str:
     """The name of a builtin code, such as `"CONV_2D"`."""
     return _OP_NAMES.get(code, f"BUILTIN_{code}")
+
+
+def is_op_name(name: object) -> bool:
+    """Whether a builtin operator has this name."""
+    return isinstance(name, str) and name in _OP_CODES
 
 
 def require_version(model: schema.ModelT, op: schema.OperatorT, version: int) -> None:
