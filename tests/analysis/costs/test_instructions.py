@@ -75,7 +75,7 @@ def test_the_table_is_that_of_the_rows():
         for kind, counts in json.loads(row["terms"]).items():
             total += sum(prices[kind][name] * count for name, count in counts.items())
         errors.append(total / int(row["instructions"]) - 1)
-    assert np.abs(errors).mean() < 0.02
+    assert np.abs(errors).mean() < 0.03
     assert np.abs(errors).max() < 0.25
 
 
