@@ -25,12 +25,9 @@ class WeightOptions:
     rounding: str = "nearest"
     power_of_two: bool = False
     observer: Observer = dataclasses.field(default_factory=MinMax)
-    packed: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
-        if not isinstance(self.packed, bool):
-            raise TypeError(f"Expected `packed` to be True or False. Received: {self.packed!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,14 +40,15 @@ class WeightScheme(WeightOptions):
         power_of_two: Scales are powers of two (fixed point).
         observer: Range estimator. `MinMax` follows the kernel in every step; any other is run
             when the model is quantized and then stays fixed.
+        quantizer: The grid and how it is trained; uniform by default. One of your own reads those
+            of the options above that it has a use for.
         packed: Whether the file holds larger kernels of convolutions in 4 or 2 bits too. Such a
             convolution runs as a dense layer over patches: the same codes, in more time. Needs at
             most 4 bits, no groups, and channels last.
-        quantizer: The grid and how it is trained; uniform by default. One of your own reads those
-            of the options above that it has a use for.
     """
 
     quantizer: WeightQuantizer = dataclasses.field(default_factory=UniformWeights)
+    packed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +57,8 @@ class WeightScheme(WeightOptions):
                 f"Expected `quantizer` to be a WeightQuantizer. Received: {self.quantizer!r}."
             )
         self.quantizer.check(self)
+        if not isinstance(self.packed, bool):
+            raise TypeError(f"Expected `packed` to be True or False. Received: {self.packed!r}.")
         if self.packed and self.quantizer.num_bits(self) > _MOST_PACKED_BITS:
             raise ValueError(
                 f"Expected `packed=True` with at most {_MOST_PACKED_BITS} bits. Received: "
