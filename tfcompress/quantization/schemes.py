@@ -61,8 +61,9 @@ class WeightScheme(WeightOptions):
             raise TypeError(f"Expected `packed` to be True or False. Received: {self.packed!r}.")
         if self.packed and self.quantizer.num_bits(self) > _MOST_PACKED_BITS:
             raise ValueError(
-                f"Expected `packed=True` with at most {_MOST_PACKED_BITS} bits. Received: "
-                f"{self.quantizer.num_bits(self)} bits."
+                f"Expected `packed=True` with codes of at most {_MOST_PACKED_BITS} bits in the "
+                f"file. Received: codes of {self.quantizer.num_bits(self)} bits, by num_bits="
+                f"{self.num_bits} of {self.quantizer!r}."
             )
 
 
