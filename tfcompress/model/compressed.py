@@ -121,7 +121,8 @@ def generate(
         if integer_sum is not None:
             args = (integer_sum.to_codes(args[0]), *args[1:])
         behind = None if integer_sum is None else _activation_behind(self)
-        with keras.StatelessScope(mapping, collect_losses=True) as scope, _without(self, behind):
+        inside = contextlib.nullcontext() if behind is None else without_activation(self)
+        with keras.StatelessScope(mapping, collect_losses=True) as scope, inside:
             outputs = cls.call(self, *args, **kwargs)
         _apply_updates(self, scope, skip=[variable for variable, _ in mapping])
         if integer_sum is not None:
@@ -177,8 +178,9 @@ def _activation_behind(layer: Any) -> Callable[[Any], Any] | None:
 
 
 @contextlib.contextmanager
-def _without(layer: Any, activation: Callable[[Any], Any] | None) -> Iterator[None]:
-    """The layer without its activation, for a while; as it is where that is `None`."""
+def without_activation(layer: Any) -> Iterator[None]:
+    """The layer without its activation function, for a while."""
+    activation = getattr(layer, "activation", None)
     if activation is None:
         yield
         return

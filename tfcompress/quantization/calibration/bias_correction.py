@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model import inference
-from tfcompress.model.compressed import is_compressed
+from tfcompress.model.compressed import is_compressed, without_activation
 from tfcompress.model.graph import Graph, Node
 from tfcompress.model.progress import Progress
 from tfcompress.quantization.calibration.in_float import observed_by
@@ -122,7 +122,7 @@ class BiasCorrection:
         if node not in self.places:
             return inference.call_in_inference(node, args, kwargs)
         activation = getattr(node.operation, "activation", None)
-        with _linear(node.operation):
+        with without_activation(node.operation):
             values = inference.call_in_inference(node, args, kwargs)
         self._totals[node].append(_total(values))
         return values if activation is None else activation(values)
@@ -209,7 +209,7 @@ def _unrounded(node: Node) -> Iterator[None]:
     """The call gives its int32 sum as a value: no activation function, not rounded to codes."""
     quantizer = _sum_quantizer(node)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_linear(node.operation))
+        stack.enter_context(without_activation(node.operation))
         if quantizer is not None:
             stack.enter_context(observed_by({quantizer: _ignore}))
         yield
@@ -221,20 +221,6 @@ def _sum_quantizer(node: Node) -> FakeQuantize | None:
         transform = node.operation.transformed.of_type(FakeQuantizeWeights)["kernel"]
         return transform.sum_quantizer(call_index)
     return node.operation.sum_quantizers.get(call_index)
-
-
-@contextlib.contextmanager
-def _linear(layer: Any) -> Iterator[None]:
-    """The layer without its activation function."""
-    activation = getattr(layer, "activation", None)
-    if activation is None:
-        yield
-        return
-    layer.activation = keras.activations.linear
-    try:
-        yield
-    finally:
-        layer.activation = activation
 
 
 def _ignore(values: tf.Tensor) -> None:
