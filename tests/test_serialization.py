@@ -12,10 +12,11 @@ from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.compressed import COMPRESSED, Compressed
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.transforms import KeepMask
+from tfcompress.quantization.fake_quant.biases import RoundBias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
 from tfcompress.quantization.fake_quant.uniform_activations import UniformActivations
-from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.grids.last_value import LastValueWeights
 from tfcompress.quantization.operators import (
     activations,

@@ -24,8 +24,9 @@ from tfcompress.quantization.calibration.float_outputs import float_outputs
 from tfcompress.quantization.calibration.limits import check_weights
 from tfcompress.quantization.calibration.ranges import calibrate, calibration_batches, first_samples
 from tfcompress.quantization.config import QuantizationConfig, as_config
+from tfcompress.quantization.fake_quant.biases import RoundBias
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
-from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators import catalog  # noqa: F401
 from tfcompress.quantization.operators.registry import Role, keeps_codes, operator_of, role
 from tfcompress.quantization.original import Original

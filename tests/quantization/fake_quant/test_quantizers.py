@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcompress.quantization.fake_quant.quantizers import FakeQuantize, input_scheme
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.observers import LeastSquares, MinMax, MovingAverage
 from tfcompress.quantization.schemes import ActivationScheme
 
@@ -170,9 +170,3 @@ def test_it_computes_in_float32_under_any_policy():
     finally:
         keras.config.set_dtype_policy("float32")
     assert quantizer(tf.zeros((2, 2), tf.bfloat16)).dtype == tf.float32
-
-
-def test_inputs_are_observed_by_all_values_ever_seen():
-    assert input_scheme(ActivationScheme()).observer == MinMax()
-    chosen = ActivationScheme(observer=LeastSquares())
-    assert input_scheme(chosen) is chosen

@@ -10,7 +10,8 @@ import tfcompress as tfc
 from tfcompress.model.compressed import compress
 from tfcompress.model.kernels import kernel_specs
 from tfcompress.quantization.fake_quant.affine import code_range
-from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights, RoundBias
+from tfcompress.quantization.fake_quant.biases import RoundBias
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.schemes import WeightScheme
 
 LAYERS = {

@@ -9,7 +9,8 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.quantization.fake_quant.weights import FREE, FakeQuantizeWeights
+from tfcompress.quantization.fake_quant.held_weights import FREE
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 
 IMAGES = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
 LABELS = np.arange(64) % 3

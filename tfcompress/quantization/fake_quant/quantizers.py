@@ -21,17 +21,17 @@ from tfcompress.model.graph import producer
 from tfcompress.model.linking import Links
 from tfcompress.model.stepwise import Stepwise
 from tfcompress.quantization.fake_quant.affine import code_range
-from tfcompress.quantization.fake_quant.requantize import requantized
-from tfcompress.quantization.fake_quant.shared_trace import (
-    SharedVariable,
-    can_share_updates,
-    shared_trace,
-    shared_update,
+from tfcompress.quantization.fake_quant.moving_range import (
+    moved_state,
+    moved_statistics,
+    range_moves,
+    updated_and_rounded,
 )
+from tfcompress.quantization.fake_quant.requantize import requantized
+from tfcompress.quantization.fake_quant.shared_trace import can_share_updates
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.uniform_activations import (
     UniformActivations,
-    quantize_in_place,
     rounding_of,
 )
 from tfcompress.quantization.fake_quant.variables import VariableSpec, add_variables
@@ -40,7 +40,7 @@ from tfcompress.quantization.gradients.backward import (
     gradient_scheme,
     with_quantized_gradient,
 )
-from tfcompress.quantization.observers import MinMax, MovingAverage
+from tfcompress.quantization.observers import MinMax
 from tfcompress.quantization.options import INT16_BITS
 from tfcompress.quantization.placement.upstream import link_rounding, upstream_quantizer
 from tfcompress.quantization.schemes import (
@@ -144,7 +144,7 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
     @property
     def has_moving_range(self) -> bool:
         """Whether the observer moves the range in training, once it is known."""
-        return self.fixed_range is None and _moves(self.scheme)
+        return self.fixed_range is None and range_moves(self.scheme)
 
     def parameters(self) -> tuple[tf.Tensor, tf.Tensor]:
         """`(scale, zero_point)` of the codes; a scale of 0 before a range is known."""
@@ -240,11 +240,11 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
     def _update(self, x: tf.Tensor) -> None:
         # No assignment stands inside a branch: under a distribution strategy none could run.
         old, frozen, scheme = self.statistics.value, self.frozen.value, self.scheme
-        moving, statistics = _moved_statistics(x, old, frozen, scheme=scheme)
+        moving, statistics = moved_statistics(x, old, frozen, scheme=scheme)
         self.statistics.assign(statistics)
         # Read again, for on several replicas it is their mean by now.
         values = (variable.value for variable in self.state.values())
-        found = _moved_state(
+        found = moved_state(
             moving, self.statistics.value, *values, scheme=scheme, names=tuple(self.state)
         )
         for variable, value in zip(self.state.values(), found, strict=True):
@@ -259,7 +259,7 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
         """The range is that of before the loop; what its steps observe moves it afterwards."""
         self._seen = ()
         moves = training and self.trainable and self.fixed_range is None
-        extremes_suffice = isinstance(self.scheme.observer, MinMax) or not _moves(self.scheme)
+        extremes_suffice = isinstance(self.scheme.observer, MinMax) or not range_moves(self.scheme)
         if moves and not (self._updates_in_one_call() and extremes_suffice):
             yield
             return
@@ -334,7 +334,7 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
             return self._rounding(inputs)
         if training and self.trainable and self.fixed_range is None:
             if self._updates_in_one_call():
-                outputs = _updated_and_rounded(
+                outputs = updated_and_rounded(
                     (inputs,),
                     (self.statistics, self.frozen, self.enabled, *self.state.values()),
                     scheme=self.scheme,
@@ -352,7 +352,7 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
         return outputs
 
     def _updates_in_one_call(self) -> bool:
-        """Whether `_updated_and_rounded` does all that a training step does to the tensor."""
+        """Whether `updated_and_rounded` does all that a training step does to the tensor."""
         if not self._rounds_alike() or self._also is not None:
             return False
         return can_share_updates((self.statistics, self.frozen, self.enabled, *self.state.values()))
@@ -397,92 +397,3 @@ class FakeQuantize(Stepwise, TensorQuantizer, keras.layers.Layer):
             "source": self.source,
             "gradients": keras.saving.serialize_keras_object(self.gradients),
         }
-
-
-@shared_update
-def _updated_and_rounded(
-    tensors: tuple[tf.Tensor, ...],
-    variables: tuple[SharedVariable, ...],
-    *,
-    scheme: ActivationScheme,
-    rounds_input: bool,
-) -> tf.Tensor:
-    """A training step at one tensor: moves the range as `_update` does, then rounds.
-
-    Args:
-        tensors: The tensor.
-        variables: The quantizer's `statistics`, `frozen`, `enabled`, scale and zero point.
-        scheme: The quantizer's.
-        rounds_input: Whether the tensor is an input of the model.
-    """
-    (x,) = tensors
-    statistics, frozen, enabled, *state = variables
-    names = ("scale", "zero_point")
-    old = [variable.read() for variable in state]
-    moving, new = _statistics_after(
-        tf.stop_gradient(x), statistics.read(), frozen.read(), scheme=scheme
-    )
-    statistics.assign(new)
-    scale, zero_point = _state_after(moving, new, *old, scheme=scheme, names=names)
-    for variable, value in zip(state, (scale, zero_point), strict=True):
-        variable.assign(value)
-    active = scale * enabled.read()
-    return quantize_in_place(x, scale, zero_point, active, scheme, True, rounds_input)
-
-
-def _statistics_after(
-    x: tf.Tensor, old: tf.Tensor, frozen: tf.Tensor, *, scheme: ActivationScheme
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether the range moves, and its statistics after the batch `x`."""
-    moving = frozen < 0.5
-    # Zeros say nothing of the range: a branch that starts from zeros has that of the first batch
-    # that is none. An average would follow it a hundred steps late, and clip its gradients.
-    old = tf.where(tf.reduce_any(old[:2] != 0), old, tf.zeros_like(old))
-    if not _moves(scheme):
-        # Without calibration data the first batch gives the range, which then stays.
-        moving = moving & (old[2] <= 0)
-    observer = scheme.observer if scheme.observer.every_batch else MinMax()
-    new = tf.cond(moving, lambda: observer.update(old, x), lambda: tf.identity(old))
-    # An empty or non-finite batch (the last one of a replica) must not spoil the range.
-    return moving, tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)
-
-
-def _state_after(
-    moving: tf.Tensor,
-    statistics: tf.Tensor,
-    *values: tf.Tensor,
-    scheme: ActivationScheme,
-    names: tuple[str, ...],
-) -> tuple[tf.Tensor, ...]:
-    """The quantizer's variables by the statistics; as they were where the range stays."""
-    low, high, weight = tf.unstack(statistics, num=3)
-    is_known = weight > 0
-    known = moving & is_known
-    weight = tf.where(is_known, weight, 1.0)
-    low, high = low / weight, high / weight
-    found = scheme.quantizer.from_range(low, high, scheme)
-    return tuple(tf.where(known, found[n], old) for n, old in zip(names, values, strict=True))
-
-
-_moved_statistics = shared_trace(_statistics_after)
-_moved_state = shared_trace(_state_after)
-
-
-def _moves(scheme: ActivationScheme) -> bool:
-    """Whether the range follows the observer in training; trained variables go their own way."""
-    is_trained = any(spec.trainable for spec in scheme.quantizer.variables(scheme).values())
-    return scheme.observer.every_batch and not is_trained
-
-
-def input_scheme(scheme: ActivationScheme) -> ActivationScheme:
-    """The scheme of a model's input: all values ever seen, so that no pixel is ever clipped."""
-    if type(scheme.observer) is MovingAverage:
-        return dataclasses.replace(scheme, observer=MinMax())
-    return scheme
-
-
-def unclipped_scheme(scheme: ActivationScheme) -> ActivationScheme:
-    """The scheme of a tensor whose largest values decide: no estimator that leaves values out."""
-    if scheme.observer.every_batch:
-        return scheme
-    return dataclasses.replace(scheme, observer=MovingAverage())

@@ -1,4 +1,4 @@
-"""Weight transforms of quantization: kernels on their grid, biases on the grid of the int32 sum."""
+"""The weight transform of kernels: they are rounded to their codes."""
 
 from __future__ import annotations
 
@@ -21,41 +21,18 @@ from tfcompress.model.transforms import (
     WeightCall,
     WeightTransform,
 )
-from tfcompress.quantization.fake_quant.affine import (
-    LARGEST_BIAS,
-    coarser_scale,
-    round_to_grid,
-)
-from tfcompress.quantization.fake_quant.int16_arithmetic import (
-    convolution_codes,
-    dense_codes,
-    exact_ratio,
-    join_halves,
-    split_halves,
-)
+from tfcompress.quantization.fake_quant.affine import LARGEST_BIAS, coarser_scale
+from tfcompress.quantization.fake_quant.held_weights import HeldWeights, add_held, with_held
+from tfcompress.quantization.fake_quant.int16_arithmetic import convolution_codes, dense_codes
+from tfcompress.quantization.fake_quant.integer_sums import int16_sum, integer_sum
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.variables import add_variables
 from tfcompress.quantization.fake_quant.weight_quantizer import KernelGrid
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 from tfcompress.quantization.schemes import WeightScheme, scheme_config, scheme_from_config
 
-#: What stands for a weight that is not held at a code. No kernel in a file has this one.
-FREE = -128
 # Numbers of a kernel whose rounding takes longer than tracing it.
 _LARGE = 2**22
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldWeights:
-    """Variables that say which weights of a kernel are held at a code.
-
-    Attributes:
-        codes: The code of each weight, `FREE` where it trains; int8 of the kernel's shape.
-        rounds_free: 0 while, in training, weights that are not held pass unrounded.
-    """
-
-    codes: keras.Variable
-    rounds_free: keras.Variable
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -128,7 +105,7 @@ class FakeQuantizeWeights(WeightTransform):
     def build(self, shape: tuple[int, ...]) -> None:
         self.state = add_variables(self, self.scheme.quantizer.variables(self.grid))
         if self._can_hold:
-            self.held = self._add_held()
+            self.held = add_held(self, self.grid.shape)
 
     def allow_holding(self) -> HeldWeights:
         """Adds what weights are held by, where it is not there yet. Functions must be traced anew.
@@ -144,28 +121,8 @@ class FakeQuantizeWeights(WeightTransform):
                 f"weights at them. Received: {self.scheme.quantizer!r}."
             )
         with adding_variables(self):
-            self.held = self._add_held()
+            self.held = add_held(self, self.grid.shape)
         return self.held
-
-    def _add_held(self) -> HeldWeights:
-        codes = self.add_weight(
-            name="held",
-            shape=self.grid.shape,
-            dtype="int8",
-            initializer=keras.initializers.Constant(FREE),
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
-        rounds_free = self.add_weight(
-            name="rounds_free",
-            shape=(),
-            initializer="ones",
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
-        return HeldWeights(codes, rounds_free)
 
     def link(self, layer: keras.Layer, inputs: keras.KerasTensor, call_index: int) -> None:
         self._inputs.set(call_index, upstream_quantizer(inputs))
@@ -263,7 +220,7 @@ class FakeQuantizeWeights(WeightTransform):
         folded = value if factor is None else value * factor
         rounded, scale = self.scheme.quantizer.quantize(folded, self.state, self.grid, training)
         if self.held is not None:
-            rounded = _with_held(self.held, folded, rounded, scale, training)
+            rounded = with_held(self.held, folded, rounded, scale, training)
         if factor is not None:
             rounded, scale = rounded / factor, scale / tf.abs(factor)
         return rounded, scale
@@ -305,63 +262,16 @@ class FakeQuantizeWeights(WeightTransform):
         self, scale: tf.Tensor, input_scale: tf.Tensor, call: WeightCall
     ) -> IntegerSum:
         """What turns the layer's input to codes, and its sums of codes back to values."""
-        known = input_scale > 0
-        step = tf.where(known, input_scale, 1.0)
-        given = self._inputs.get(call.call_index)
-        if given is not None and given.is_int16:
-            return self._int16_sum(scale, step, known, call, given.largest_bias)
-
-        def to_codes(inputs: tf.Tensor) -> tf.Tensor:
-            codes = inputs / step
-            return tf.where(known, tf.round(codes), codes)
-
-        sum_step = tf.reshape(step * self._per_channel(scale), self._layout)
-        quantizer = self._sum_quantizers.get(call.call_index)
-        to_values = tf.multiply if quantizer is None else quantizer.round_sum
-        return IntegerSum(to_codes, lambda sums: to_values(sums, sum_step), sum_step)
-
-    def _int16_sum(
-        self,
-        scale: tf.Tensor,
-        step: tf.Tensor,
-        known: tf.Tensor,
-        call: WeightCall,
-        largest_bias: float,
-    ) -> IntegerSum:
-        """Likewise for codes of 16 bits, whose sums and biases float32 does not hold.
-
-        Behind a layer that a batch norm folds into, the sums go on as float64 values.
-        """
-        quantizer = self._sum_quantizers.get(call.call_index)
-        is_folded = self.folded_batch_norm(call.call_index) is not None
-        kernel_scale = tf.reshape(self._per_channel(scale), self._layout)
-        sum_step = step * kernel_scale
-        exact_step = tf.cast(step, tf.float64) * tf.cast(kernel_scale, tf.float64)
+        read, rounds = self._inputs.get(call.call_index), self._sum_quantizers.get(call.call_index)
+        scale = tf.reshape(self._per_channel(scale), self._layout)
+        if read is None or not read.is_int16:
+            return integer_sum(scale, input_scale, rounds)
         bias = tf.constant(0.0) if call.bias is None else tf.reshape(call.bias, self._layout)
-
-        def to_codes(inputs: tf.Tensor) -> tf.Tensor:
-            codes = inputs / step
-            # Before a range is known these are values, and one half of them says it all.
-            halves = split_halves(tf.round(codes))
-            return tf.where(known, halves, tf.concat([tf.zeros_like(codes), codes], 0))
-
-        def from_sums(sums: tf.Tensor) -> tf.Tensor:
-            values = tf.split(sums, 2, 0)[1] * sum_step + bias
-            total = join_halves(sums)
-            if is_folded:
-                exact = total * exact_step + tf.cast(bias, tf.float64)
-                return tf.where(known, exact, tf.cast(values, tf.float64))
-            rounded = tf.cast(round_to_grid(bias, sum_step, largest_bias), tf.float64)
-            total += tf.round(rounded / exact_step)
-            otherwise = tf.where(known, tf.cast(total * exact_step, tf.float32), values)
-            if quantizer is None:
-                return otherwise
-            codes = dense_codes if self._is_dense else convolution_codes
-            return quantizer.round_by(
-                lambda output: codes(total, exact_ratio(step, kernel_scale, output)), otherwise
-            )
-
-        return IntegerSum(to_codes, from_sums, sum_step, adds_bias=True)
+        is_folded = self.folded_batch_norm(call.call_index) is not None
+        codes = dense_codes if self._is_dense else convolution_codes
+        return int16_sum(
+            scale, input_scale, rounds, bias, read.largest_bias, codes=None if is_folded else codes
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -382,18 +292,6 @@ def _in_little_memory(function: Callable[..., Any], tensor: tf.Tensor) -> Any:
     return tf.function(function, autograph=False)(tensor)
 
 
-def _with_held(
-    held: HeldWeights, value: tf.Tensor, rounded: tf.Tensor, scale: tf.Tensor, training: bool
-) -> tf.Tensor:
-    """`rounded` with held weights at their codes; their gradient is 0."""
-    codes = tf.cast(held.codes.value, tf.float32)
-    # A weight that is pruned later is free again.
-    is_held = (codes != FREE) & (value != 0)
-    if training:
-        rounded = tf.where(held.rounds_free.value >= 0.5, rounded, value)
-    return tf.where(is_held, codes * scale, rounded)
-
-
 def _output_layout(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...]:
     """Shape in which one number per output channel broadcasts against what a layer gives."""
     product = einsum_of(layer) if isinstance(layer, keras.layers.EinsumDense) else None
@@ -401,30 +299,3 @@ def _output_layout(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...
         return (-1,)
     sizes = dict(zip(product.right, kernel.shape, strict=True))
     return tuple(sizes[c] if c in product.columns else 1 for c in product.output)
-
-
-@keras.saving.register_keras_serializable(package="tfcompress")
-class RoundBias(WeightTransform):
-    """Rounds a bias, in inference, to the grid of the int32 sum: input scale × kernel scale.
-
-    That is what the runtime adds. In training the bias stays as it is: its grid is thousands of
-    times finer than an output step, so it matters for parity and not for learning.
-
-    Where a batch norm follows, that layer rounds the folded bias instead.
-    """
-
-    order = FAKE_QUANT
-
-    def apply(self, value: tf.Tensor, call: WeightCall) -> tf.Tensor:
-        kernel = call.kernel
-        if kernel is None:
-            return value
-        if not kernel.is_folded:
-            step = tf.reshape(kernel.bias_step, tf.shape(value))
-            value = round_to_grid(value, step, kernel.largest_bias)
-        if kernel.integer_sum is not None and kernel.integer_sum.adds_bias:
-            return tf.zeros_like(value)
-        if kernel.integer_sum is not None:
-            value = value / tf.reshape(kernel.integer_sum.step, tf.shape(value))
-            value = value if kernel.is_folded else tf.round(value)
-        return value

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfcompress.quantization.callbacks import check_reestimation
 from tfcompress.quantization.callbacks import reestimate_batch_norm as reestimate
-from tfcompress.quantization.fake_quant.weights import FREE, HeldWeights
+from tfcompress.quantization.fake_quant.held_weights import FREE, HeldWeights
 from tfcompress.quantization.oscillation.kernels import (
     RoundedKernelOf,
     rounded_kernels,

@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfcompress.model.compressed import compressed_variables, is_compressed
 from tfcompress.model.kernels import iterate_layers
 from tfcompress.model.transforms import FAKE_QUANT, WeightCall, WeightTransform
-from tfcompress.quantization.fake_quant.weights import FREE, FakeQuantizeWeights
+from tfcompress.quantization.fake_quant.held_weights import FREE
+from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,16 +6,27 @@ import dataclasses
 from collections.abc import Container
 
 from tfcompress.model.graph import Node, Value
-from tfcompress.quantization.fake_quant.quantizers import (
-    FakeQuantize,
-    input_scheme,
-    unclipped_scheme,
-)
+from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
+from tfcompress.quantization.observers import MinMax, MovingAverage
 from tfcompress.quantization.operators.registry import Role, activation_of, keeps_codes, role
 from tfcompress.quantization.placement.decisions import Decisions
 from tfcompress.quantization.placement.pixels import RescaledPixels
-from tfcompress.quantization.schemes import Scheme
+from tfcompress.quantization.schemes import ActivationScheme, Scheme
+
+
+def input_scheme(scheme: ActivationScheme) -> ActivationScheme:
+    """The scheme of a model's input: all values ever seen, so that no pixel is ever clipped."""
+    if type(scheme.observer) is MovingAverage:
+        return dataclasses.replace(scheme, observer=MinMax())
+    return scheme
+
+
+def unclipped_scheme(scheme: ActivationScheme) -> ActivationScheme:
+    """The scheme of a tensor whose largest values decide: no estimator that leaves values out."""
+    if scheme.observer.every_batch:
+        return scheme
+    return dataclasses.replace(scheme, observer=MovingAverage())
 
 
 class QuantizerFactory:
