@@ -16,13 +16,13 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tfcompress.export.flatbuffer.buffers import share_buffers, share_constants
 from tfcompress.export.flatbuffer.chains import Computed, find_computed
+from tfcompress.export.flatbuffer.coded_graph import CODE_TYPES, CodedGraph
+from tfcompress.export.flatbuffer.comparisons import write_comparison
 from tfcompress.export.flatbuffer.editing import (
-    add_tensor,
     constant,
     grid_of,
     op_code,
     op_name,
-    opcode_index,
     parameters,
     quantization,
     remove_unused,
@@ -31,18 +31,11 @@ from tfcompress.export.flatbuffer.editing import (
 )
 from tfcompress.export.flatbuffer.int8_ops import (
     ARITHMETIC_OPS,
-    CAST_RUNTIME,
-    CAST_VERSION,
     COMPARE_OPS,
     FUNCTION_OPS,
-    INT8_RUNTIME,
-    INT16_RUNTIME,
-    LOOKUP_OPS,
     MOVE_OPS,
-    PACKED_RUNTIMES,
     SELECT_OPS,
     TABLE_OPS,
-    TABLE_RUNTIME,
     WEIGHT_OPS,
     int8_version,
     int16_version,
@@ -52,15 +45,14 @@ from tfcompress.export.flatbuffer.one_input import as_fully_connected
 from tfcompress.export.flatbuffer.operands import (
     add_codes,
     add_operand,
-    compared_codes,
     write_kernel,
 )
 from tfcompress.export.flatbuffer.packing import packed
 from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor
 from tfcompress.export.flatbuffer.reshapes import merge_reshapes
+from tfcompress.export.flatbuffer.runtime import require_runtime
 
 _OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
-_CODE_TYPES = {8: _TYPE.INT8, 16: _TYPE.INT16}
 
 
 class PlanError(ValueError):
@@ -105,7 +97,7 @@ def quantize_file(
     for graph in model.subgraphs:
         share_constants(model, graph)
     remove_unused(model)
-    _require_runtime(model)
+    require_runtime(model)
     return packed(model)
 
 
@@ -121,19 +113,9 @@ class _Rewriting:
         allow_float: bool,
     ):
         self.model, self.graph = model, graph
+        self.coded = CodedGraph(model, graph)
         self.planned = planned
         self.float_io, self.allow_float = float_io, allow_float
-        self.ops: list[schema.OperatorT] = []
-        # Tensor of the converter's graph → int8 tensor that holds its codes.
-        self.codes: dict[int, int] = {}
-        # Tensor of the converter's graph → the float tensor that takes its place.
-        self.floats: dict[int, int] = {}
-        # int8 tensor → its DEQUANTIZE.
-        self.dequantized: dict[int, int] = {}
-        # int8 tensor → its codes as int32.
-        self.widened: dict[int, int] = {}
-        # int8 tensor → its codes as the indices of tables.
-        self.indexed: dict[int, int] = {}
         self.seen: set[int] = set()
 
     def run(self) -> dict[int, int]:
@@ -148,8 +130,8 @@ class _Rewriting:
             self._visit(op)
         moved = {}
         for index in used_indices(self.graph.outputs):
-            moved[index] = self._output(index)
-        self.graph.operators = self.ops
+            moved[index] = self.coded.output(index, self.float_io)
+        self.graph.operators = self.coded.ops
         self.graph.outputs = [moved[int(i)] for i in self.graph.outputs]
         missing = [t for n, t in enumerate(self.planned, 1) if n not in self.seen]
         # What reads nothing but a shape, such as `zeros_like` in float, is computed at conversion.
@@ -182,7 +164,7 @@ class _Rewriting:
         elif code in (*MOVE_OPS, *SELECT_OPS) and self._moves_codes(op):
             self._move(op, code)
         elif code in COMPARE_OPS and self._compares_codes(op):
-            self._compare(op, code)
+            self.coded.ops += write_comparison(self.coded, op, code)
         else:
             self._float(op)
 
@@ -192,38 +174,40 @@ class _Rewriting:
         """A QUANTIZE of the converter's graph."""
         source, result = int(op.inputs[0]), int(op.outputs[0])
         if tensor.kind is Kind.FLOAT:
-            self.floats[result] = self._as_float(source)
+            self.coded.floats[result] = self.coded.as_float(source)
             return
-        if source in self.codes:
-            have = parameters(self.graph.tensors[self.codes[source]])
+        if source in self.coded.codes:
+            have = parameters(self.graph.tensors[self.coded.codes[source]])
             if have == _parameters(tensor):
-                self.codes[result] = self.codes[source]
+                self.coded.codes[result] = self.coded.codes[source]
             elif tensor.num_bits != 8:
                 raise PlanError(
                     f"Expected one scale of what {tensor.layer!r} reads in 16 bits. Received: two."
                 )
             else:
-                self.codes[result] = self._quantize(self.codes[source], result, tensor, version=2)
+                self.coded.codes[result] = self._quantize(
+                    self.coded.codes[source], result, tensor, version=2
+                )
             return
         if tensor.kind is Kind.COMPUTED and not self.allow_float:
             raise PlanError(
                 f"Expected int8 operators for the layer {tensor.layer!r}, as planned. Received: "
                 f"float {self.computed.describe(source)} in the converted graph."
             )
-        float_source = self._as_float(source)
+        float_source = self.coded.as_float(source)
         if self._is_int8_input(float_source):
             given = self.graph.tensors[float_source]
-            given.type = _CODE_TYPES[tensor.num_bits]
+            given.type = CODE_TYPES[tensor.num_bits]
             given.quantization = quantization(*_parameters(tensor))
-            self.codes[source] = self.codes[result] = float_source
+            self.coded.codes[source] = self.coded.codes[result] = float_source
         else:
             version = 1 if tensor.num_bits == 8 else int16_version(_OPERATOR.QUANTIZE)
             assert version is not None
-            self.codes[result] = self._quantize(float_source, result, tensor, version)
+            self.coded.codes[result] = self._quantize(float_source, result, tensor, version)
 
     def _quantize(self, source: int, like: int, tensor: PlannedTensor, version: int) -> int:
-        found = self._code_tensor(like, tensor.name, _parameters(tensor), tensor.num_bits)
-        self._add_op(_OPERATOR.QUANTIZE, version, source, found)
+        found = self.coded.code_tensor(like, tensor.name, _parameters(tensor), tensor.num_bits)
+        self.coded.add_op(_OPERATOR.QUANTIZE, version, source, found)
         return found
 
     def _is_int8_input(self, index: int) -> bool:
@@ -242,10 +226,10 @@ class _Rewriting:
     def _pass_on(self, op: schema.OperatorT) -> None:
         """The DEQUANTIZE of a mark."""
         source, result = int(op.inputs[0]), int(op.outputs[0])
-        if source in self.codes:
-            self.codes[result] = self.codes[source]
+        if source in self.coded.codes:
+            self.coded.codes[result] = self.coded.codes[source]
         else:
-            self.floats[result] = self.floats.get(source, source)
+            self.coded.floats[result] = self.coded.floats.get(source, source)
 
     # --- operators ---------------------------------------------------------------------------
 
@@ -269,10 +253,10 @@ class _Rewriting:
             op.inputs = given
             raise PlanError(f"{op_name(code)} of the layer {tensor.layer!r}: {error}") from error
         result = int(op.outputs[0])
-        self.codes[result] = self._code_tensor(
+        self.coded.codes[result] = self.coded.code_tensor(
             result, tensor.name, _parameters(tensor), tensor.num_bits
         )
-        op.outputs = [self.codes[result]]
+        op.outputs = [self.coded.codes[result]]
         for option, value in tensor.options:
             if not hasattr(op.builtinOptions, option):
                 raise PlanError(
@@ -281,25 +265,27 @@ class _Rewriting:
                 )
             setattr(op.builtinOptions, option, value)
         self._require_version(op, code, tensor.num_bits)
-        self.ops.append(op)
+        self.coded.ops.append(op)
 
     def _look_up(self, op: schema.OperatorT, tensor: PlannedTensor) -> None:
         """A table in place of the operator that marks it."""
         result = int(op.outputs[0])
         try:
             source = self._codes_of(int(op.inputs[0]))
-            found = self._code_tensor(result, tensor.name, _parameters(tensor))
-            self.ops += write_table(self.model, self.graph, tensor, source, found, self.indexed)
+            found = self.coded.code_tensor(result, tensor.name, _parameters(tensor))
+            self.coded.ops += write_table(
+                self.model, self.graph, tensor, source, found, self.coded.indexed
+            )
         except ValueError as error:
             raise PlanError(f"The table of the layer {tensor.layer!r}: {error}") from error
-        self.codes[result] = found
+        self.coded.codes[result] = found
 
     def _operands(self, op: schema.OperatorT, code: int, tensor: PlannedTensor) -> list[int]:
         """The inputs of an operator, int8 but for its kernel and bias."""
         constants = WEIGHT_OPS[code][1:3] if code in WEIGHT_OPS else ()
         inputs = [int(i) for i in op.inputs]
         for position, index in enumerate(inputs):
-            if index < 0 or position in constants or not self._is_float(index):
+            if index < 0 or position in constants or not self.coded.is_float(index):
                 continue
             if constant(self.model, self.graph.tensors[index]) is None:
                 inputs[position] = self._codes_of(index)
@@ -313,73 +299,48 @@ class _Rewriting:
                 raise ValueError("Expected tensors of codes. Received: a constant operand.")
         return inputs
 
+    def _codes_of(self, index: int) -> int:
+        if index not in self.coded.codes:
+            raise ValueError(f"Expected an int8 input. Received: {self.computed.describe(index)}.")
+        return self.coded.codes[index]
+
     def _moves_codes(self, op: schema.OperatorT) -> bool:
         """Whether an operator that can move codes gets some, all of one scale, or constants."""
-        floats = [i for i in used_indices(op.inputs) if self._is_float(i)]
-        given = [i for i in floats if i in self.codes]
-        if not given or not all(i in given or self._is_constant(i) for i in floats):
+        floats = [i for i in used_indices(op.inputs) if self.coded.is_float(i)]
+        given = [i for i in floats if i in self.coded.codes]
+        if not given or not all(i in given or self.coded.is_constant(i) for i in floats):
             return False
-        found = {parameters(self.graph.tensors[self.codes[i]]) for i in given}
+        found = {parameters(self.graph.tensors[self.coded.codes[i]]) for i in given}
         return len(found) == 1 and not getattr(op.builtinOptions, "fusedActivationFunction", 0)
 
     def _move(self, op: schema.OperatorT, code: int) -> None:
-        found = next(self.codes[i] for i in used_indices(op.inputs) if i in self.codes)
+        found = next(self.coded.codes[i] for i in used_indices(op.inputs) if i in self.coded.codes)
         grid = grid_of(self.graph.tensors[found])
         num_bits = 16 if self.graph.tensors[found].type == _TYPE.INT16 else 8
-        if num_bits == 16 and any(map(self._is_constant_float, used_indices(op.inputs))):
+        if num_bits == 16 and any(map(self.coded.is_constant_float, used_indices(op.inputs))):
             raise PlanError(f"Expected {op_name(code)} of 16-bit codes alone. Received: constants.")
         op.inputs = [self._moved(int(i), grid) for i in op.inputs]
-        for index in filter(self._is_float, used_indices(op.outputs)):
-            self.codes[index] = self._code_tensor(index, None, grid, num_bits)
-        op.outputs = [self.codes.get(int(i), int(i)) for i in op.outputs]
+        for index in filter(self.coded.is_float, used_indices(op.outputs)):
+            self.coded.codes[index] = self.coded.code_tensor(index, None, grid, num_bits)
+        op.outputs = [self.coded.codes.get(int(i), int(i)) for i in op.outputs]
         self._require_version(op, code, num_bits)
-        self.ops.append(op)
+        self.coded.ops.append(op)
 
     def _moved(self, index: int, grid: tuple[float, int]) -> int:
         """The codes of an operand of an operator that moves codes of one grid."""
-        if index in self.codes or index < 0 or not self._is_float(index):
-            return self.codes.get(index, index)
+        if index in self.coded.codes or index < 0 or not self.coded.is_float(index):
+            return self.coded.codes.get(index, index)
         return add_codes(self.model, self.graph, index, grid)
 
     def _compares_codes(self, op: schema.OperatorT) -> bool:
         """Whether an operator compares codes with constants."""
-        given = [i in self.codes for i in used_indices(op.inputs)]
-        others = [i for i in used_indices(op.inputs) if i not in self.codes]
-        return given.count(True) == 1 and len(others) == 1 and self._is_constant(others[0])
-
-    def _compare(self, op: schema.OperatorT, code: int) -> None:
-        """The codes as int32, beside the codes from which on the comparison holds."""
-        found = next(self.codes[int(i)] for i in op.inputs if int(i) in self.codes)
-        if found not in self.widened:
-            like = self.graph.tensors[found]
-            name = f"{like.name.decode('utf-8', 'replace')}/int32"
-            self.widened[found] = add_tensor(self.model, self.graph, like, _TYPE.INT32, name=name)
-            cast = schema.OperatorT()
-            cast.opcodeIndex = opcode_index(self.model, _OPERATOR.CAST, CAST_VERSION)
-            cast.inputs, cast.outputs = [found], [self.widened[found]]
-            cast.builtinOptionsType = schema.BuiltinOptions.CastOptions
-            cast.builtinOptions = schema.CastOptionsT()
-            cast.builtinOptions.inDataType = _TYPE.INT8
-            cast.builtinOptions.outDataType = _TYPE.INT32
-            self.ops.append(cast)
-        grid, is_first = grid_of(self.graph.tensors[found]), int(op.inputs[0]) in self.codes
-        name = op_name(code if is_first else COMPARE_OPS[code])
-        inputs = []
-        for index in map(int, op.inputs):
-            if index in self.codes:
-                inputs.append(self.widened[found])
-                continue
-            like = self.graph.tensors[index]
-            given = constant(self.model, like)
-            assert given is not None
-            values = compared_codes(name, given, grid)
-            inputs.append(add_tensor(self.model, self.graph, like, _TYPE.INT32, data=values))
-        op.inputs = inputs
-        self.ops.append(op)
+        given = [i in self.coded.codes for i in used_indices(op.inputs)]
+        others = [i for i in used_indices(op.inputs) if i not in self.coded.codes]
+        return given.count(True) == 1 and len(others) == 1 and self.coded.is_constant(others[0])
 
     def _float(self, op: schema.OperatorT) -> None:
-        op.inputs = [int(i) if i < 0 else self._as_float(int(i)) for i in op.inputs]
-        self.ops.append(op)
+        op.inputs = [int(i) if i < 0 else self.coded.as_float(int(i)) for i in op.inputs]
+        self.coded.ops.append(op)
 
     def _require_version(self, op: schema.OperatorT, code: int, num_bits: int) -> None:
         version = int8_version(code, op)
@@ -393,86 +354,6 @@ class _Rewriting:
             version = known if code not in WEIGHT_OPS else max(version, known)
         require_version(self.model, op, version)
 
-    # --- tensors -----------------------------------------------------------------------------
-
-    def _is_float(self, index: int) -> bool:
-        return self.graph.tensors[index].type == _TYPE.FLOAT32
-
-    def _is_constant(self, index: int) -> bool:
-        return constant(self.model, self.graph.tensors[index]) is not None
-
-    def _is_constant_float(self, index: int) -> bool:
-        return self._is_float(index) and self._is_constant(index)
-
-    def _codes_of(self, index: int) -> int:
-        if index not in self.codes:
-            raise ValueError(f"Expected an int8 input. Received: {self.computed.describe(index)}.")
-        return self.codes[index]
-
-    def _code_tensor(
-        self, like: int, name: str | None, grid: tuple[float, int], num_bits: int = 8
-    ) -> int:
-        tensor = self.graph.tensors[like]
-        return add_tensor(
-            self.model,
-            self.graph,
-            tensor,
-            _CODE_TYPES[num_bits],
-            name=name,
-            quantization=quantization(*grid),
-        )
-
-    def _as_float(self, index: int) -> int:
-        """A float tensor of the values of a tensor, dequantized where it holds codes."""
-        index = self.floats.get(index, index)
-        if index not in self.codes:
-            return index
-        held = self.codes[index]
-        if held not in self.dequantized:
-            like = self.graph.tensors[held]
-            found = add_tensor(self.model, self.graph, like, _TYPE.FLOAT32)
-            version = int16_version(_OPERATOR.DEQUANTIZE) if like.type == _TYPE.INT16 else 2
-            assert version is not None
-            self._add_op(_OPERATOR.DEQUANTIZE, version, held, found)
-            self.dequantized[held] = found
-        return self.dequantized[held]
-
-    def _output(self, index: int) -> int:
-        index = self.floats.get(index, index)
-        is_int8 = index in self.codes and not self.float_io
-        return self.codes[index] if is_int8 else self._as_float(index)
-
-    def _add_op(self, code: int, version: int, source: int, result: int) -> None:
-        op = schema.OperatorT()
-        op.opcodeIndex = opcode_index(self.model, code, version)
-        op.inputs, op.outputs = [source], [result]
-        names = {_OPERATOR.QUANTIZE: "QuantizeOptions", _OPERATOR.DEQUANTIZE: "DequantizeOptions"}
-        op.builtinOptionsType = getattr(schema.BuiltinOptions, names[code])
-        op.builtinOptions = getattr(schema, f"{names[code]}T")()
-        self.ops.append(op)
-
 
 def _parameters(tensor: PlannedTensor) -> tuple[float, int]:
     return float(np.float32(tensor.scale)), int(tensor.zero_point)
-
-
-def _require_runtime(model: schema.ModelT) -> None:
-    """An older runtime must refuse the file rather than misread it."""
-    types = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
-    needed = [INT16_RUNTIME if _TYPE.INT16 in types else INT8_RUNTIME]
-    needed += [*(r for dtype, r in PACKED_RUNTIMES.items() if dtype in types)]
-    codes = {max(e.builtinCode, e.deprecatedBuiltinCode) for e in model.operatorCodes}
-    casts = [e for e in model.operatorCodes if e.builtinCode == _OPERATOR.CAST]
-    if any(e.version >= CAST_VERSION for e in casts):
-        needed.append(CAST_RUNTIME)
-    if codes & LOOKUP_OPS:
-        needed.append(TABLE_RUNTIME)
-    for entry in model.metadata or ():
-        if entry.name == b"min_runtime_version":
-            given = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode()
-            text = max(given, *needed, key=_version).encode().ljust(16, b"\0")
-            model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
