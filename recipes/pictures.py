@@ -18,7 +18,8 @@ from absl import app, flags
 
 import tfcompress as tfc
 from recipes.results import grouped
-from recipes.tables import ROOT, rows_of
+from recipes.table_kinds import rows_of
+from recipes.tables import ROOT
 
 _BLUE, _ORANGE, _GRAY = "#1f77b4", "#d95f02", "#999999"
 

@@ -104,9 +104,10 @@ from tfcompress.sharing import (
 from tfcompress.version import __version__
 
 if _typing.TYPE_CHECKING:
-    from tfcompress.analysis.comparison.compare import CompareReport, compare
+    from tfcompress.analysis.comparison.compare import compare
     from tfcompress.analysis.comparison.debug import QuantizationDebug, debug_quantization
     from tfcompress.analysis.comparison.explain import DifferenceReport, explain_difference
+    from tfcompress.analysis.comparison.report import CompareReport
     from tfcompress.analysis.costs.budgets import (
         Bytes,
         Instructions,
@@ -149,9 +150,10 @@ if _typing.TYPE_CHECKING:
 
 #: Module → the public names that are imported from it on first use.
 _LAZY_NAMES = {
-    "tfcompress.analysis.comparison.compare": ("CompareReport", "compare"),
+    "tfcompress.analysis.comparison.compare": ("compare",),
     "tfcompress.analysis.comparison.debug": ("QuantizationDebug", "debug_quantization"),
     "tfcompress.analysis.comparison.explain": ("DifferenceReport", "explain_difference"),
+    "tfcompress.analysis.comparison.report": ("CompareReport",),
     "tfcompress.analysis.costs.budgets": (
         "Bytes",
         "Instructions",

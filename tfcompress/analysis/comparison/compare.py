@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.analysis.comparison.html import comparison_page, save_page
 from tfcompress.analysis.comparison.layer_errors import (
     LayerError,
     batches_of,
@@ -21,6 +19,8 @@ from tfcompress.analysis.comparison.layer_errors import (
     quantizers_of,
 )
 from tfcompress.analysis.comparison.records import Agreement, ModelFigures
+from tfcompress.analysis.comparison.report import CompareReport
+from tfcompress.analysis.comparison.samples import sample_arrays
 from tfcompress.analysis.comparison.subjects import ModelOrFile, Subject, subject
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.export.files import gzip_size
@@ -28,123 +28,12 @@ from tfcompress.export.flatbuffer.figures import FileFigures, file_figures
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
 from tfcompress.export.runtime.latency import LatencyComparison, compare_latency
 from tfcompress.export.runtime.metrics import Metric, Scores, score
-from tfcompress.model.batches import check_ends, input_batches, line_up
+from tfcompress.model.batches import line_up
 from tfcompress.model.graph import input_structure
-from tfcompress.model.labelled import Labels, split_labels
 from tfcompress.model.progress import Progress, Verbosity
-from tfcompress.tables import Printable, html_of, render_table
 
 # Samples on which tensors of quantized models are compared with float ones.
 _LAYER_SAMPLES = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareReport(Printable):
-    """What `compare` found. Print it, or `save_html` it; in a notebook it shows itself as tables.
-
-    Attributes:
-        reference: Name of the model that the others are compared with.
-        samples: How many samples were run.
-        models: Figures of every model, in the order given.
-        cpu: Of this machine, on which latencies were measured.
-        num_threads: Of the runtime.
-        runs: Rounds of the latency measurement.
-        notes: What could not be measured, and why.
-        files: Name → bytes of the file, for plots of its weights.
-        layers: Name of a quantized Keras model → what rounding does to each of its tensors, in
-            running order, on the first 32 samples.
-    """
-
-    reference: str
-    samples: int
-    models: tuple[ModelFigures, ...]
-    cpu: str
-    num_threads: int
-    runs: int
-    notes: tuple[str, ...] = ()
-    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
-    layers: Mapping[str, tuple[LayerError, ...]] = dataclasses.field(
-        default_factory=dict, repr=False
-    )
-
-    def __getitem__(self, name: str) -> ModelFigures:
-        """The figures of a model by its name."""
-        for model in self.models:
-            if model.name == name:
-                return model
-        raise KeyError(name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields.pop("files")
-        fields["models"] = [dataclasses.asdict(model) for model in self.models]
-        fields["layers"] = {
-            name: [dataclasses.asdict(error) for error in errors]
-            for name, errors in self.layers.items()
-        }
-        return fields
-
-    def save_html(self, path: str | os.PathLike) -> pathlib.Path:
-        """Writes one page with tables and plots, which needs no other file.
-
-        Args:
-            path: Ends in `.html`.
-        """
-        text = comparison_page(html_of(self), self.models, self.files, self.layers)
-        return save_page(path, text)
-
-    def __str__(self) -> str:
-        text = self._costs() + self._quality() + self._classes()
-        timed = [m for m in self.models if m.latency_ms is not None]
-        lines = [f"{self.samples} samples; differences and ratios are to {self.reference!r}."]
-        if timed:
-            lines.append(
-                f"Latency: median of {self.runs} rounds in turns, {self.num_threads} thread(s), "
-                f"{self.cpu}; [quartiles] of the ratio."
-            )
-        lines.append("Peak memory: the most bytes that activations hold at a time.")
-        lines.append("Figures of a Keras model are those of the .tflite that it converts to.")
-        return text + "\n".join([*lines, *self.notes]) + "\n"
-
-    def _costs(self) -> str:
-        rows = [
-            (
-                *(m.name, m.kind, m.num_bytes, m.gzip_bytes, m.parameters, m.nonzeros, m.macs),
-                m.activation_bytes,
-                "" if m.latency_ms is None else f"{m.latency_ms:.3f}",
-                "" if m.latency_ratio is None else f"× {m.latency_ratio}",
-            )
-            for m in self.models
-        ]
-        columns = ["model", "kind", "bytes", "gzip", "parameters", "non-zeros", "MACs"]
-        columns += ["peak memory", "ms", "latency"]
-        return render_table("Cost", columns, rows, width=200)
-
-    def _quality(self) -> str:
-        heads: list[str] = []
-        rows = []
-        for m in self.models:
-            cells = _metric_cells(m.scores)
-            heads = list(cells) or heads
-            top1 = "" if m.agreement.top1 is None else f"{m.agreement.top1:.2%}"
-            differences = (f"{m.agreement.largest:.4g}", f"{m.agreement.mean:.4g}")
-            snr = "∞" if math.isinf(m.agreement.snr_db) else f"{m.agreement.snr_db:.1f}"
-            rows.append((m.name, *cells.values(), top1, snr, *differences))
-        columns = ("model", *heads, "same top-1", "SNR in dB", "largest difference", "mean")
-        return render_table("Quality", columns, rows, width=200)
-
-    def _classes(self) -> str:
-        scored = [m for m in self.models if m.scores is not None and m.scores.classes]
-        if not scored or len(scored[0].scores.classes) > 20:  # type: ignore[union-attr]
-            return ""
-        rows = []
-        for i, own in enumerate(scored[0].scores.classes):  # type: ignore[union-attr]
-            found = [m.scores.classes[i] for m in scored if m.scores is not None]
-            cells = (f"{c.precision:6.1%} {c.recall:6.1%} {c.f1:6.1%}" for c in found)
-            rows.append((own.name, own.samples, *cells))
-        columns = ("class", "samples", *(m.name for m in scored))
-        return render_table("Precision, recall and F1 by class", columns, rows, width=200)
 
 
 def compare(
@@ -279,74 +168,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _metric_cells(scores: Scores | None) -> dict[str, str]:
-    if scores is None:
-        return {}
-    cells: dict[str, str] = {}
-    for field, head in (
-        ("accuracy", "accuracy"),
-        ("precision", "precision"),
-        ("recall", "recall"),
-        ("f1", "F1"),
-    ):
-        value = getattr(scores, field)
-        if value is not None:
-            cells[head] = f"{value:.2%}"
-    for field, head in (
-        ("calibration_error", "calibration error"),
-        ("mean_absolute_error", "mean abs. error"),
-        ("root_mean_squared_error", "RMSE"),
-        ("largest_error", "largest error"),
-        ("r2", "R²"),
-    ):
-        value = getattr(scores, field)
-        if value is not None:
-            cells[head] = f"{value:.4f}"
-    return cells | {name: f"{value:.4f}" for name, value in scores.metrics.items()}
-
-
-def sample_arrays(
-    data: Any, num_inputs: int, output: str | None = None
-) -> tuple[Any, np.ndarray | None]:
-    """All samples as arrays, and their labels.
-
-    Args:
-        data: Samples with or without labels; of several outputs a dict of labels by output.
-        num_inputs: Inputs of the model.
-        output: The output whose labels are wanted.
-    """
-    x, given = split_labels(data, num_inputs)
-    labels = None if given is None else _labels_of(given, output)
-    if hasattr(x, "shape"):
-        return np.asarray(x), labels
-    if isinstance(x, Mapping):
-        return {name: np.asarray(array) for name, array in x.items()}, labels
-    if isinstance(x, list | tuple) and x and len(x) == num_inputs and hasattr(x[0], "shape"):
-        return [np.asarray(array) for array in x], labels
-    check_ends(x, "x")
-    batches = list(input_batches(x, None))
-    if not batches:
-        raise ValueError("Expected data with at least one sample. Received: none")
-    if isinstance(batches[0], Mapping):
-        return {n: np.concatenate([np.asarray(b[n]) for b in batches]) for n in batches[0]}, labels
-    if isinstance(batches[0], list | tuple):
-        columns = zip(*batches, strict=True)
-        return [np.concatenate([np.asarray(part) for part in column]) for column in columns], labels
-    return np.concatenate([np.asarray(batch) for batch in batches]), labels
-
-
-def _labels_of(labels: Labels, output: str | None) -> np.ndarray:
-    if not isinstance(labels, dict):
-        return labels
-    name = next(iter(labels)) if output is None and len(labels) == 1 else output
-    if name not in labels:
-        raise ValueError(
-            f"Expected the name of an output with labels: {', '.join(labels)}. Received: "
-            f"{output=}. Name one of them"
-        )
-    return labels[name]
 
 
 def _output(model: Subject, x: list[np.ndarray], output: str | None) -> np.ndarray:

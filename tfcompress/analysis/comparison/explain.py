@@ -17,7 +17,6 @@ import numpy as np
 from scipy import stats
 
 from tfcompress.analysis.comparison import svg
-from tfcompress.analysis.comparison.compare import sample_arrays
 from tfcompress.analysis.comparison.html import page, save_page
 from tfcompress.analysis.comparison.maps import (
     MapAgreement,
@@ -25,6 +24,7 @@ from tfcompress.analysis.comparison.maps import (
     input_gradients,
     occlusion,
 )
+from tfcompress.analysis.comparison.samples import sample_arrays
 from tfcompress.analysis.comparison.subjects import ModelOrFile, Subject, subject
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.export.runtime.metrics import class_probabilities
