@@ -87,7 +87,7 @@ def lower(
         if None in value.shape[1:]:
             raise ValueError(
                 f"Expected inputs of known shape. Received: {value.spec.name!r} of shape "
-                f"{value.shape}. Name the sizes that it will run at: "
+                f"{value.shape}. Name the sizes that it will run at, without the batch axis: "
                 "export_tflite(..., input_shapes={'serving_default': (...)})."
             )
         shape = (1, *value.shape[1:])
