@@ -36,6 +36,11 @@ OPERATORS = {
     "mean_of_rows": lambda x: ops.mean(x, axis=1, keepdims=True),
     "mean_of_channels": lambda x: ops.mean(x, axis=-1),
     "sum_op": lambda x: ops.sum(first_rows(x, 2, 2), axis=(1, 2)),
+    "cumsum": lambda x: ops.cumsum(x, axis=1),
+}
+OF_CHANNELS = {
+    "cumsum_of_channels": lambda x: ops.cumsum(x, axis=-1),
+    "group_norm": lambda x: layers.GroupNormalization(2)(x),
 }
 
 
@@ -51,7 +56,7 @@ def images():
 @pytest.fixture(scope="module")
 def quantized(images):
     x = keras.Input((8, 8, 4), name="image")
-    model = keras.Model(x, {name: make(x) for name, make in OPERATORS.items()})
+    model = keras.Model(x, {n: make(x) for n, make in {**OPERATORS, **OF_CHANNELS}.items()})
     assert not tfc.plan(model).float_layers
     return tfc.quantize(model, calibration_data=images)
 
@@ -81,14 +86,18 @@ def test_the_file_rounds_as_the_model_does(quantized, images, tmp_path):
 
 def test_channels_pass_through_them(quantized):
     unknown = [layer.name for layer in quantized.layers[1:] if find_rule(layer) is None]
-    assert not unknown
+    # Sums of channels, which channels do not pass through: one of both cumulative sums.
+    sums = [name for name in unknown if name.startswith(("cumsum", "group_norm"))]
+    assert unknown == sums
+    assert len([name for name in sums if name.startswith("cumsum")]) == 1
 
 
 def test_they_are_stripped_to_what_they_were(quantized, images):
     plain = tfc.strip(quantized)
     found = quantized(images)
     for name, expected in plain(images).items():
-        step = 0.05 * float(np.abs(expected).max())
+        # The steps of a norm are rounded one by one.
+        step = (0.15 if name == "group_norm" else 0.05) * float(np.abs(expected).max())
         np.testing.assert_allclose(found[name], expected, atol=step)
     kinds = {type(layer).__name__ for layer in plain.layers}
     assert not [kind for kind in kinds if kind.startswith("Quantized")]

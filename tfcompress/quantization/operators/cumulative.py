@@ -12,26 +12,37 @@ from keras import layers, ops
 
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.code_sums import SumOfCodes
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import SAMPLES
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class CumulativeSum(layers.Layer):
+class CumulativeSum(SumOfCodes, layers.Layer):
     """y[i] = x[0] + … + x[i] along an axis.
 
     Args:
         axis: The axis, 1 or more.
     """
 
-    channels_like = layers.Identity
-
     def __init__(self, axis: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = int(axis)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def build(self, input_shape: Any) -> None:
+        self._adds_channels = self.axis == len(input_shape) - 1
+        self.built = True
+
+    @property
+    def channels_like(self) -> type:
+        """Along positions each channel by itself; sums of channels have no rule."""
+        return type(self) if self._adds_channels else layers.MaxPooling2D
+
+    def weight(self) -> float:
+        return 1.0
+
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.cumsum(inputs, self.axis)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -73,4 +84,11 @@ def _reason(node: Node) -> str | None:
 
 # Of integers, such as positions of tokens, LiteRT has one.
 register(ops.cumsum, spec=OperatorSpec(role=Role.AVERAGE, decompose=_cumsum, call_reason=_reason))
-register(CumulativeSum, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower))
+register(
+    CumulativeSum,
+    spec=OperatorSpec(
+        role=Role.AVERAGE,
+        quantized=lambda layer: CumulativeSum.from_config(layer.get_config()),
+        lower=_lower,
+    ),
+)

@@ -21,7 +21,7 @@ from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.arithmetic import QuantizedMultiply, QuantizedSubtract
 from tfcompress.quantization.operators.channel_affine import FOLDED_SPEC, FoldedAffine
-from tfcompress.quantization.operators.code_sums import MeanOfCodes
+from tfcompress.quantization.operators.code_sums import MeanOfCodes, SumOfCodes
 from tfcompress.quantization.operators.elementwise import CODE_TABLE, CodeTable
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
@@ -208,19 +208,26 @@ def _lower_squares(call: LoweredCall, x: tf.Tensor) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class MeanOverGroups(NormPart, keras.layers.Layer):
+class MeanOverGroups(NormPart, SumOfCodes, keras.layers.Layer):
     """The mean over each group of neighbouring channels, written to all of its channels."""
 
     def __init__(self, groups: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.groups = groups
 
+    def build(self, input_shape: Any) -> None:
+        self._size = input_shape[-1] // self.groups
+        self.built = True
+
+    def weight(self) -> float:
+        return 1.0 / self._size
+
     def kernel(self, channels: int) -> np.ndarray:
         """(channels, channels): the share of each channel in each mean."""
         size = channels // self.groups
         return np.kron(np.eye(self.groups), np.full((size, size), 1.0 / size)).astype(np.float32)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def real_values(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.matmul(inputs, tf.constant(self.kernel(inputs.shape[-1]), inputs.dtype))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -365,7 +372,10 @@ register(
         outside=lambda layer: "BATCH_MATMUL",
     ),
 )
-register(MeanOverGroups, spec=OperatorSpec(role=Role.AVERAGE, lower=_lower_groups))
+register(
+    MeanOverGroups,
+    spec=OperatorSpec(role=Role.AVERAGE, quantized=_requantized, lower=_lower_groups),
+)
 register(InverseRoot, spec=CODE_TABLE)
 register(Centered, Normalized, spec=OperatorSpec(role=Role.ARITHMETIC, quantized=_requantized))
 register(
