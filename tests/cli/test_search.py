@@ -70,6 +70,14 @@ def test_wrong_calls_say_what_is_wrong(files, capsys):
     recipe.write_text('{\n "stages": [\n  {"quantize": {"bits": 4}}\n ]\n}')
     assert main(["run", str(recipe), "--out", str(folder / "none")]) == 2
     assert "line 3: Unknown key 'bits'" in capsys.readouterr().err
+    with_data = [*("run", str(recipe), "--model", str(model), "--data", str(data)), *call[-2:]]
+    recipe.write_text('{"stages": [{"train": {"epochs": 1}}]}')
+    assert main(with_data) == 2
+    assert "Received: the stages ['train']" in capsys.readouterr().err
+    recipe.write_text('{"metric": "acuracy", "stages": [{"quantize": {}}]}')
+    assert main(with_data) == 2
+    assert "Received: 'acuracy'" in capsys.readouterr().err
+    assert not list((folder / "none").glob("*.tflite"))
     recipe.write_text('{"stages": [{"quantize": {}}]}')
     assert main(["run", str(recipe), "--out", str(folder / "none")]) == 2
     assert "Expected a model and data" in capsys.readouterr().err

@@ -105,6 +105,28 @@ def test_nothing_is_lowered_where_nothing_holds():
     assert set(guided.chosen.values()) == {8}
 
 
+def test_sensitivities_go_by_the_names_of_a_plan():
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(16, name="big")], name="backbone")
+    inputs = keras.Input((8,), name="features")
+    given = keras.Model(inputs, layers.Dense(2, name="logits")(inner(inputs)))
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+    assert "backbone/big" in {entry.name for entry in tfc.plan(given)}
+
+    def lowered(sensitivity):
+        model = tfc.quantize(given, calibration_data=x)
+        model.compile("sgd", "mse")
+        guided = tfc.callbacks.GuidedBits("loss", max_drop=100.0, sensitivity=sensitivity)
+        model.fit(x, x[:, :2], epochs=2, verbose=0, callbacks=[guided])
+        return {name for name, bits in guided.chosen.items() if bits == 4}
+
+    assert lowered({}) == {"big"}
+    for name in ("backbone/big", "big", "backbone/.*"):
+        assert lowered({name: 1.0}) == {"logits"}
+    with pytest.raises(ValueError, match=r"`sensitivity`.*'bag'.*Did you mean 'big'"):
+        lowered({"bag": 1.0})
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="falling"):
         tfc.callbacks.GuidedBits(bits=(2, 4))

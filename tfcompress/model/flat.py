@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfcompress.model.graph import Graph
+from tfcompress.model.paths import graph_paths
 from tfcompress.model.rewrite import rebuild, rename_duplicates
 
 
@@ -21,3 +22,14 @@ def flat_copy(model: keras.Model) -> keras.Model:
         return model
     rename_duplicates(graph)
     return rebuild(graph, {})
+
+
+def flat_names(model: keras.Model) -> dict[str, str]:
+    """Path of each layer in nested models, `"backbone/conv1"` → its name in the flat copy.
+
+    Args:
+        model: A functional model.
+    """
+    graph = Graph.from_model(model)
+    renamed = rename_duplicates(graph)
+    return {path: op.name for op, path in graph_paths(graph, renamed).items() if "/" in path}

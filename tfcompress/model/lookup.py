@@ -107,7 +107,7 @@ def check_keys(
 
 def keras_class(layer: Any) -> type:
     """The class whose `call` a layer runs: that of Keras for a generated, compressed subclass."""
-    return getattr(layer, "keras_class", type(layer))
+    return getattr(layer, "keras_class", None) or type(layer)
 
 
 def near_names(key: str, names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.guided import GuidedCallback
 from tfcompress.model.kernels import iterate_layers
-from tfcompress.model.lookup import look_up
+from tfcompress.model.lookup import check_keys, look_up
 from tfcompress.model.paths import layer_paths
 from tfcompress.model.replicas import check_replicas
 from tfcompress.quantization.fake_quant.uniform_weights import UniformWeights
@@ -43,8 +43,8 @@ class GuidedBits(GuidedCallback):
         baseline: The value to compare with; by default the metric after the first epoch. Give it
             with `validation_freq` above 1; epochs without the metric change nothing.
         bits: The numbers of bits, falling, each from 2 to 8.
-        sensitivity: Layer name, regular expression, class or name of a class → what fewer bits
-            cost there, for the order; 0 without a key.
+        sensitivity: Layer name or path (as in `plan`), regular expression, class or name of a
+            class → what fewer bits cost there, for the order; 0 without a key.
         patience: Epochs that a change gets before it counts as too much, >= 1.
         mode: `"max"`, `"min"` or `"auto"`: by the name of the metric.
 
@@ -53,7 +53,8 @@ class GuidedBits(GuidedCallback):
 
     Raises:
         ValueError: An argument is out of range; at the start of `fit`, a model without such
-            kernels, or a backup of another search; after the first epoch, no such metric.
+            kernels, a key of `sensitivity` that matches no layer, or a backup of another search;
+            after the first epoch, no such metric.
 
     Example:
         >>> callback = tfc.callbacks.GuidedBits("val_accuracy", max_drop=0.01, bits=(4,))
@@ -83,6 +84,9 @@ class GuidedBits(GuidedCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         trained = self._trained
         names = layer_paths(trained)
+        paths = self._paths(trained)
+        every_layer = [(la, *paths.get(la.name, ())) for la in iterate_layers(trained)]
+        check_keys(self.sensitivity, every_layer, "sensitivity")
         found: dict[str, list[FakeQuantizeWeights]] = {}
         layers = {}
         for layer in iterate_layers(trained):
@@ -101,10 +105,13 @@ class GuidedBits(GuidedCallback):
         check_replicas(self.model)
         self._by_name = found
         sizes = {n: sum(int(np.prod(t.grid.shape)) for t in ts) for n, ts in found.items()}
-        turns = sorted(
-            found,
-            key=lambda n: (look_up(self.sensitivity, layers[n], default=0.0), -sizes[n]),
-        )
+
+        def turn(name: str) -> tuple[float, int]:
+            layer = layers[name]
+            aliases = paths.get(layer.name, ())
+            return look_up(self.sensitivity, layer, *aliases, default=0.0), -sizes[name]
+
+        turns = sorted(found, key=turn)
         self._steps = [(name, bits) for bits in self.bits for name in turns]
         self._changed = ""
         self._begin()
@@ -116,6 +123,16 @@ class GuidedBits(GuidedCallback):
         plan = getattr(trained, "plan", None)
         if plan is not None:
             trained.plan = dataclasses.replace(plan, entries=tuple(map(self._entry, plan.entries)))
+
+    @staticmethod
+    def _paths(model: Any) -> dict[str, tuple[str, ...]]:
+        """Layer of a quantized model → its paths in the nested models that it was made from."""
+        plan = getattr(model, "plan", None) or ()
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in plan:
+            for part in entry.parts:
+                found[part] = (*found.get(part, ()), entry.name)
+        return found
 
     def _entry(self, entry: PlanEntry) -> PlanEntry:
         """An entry of the plan with the bits that were chosen."""

@@ -36,12 +36,19 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
+    from tfcompress.analysis.measuring.metrics import resolve_metric
     from tfcompress.files.writing import write_atomically
     from tfcompress.model.loading import load_model, sample_shape
     from tfcompress_cli.commands.search import split
     from tfcompress_cli.output import output_folder, plain
 
     recipe = tfc.Recipe.load(options.recipe)
+    kinds = [kind for stage in recipe.stages for kind in stage]
+    if "quantize" not in kinds:
+        raise ValueError(
+            "Expected a recipe with a stage 'quantize', for the int8 file that this command "
+            f"writes. Received: the stages {kinds}. A float model comes from Recipe.run in Python."
+        )
     path, options.data = options.model or recipe.model, options.data or recipe.data
     if not path or not options.data:
         raise ValueError(
@@ -53,6 +60,9 @@ def run(options: argparse.Namespace) -> Output:
     shape = sample_shape(model)
     train, validation = split(samples_for(options, shape, "train"))
     test = samples_for(options, shape, "test")
+    if test.y is not None:
+        # A wrong name is an error before the training, not behind it.
+        resolve_metric(recipe.metric or None, model)
     compressed = recipe.run(model, train, verbose=2 if options.verbose else 0)
     report = tfc.export_tflite(
         compressed,

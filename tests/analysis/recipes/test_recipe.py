@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.analysis.recipes import stages as run
 from tfcompress.analysis.recipes.lines import parse_json
 
 STAGES = [
@@ -310,6 +311,48 @@ def test_gradual_pruning_is_gradual(small, monkeypatch):
     late = {"prune": {"sparsity": 0.8, "end_step": 5000}}
     with pytest.raises(ValueError, match=r"24 steps\. Received: 5000"):
         tfc.Recipe([late, TRAIN]).run(model, train, verbose=0)
+
+
+def test_layers_of_nested_models_go_by_the_names_of_a_plan():
+    keras.utils.set_random_seed(0)
+    left, right = (
+        keras.Sequential([keras.Input((10,)), layers.Dense(10, name="inner")], name=name)
+        for name in ("left", "right")
+    )
+    inputs = keras.Input((10,), name="x")
+    model = keras.Model(inputs, layers.Dense(3, name="scores")(right(left(inputs))))
+    x = np.random.default_rng(0).normal(size=(32, 10)).astype("float32")
+    stages = [
+        {"prune": {"sparsity": {"right/inner": 0.5}}},
+        {"quantize": {"layers": {"left/inner": "int4", "right/.*": None}}},
+    ]
+    found = tfc.Recipe(stages).run(model, x, verbose=0)
+    weights = {entry.name.rpartition("/")[2]: entry.weights for entry in found.plan}
+    assert "int4 per channel" in weights.values()
+    kernels = [np.asarray(la.kernel) for la in found.layers if hasattr(la, "kernel")]
+    assert [round(float(np.mean(kernel == 0)), 2) for kernel in kernels] == [0.0, 0.5, 0.0]
+    assert len(found.plan.float_layers) == 1
+    with pytest.raises(ValueError, match=r"'right/iner'.*Did you mean 'right/inner'"):
+        tfc.Recipe([{"prune": {"sparsity": {"right/iner": 0.5}}}]).run(model, x, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ([{"quantize": {"layers": {"lost": None}}}], "'lost'"),
+        ([{"prune": {"sparsity": {"lost": 0.5}}}], r"Received: \['lost'\]. Did you mean 'last'"),
+        ([{"prune": {"sparsity": 0.5, "end_step": 900}}, TRAIN], "Received: 900"),
+    ],
+)
+def test_later_stages_are_checked_before_the_first_training(small, monkeypatch, late, message):
+    model, train = small
+
+    def trained(*args, **options):
+        raise AssertionError("a training came first")
+
+    monkeypatch.setattr(run, "finetune", trained)
+    with pytest.raises(ValueError, match=message):
+        tfc.Recipe([TRAIN, *late]).run(model, train, verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def no_work(monkeypatch):
         ({"max_drop": "a"}, "`max_drop` to be a number >= 0. Received: 'a'"),
         ({"confidence": 0.5}, "`confidence`.*Received: 0.5"),
         ({"train": X[:50]}, "`train` with labels"),
+        ({"validation": (X[:30], Y[:30])}, "other samples than `train`.*same first 30 samples"),
         ({"validation": (np.full_like(X[50:], np.nan), Y[50:])}, "finite inputs in `validation`"),
         ({"validation": (X[50:], Y[50:] + 3)}, "class numbers from 0 to 2.*labels from 3 to 5"),
     ],
@@ -124,6 +125,9 @@ def test_a_folder_of_another_search_is_refused(monkeypatch, changed, name, tmp_p
     [
         (lambda: tfc.Bytes(9000, gzip=2), TypeError),
         (lambda: tfc.Macs(float("inf")), ValueError),
+        (lambda: tfc.Macs(1.5), ValueError),
+        (lambda: tfc.Parameters(2.5), ValueError),
+        (lambda: tfc.Instructions(1e6 + 0.5), ValueError),
         (lambda: tfc.Latency(1, table={}), TypeError),
         (lambda: tfc.Latency(1, table=3), TypeError),
         (lambda: tfc.Latency(1, table={"CONV_2D": -1}), ValueError),

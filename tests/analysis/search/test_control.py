@@ -82,6 +82,8 @@ def test_what_cannot_hold_is_refused(spoilt):
         tfc.accuracy_control(model, validation, calibration_data=x, max_drop=-1)
     with pytest.raises(ValueError, match="same object"):
         tfc.accuracy_control(model, (x, y), calibration_data=x)
+    with pytest.raises(ValueError, match="same first 50 samples"):
+        tfc.accuracy_control(model, (x[:50], y[:50]), calibration_data=x[:50])
     with pytest.raises(ValueError, match="Expected labels"):
         tfc.accuracy_control(model, validation[0], calibration_data=x)
 

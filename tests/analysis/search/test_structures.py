@@ -74,3 +74,12 @@ def test_a_width_between_two_that_were_measured(losses, widths):
     assert losses.of_channels(name, 0.875) == pytest.approx(0.125)
     assert losses.of_channels(name, 0.625) == pytest.approx(0.375)
     assert losses.of_channels(name, 0.25) == pytest.approx(0.5)
+
+
+def test_shares_by_size_are_those_that_stay(model, widths):
+    for share in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+        found = BySize(widths, "parameters").at(share)
+        small = widths.build(found.channels)
+        for name, group in zip(widths.names, widths.groups, strict=True):
+            kept = small.get_layer(name).get_weights()[0].shape[-1]
+            assert kept / len(group) == pytest.approx(found.channels.get(name, 1.0), abs=1e-6)

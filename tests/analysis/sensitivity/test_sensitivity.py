@@ -102,6 +102,14 @@ def test_channels_that_go_together_are_one_row(measured):
     )
 
 
+def test_a_row_of_channels_names_the_share_that_stays():
+    # 12 of 16 channels, of which both are the nearest multiple of 4.
+    options = ("channels=0.875", "channels=0.75", "channels=0.99")
+    table = tfc.sensitivity(residual_net(), images(8), options=options, verbose=0)
+    found = sorted((row.target, row.option) for row in table)
+    assert found == [("first + second", "channels=0.75"), ("inner", "channels=0.75")]
+
+
 def test_fewer_bits_and_weights_cost_more(measured):
     _, table = measured
     for name in ("first", "inner", "second", "logits"):

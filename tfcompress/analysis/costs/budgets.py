@@ -60,6 +60,16 @@ def _check_positive(name: str, limit: float) -> None:
         raise ValueError(f"Expected `{name}` to be a positive number. Received: {limit!r}")
 
 
+def _check_share_or_count(limit: float) -> None:
+    """Refuses what is neither a share nor a count, such as 1.5."""
+    _check_positive("limit", limit)
+    if limit > 1 and limit != int(limit):
+        raise ValueError(
+            "Expected `limit` to be a share in (0, 1], or a whole number above 1. Received: "
+            f"{limit!r}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Bytes(Budget):
     """Most bytes of the file.
@@ -95,7 +105,7 @@ class Macs(Budget):
     cost = "macs"
 
     def __post_init__(self) -> None:
-        _check_positive("limit", self.limit)
+        _check_share_or_count(self.limit)
 
     def limit_for(self, origin: Costs) -> float:
         """The limit as a number of multiply-accumulates."""
@@ -114,7 +124,7 @@ class Parameters(Budget):
     cost = "parameters"
 
     def __post_init__(self) -> None:
-        _check_positive("limit", self.limit)
+        _check_share_or_count(self.limit)
 
     def limit_for(self, origin: Costs) -> float:
         """The limit as a number of weights."""
@@ -163,8 +173,8 @@ class Instructions(Budget):
     are refused.
 
     Attributes:
-        limit: A share of those of the model's int8 file before the search, in (0, 1], or a number
-            of instructions above 1.
+        limit: A share of those of the model's int8 file before the search, in (0, 1], or a whole
+            number of instructions above 1.
         cpu: `"cortex-a53"`, `"cortex-a76"` or `"i8mm"`.
     """
 
@@ -173,7 +183,7 @@ class Instructions(Budget):
     cost = "instructions"
 
     def __post_init__(self) -> None:
-        _check_positive("limit", self.limit)
+        _check_share_or_count(self.limit)
         check_cpu(self.cpu)
 
     def limit_for(self, origin: Costs) -> float:

@@ -64,10 +64,12 @@ class Changes:
         self._ships = {o: self._shippable(o) for o in options if o.kind == "bits"}
         kinds = {option.kind for option in options}
         self.widths = Widths(model) if "channels" in kinds else None
-        found = [c for option in options for c in self._candidates(option)]
-        order = {str(option): i for i, option in enumerate(options)}
-        found.sort(key=lambda c: (c.position, c.target, order[str(c.option)]))
-        self.candidates = tuple(found)
+        found: dict[tuple[str, Option], tuple[int, Candidate]] = {}
+        for i, option in enumerate(options):
+            for candidate in self._candidates(option):
+                found.setdefault((candidate.target, candidate.option), (i, candidate))
+        ordered = sorted(found.values(), key=lambda f: (f[1].position, f[1].target, f[0]))
+        self.candidates = tuple(candidate for _, candidate in ordered)
 
     def values(self, candidate: Candidate) -> dict[int, tuple[keras.Variable, np.ndarray]]:
         """`id(variable)` → the variable and what it becomes."""
@@ -120,14 +122,17 @@ class Changes:
     def _of_channels(self, option: Option) -> Iterator[Candidate]:
         assert self.widths is not None
         for name, group in zip(self.widths.names, self.widths.groups, strict=True):
-            if self.widths.kept(name, option.value) == len(group):
+            share = self.widths.share(name, option.value)
+            if share == 1:
                 continue
-            readers = reading_variables(group, self.widths.removed({name: option.value}))
+            # Named by what stays: several shares may be one number of channels.
+            kept = dataclasses.replace(option, value=share)
+            readers = reading_variables(group, self.widths.removed({name: share}))
             layers = {id(layer): layer for _, _, layer in readers.values()}
             nodes = [n for n in self.graph.nodes if id(n.operation) in layers]
             if nodes:
                 size = sum(int(np.prod(p.member.variable.shape)) for p in group.makers)
-                yield Candidate(name, option, tuple(nodes), self._position[nodes[0]], size)
+                yield Candidate(name, kept, tuple(nodes), self._position[nodes[0]], size)
 
 
 def round_activation(x: tf.Tensor) -> tf.Tensor:

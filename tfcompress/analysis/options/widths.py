@@ -55,6 +55,10 @@ class Widths:
         step = max(1, step // group.multiple)
         return Bounds(len(group), 1, len(group), step).nearest(share * len(group))
 
+    def share(self, name: str, share: float) -> float:
+        """The share that a group keeps where a share is asked for (see `kept`), in six digits."""
+        return float(f"{self.kept(name, share) / len(self.groups[self.names.index(name)]):g}")
+
     def removed(self, shares: Mapping[str, float]) -> np.ndarray:
         """The units of least score, so many that each group keeps its share.
 
@@ -104,8 +108,9 @@ class Widths:
         if found.cost > share:
             return None
         left = self._work.planner.left(found.units)
-        shares = zip(self.names, left, self.groups, strict=True)
-        return {name: int(n) / len(group) for name, n, group in shares if n < len(group)}
+        groups = zip(self.names, left, self.groups, strict=True)
+        shares = {name: self.share(name, int(n) / len(group)) for name, n, group in groups}
+        return {name: share for name, share in shares.items() if share < 1}
 
     def _all_kept(self, shares: Mapping[str, float]) -> np.ndarray:
         """How many channels each group keeps."""

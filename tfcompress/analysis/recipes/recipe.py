@@ -32,7 +32,8 @@ class Recipe:
     A stage is a dict of its kind and its settings. In this order, each once before a `"train"`:
 
     - `"shrink"`: `channels`, a group of channels (`print(tfc.Dependencies(model))` has the names) →
-      the share that it keeps; or `target_macs`, and `ranking` as in `WidthOptions`;
+      the share that it keeps, in multiples as in `sensitivity`; or `target_macs`, and `ranking` as
+      in `WidthOptions`;
     - `"factorize"`: `ranks`, `energy` or `target_macs`, and `methods`, as of `factorize`;
     - `"prune"`: `sparsity`, a share, or layer → share, at once by size; with `end_step` gradually,
       from `begin_step` on in 20 updates, by the `schedule` `"polynomial"` (the default) or

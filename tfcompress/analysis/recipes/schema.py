@@ -93,6 +93,12 @@ def _prices(value: Any) -> str:
     return f"a number, 0 or more, for the operator {_shown(wrong[0])}" if wrong else ""
 
 
+def _share_or_count(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = is_number and 0 < value < float("inf") and (value <= 1 or value == int(value))
+    return "" if fits else "a share in (0, 1], or a whole number above 1"
+
+
 _SHARE = _number(0.0, 1.0)
 
 #: Stage → its keys → what they may be. Stages come in this order, and `train` last.
@@ -143,10 +149,10 @@ FIELDS: dict[str, Check] = {
 #: Budget → its keys.
 BUDGETS: dict[str, dict[str, Check]] = {
     "Bytes": {"limit": _number(1), "gzip": _flag},
-    "Macs": {"limit": _number(0)},
-    "Parameters": {"limit": _number(0)},
+    "Macs": {"limit": _share_or_count},
+    "Parameters": {"limit": _share_or_count},
     "Latency": {"limit": _number(0), "table": _prices},
-    "Instructions": {"limit": _number(0), "cpu": _one_of(MULTIPLIED_AT_ONCE)},
+    "Instructions": {"limit": _share_or_count, "cpu": _one_of(MULTIPLIED_AT_ONCE)},
     "PeakMemory": {"limit": _number(1)},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_opt
 from tfcompress.factorization import factorize
 from tfcompress.model.batches import check_repeatable
 from tfcompress.model.compressed import is_compressed
-from tfcompress.model.flat import flat_copy
+from tfcompress.model.flat import flat_copy, flat_names
 from tfcompress.model.kernels import iterate_layers, layer_kernels
+from tfcompress.model.lookup import near_names
 from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
@@ -56,12 +58,13 @@ def run_stages(
     check_repeatable(train, "train")
     teacher = functional_for(model, train)
     held = read_samples(train, teacher, calibration_samples)
-    # A copy: training must change neither the user's model nor the teacher.
-    work = _Run(pruned(flat_copy(teacher), {}), teacher, train, held, verbose)
+    kinds = [next(iter(stage)) for stage in stages]
     _try_training([stage["train"] for stage in stages if "train" in stage])
-    for stage in stages:
-        ((kind, settings),) = stage.items()
-        getattr(work, f"_{kind}")(**settings)
+    if "train" in kinds and set(kinds[kinds.index("train") :]) != {"train"}:
+        # What a later stage refuses is known before the first training.
+        _Run(teacher, train, held, 0, is_rehearsal=True).follow(stages)
+    work = _Run(teacher, train, held, verbose)
+    work.follow(stages)
     return work.model
 
 
@@ -73,19 +76,37 @@ def _try_training(settings: Sequence[Mapping[str, Any]]) -> None:
             make_callback(callback)
 
 
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.fullmatch(pattern, path) is not None
+    except re.error:
+        return False
+
+
 class _Run:
-    """The model between two stages, and what the next training takes with it."""
+    """The model between two stages, and what the next training takes with it.
+
+    Args:
+        teacher: The functional float model.
+        train: Training data.
+        held: The samples that give ranges.
+        verbose: As for `fit`.
+        is_rehearsal: Whether the trainings are left out.
+    """
 
     def __init__(
         self,
-        model: keras.Model,
         teacher: keras.Model,
         train: Any,
         held: Samples,
         verbose: int,
+        is_rehearsal: bool = False,
     ):
-        self.model, self.teacher, self.train = model, teacher, train
-        self.held, self.verbose = held, verbose
+        # A copy: training must change neither the user's model nor the teacher.
+        self.model = pruned(flat_copy(teacher), {})
+        self.teacher, self.train, self.held = teacher, train, held
+        self.verbose, self.is_rehearsal = verbose, is_rehearsal
+        self._names = flat_names(teacher)
         reference = tree.flatten(predict(teacher, held))
         self.kinds = output_kinds(teacher, reference)
         self.callbacks: list[keras.callbacks.Callback] = []
@@ -94,6 +115,24 @@ class _Run:
         self.pruning: dict[float, list[str]] = {}
         self.last_step = 0
         self.distillation: dict[str, Any] | None = None
+
+    def follow(self, stages: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
+        """Follows the stages."""
+        for stage in stages:
+            ((kind, settings),) = stage.items()
+            getattr(self, f"_{kind}")(**settings)
+
+    def _by_flat_name(self, settings: Any) -> Any:
+        """Settings by layer, whose keys may be paths in nested models, as `plan` has them."""
+        if not isinstance(settings, Mapping):
+            return settings
+        found = {}
+        for key, value in settings.items():
+            names = [self._names[key]] if key in self._names else []
+            if not names and "/" in key:
+                names = [n for path, n in self._names.items() if _matches(key, path)]
+            found |= dict.fromkeys(names or [key], value)
+        return found
 
     def _shrink(
         self,
@@ -114,8 +153,8 @@ class _Run:
             )
         self.model = widths.build(channels)
 
-    def _factorize(self, **settings: Any) -> None:
-        self.model = factorize(self.model, **settings)
+    def _factorize(self, ranks: Any = None, **settings: Any) -> None:
+        self.model = factorize(self.model, ranks=self._by_flat_name(ranks), **settings)
 
     def _prune(
         self,
@@ -125,13 +164,16 @@ class _Run:
         schedule: str = "polynomial",
     ) -> None:
         layers = layers_by_path(self.model)
-        shares = sparsity
+        shares = self._by_flat_name(sparsity)
         if not isinstance(sparsity, Mapping):
             shares = {n: sparsity for n, layer in layers.items() if layer_kernels(layer)}
         assert isinstance(shares, Mapping)
         unknown = sorted(set(shares) - set(layers))
         if unknown:
-            raise ValueError(f"Expected layers of the model to prune. Received: {unknown}.")
+            raise ValueError(
+                f"Expected layers of the model to prune. Received: {unknown}. "
+                f"{near_names(unknown[0], [*layers, *self._names])}"
+            )
         groups: dict[float, list[str]] = {}
         for name, share in shares.items():
             if share:
@@ -155,7 +197,7 @@ class _Run:
     def _quantize(
         self, default: str | None = "int8", layers: Mapping[str, str | None] | None = None
     ) -> None:
-        config = QuantizationConfig(default, by_name=layers or {})
+        config = QuantizationConfig(default, by_name=self._by_flat_name(layers or {}))
         self.model = quantize(self.model, config, calibration_data=self.held.inputs)
 
     def _distill(self, **settings: float) -> None:
@@ -170,6 +212,14 @@ class _Run:
     ) -> None:
         if self.last_step:
             self._check_steps(epochs, settings)
+        if not self.is_rehearsal:
+            self._finetune(epochs, optimizer, callbacks, settings)
+        self.zeros, self.pruning, self.last_step = {**self.zeros, **self.pruning}, {}, 0
+        self.callbacks, self.distillation = [], None
+
+    def _finetune(
+        self, epochs: int, optimizer: Any, callbacks: Sequence[Any], settings: Mapping[str, Any]
+    ) -> None:
         finetune(
             self.model,
             self.teacher,
@@ -183,8 +233,6 @@ class _Run:
             verbose=self.verbose,
             **settings,
         )
-        self.zeros, self.pruning, self.last_step = {**self.zeros, **self.pruning}, {}, 0
-        self.callbacks, self.distillation = [], None
 
     def _holding(self) -> list[keras.callbacks.Callback]:
         """What keeps weights of a float model at 0; quantized and clustered kernels keep theirs."""

@@ -92,6 +92,34 @@ def check_finite(samples: Samples, name: str) -> None:
             )
 
 
+def check_other_data(validation: Any, other: Any, name: str) -> None:
+    """Refuses a validation set that is the data something else was found on."""
+    pairs = [(validation, other)]
+    if isinstance(validation, tuple) and validation:
+        arrays = other if isinstance(other, tuple) else (other,)
+        pairs += [(tree.flatten(validation[0])[:1], tree.flatten(arrays[0])[:1])]
+    for first, second in pairs:
+        same = first is second or (
+            isinstance(first, list) and len(first) == len(second) == 1 and first[0] is second[0]
+        )
+        if same:
+            raise ValueError(
+                f"Expected `validation` to be other samples than `{name}`, so that the drop is "
+                "not measured on what decided. Received: the same object."
+            )
+
+
+def check_other_samples(held: Samples, other: Samples, name: str) -> None:
+    """Likewise by content: the same samples in the same order, such as two equal slices."""
+    count = min(len(held), len(other))
+    pairs = zip(tree.flatten(held.inputs), tree.flatten(other.inputs), strict=True)
+    if all(np.array_equal(a[:count], b[:count]) for a, b in pairs):
+        raise ValueError(
+            f"Expected `validation` to be other samples than `{name}`, so that the drop is not "
+            f"measured on what decided. Received: the same first {count} samples."
+        )
+
+
 def checksum_of_training(train: Any, scored: Samples) -> str:
     """SHA-256 of training data: of arrays all of them, of batches the first samples."""
     leaves = tree.flatten(train) if isinstance(train, tuple) else []

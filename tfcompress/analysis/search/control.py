@@ -8,14 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-from keras import tree
 
 from tfcompress.analysis.measuring.confidence import Drop, paired_drop
 from tfcompress.analysis.measuring.files import export_and_run, predict
 from tfcompress.analysis.measuring.metrics import Metric, MetricLike, check_labels, resolve_metric
 from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.options import PRESETS
-from tfcompress.analysis.search.arguments import check_finite, check_max_drop
+from tfcompress.analysis.search.arguments import (
+    check_finite,
+    check_max_drop,
+    check_other_data,
+    check_other_samples,
+)
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.analysis.sensitivity.table import Sensitivity
 from tfcompress.export.conversion.converter import shared_converter
@@ -29,6 +33,9 @@ from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
 from tfcompress.quantization.schemes import Scheme
 from tfcompress.tables import render_table
+
+# Samples of the calibration data that are compared with the validation data.
+_COMPARED = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +147,8 @@ def accuracy_control(
     found = resolve_metric(metric, model)
     check_labels(held.labels, found)
     check_finite(held, "validation")
+    scored = read_samples(calibration_data, model, _COMPARED)
+    check_other_samples(held, scored, "calibration_data")
     work = _Control(model, as_config(config), held, found, calibration_data)
     baseline = found.value(held.labels, work.reference)
     table = sensitivity(
@@ -236,23 +245,6 @@ class _Control:
             self.attempts[index] = Attempt(restored, drop, report.num_bytes, report.gzip_bytes)
             advance(f"{len(restored)} taken back: drop {drop.mean:.4g}")
         return self.attempts[index]
-
-
-def check_other_data(validation: Any, other: Any, name: str) -> None:
-    """Refuses a validation set that is the data something else was found on."""
-    pairs = [(validation, other)]
-    if isinstance(validation, tuple) and validation:
-        arrays = other if isinstance(other, tuple) else (other,)
-        pairs += [(tree.flatten(validation[0])[:1], tree.flatten(arrays[0])[:1])]
-    for first, second in pairs:
-        same = first is second or (
-            isinstance(first, list) and len(first) == len(second) == 1 and first[0] is second[0]
-        )
-        if same:
-            raise ValueError(
-                f"Expected `validation` to be other samples than `{name}`, so that the drop is "
-                "not measured on what decided. Received: the same object."
-            )
 
 
 def _first_that_holds(count: int, holds: Callable[[int], bool]) -> int | None:

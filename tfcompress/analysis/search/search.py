@@ -18,10 +18,11 @@ from tfcompress.analysis.recipes.recipe import Recipe, recipe_of
 from tfcompress.analysis.search.arguments import (
     check_arguments,
     check_data,
+    check_other_data,
+    check_other_samples,
     checksum_of_training,
     compiled_loss,
 )
-from tfcompress.analysis.search.control import check_other_data
 from tfcompress.analysis.search.front import Point, knee, undominated
 from tfcompress.analysis.search.predicted import Predictions
 from tfcompress.analysis.search.result import Candidate, SearchResult
@@ -141,6 +142,7 @@ def search(
     found = resolve_metric(metric, model)
     check_labels(held.labels, found)
     scored = read_samples(train, model, samples)
+    check_other_samples(held, scored, "train")
     reference = predict(model, held)
     check_data(held, scored, found, reference)
     training = Training(train, epochs, learning_rate, batch_size, distill, seed)

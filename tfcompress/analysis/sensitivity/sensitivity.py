@@ -44,7 +44,9 @@ def sensitivity(
     - `"int8"`, `"int4"`, `"int2"`: the layer's weights on the grid of that many bits, and its input
       on an int8 grid; for layers whose weights a file can hold so (see `plan`);
     - `"sparsity=0.5"`: half of its weights, those of least size, are zero;
-    - `"channels=0.75"`: three quarters of the channels stay, those of the largest weights;
+    - `"channels=0.75"`: three quarters of the channels stay, those of the largest weights. Numbers
+      of channels are multiples of 8, of 4 in layers below 32, any below 16; the row names the share
+      that stays, and shares that come to the same number are one row;
     - `"rank=0.5"`: two factors that take half of the multiply-accumulates.
 
     Nothing is trained, so a row says what an option costs before finetuning.
