@@ -126,7 +126,7 @@ class _Run:
         """Settings by layer, whose keys may be paths in nested models, as `plan` has them."""
         if not isinstance(settings, Mapping):
             return settings
-        found = {}
+        found: dict[Any, Any] = {}
         for key, value in settings.items():
             names = [self._names[key]] if key in self._names else []
             if not names and "/" in key:
