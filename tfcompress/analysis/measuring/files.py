@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import tree
 
 from tfcompress.analysis.measuring.samples import Samples
@@ -18,7 +19,7 @@ from tfcompress.export.report import ExportReport
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import output_names
 from tfcompress.export.tflite import export_tflite
-from tfcompress.model.graph import Graph
+from tfcompress.model.graph import Graph, input_structure
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
@@ -83,10 +84,24 @@ def run_file(path: str | os.PathLike, model: keras.Model, samples: Samples) -> A
 
 
 def predict(model: keras.Model, samples: Samples, batch_size: int = 128) -> Any:
-    """The flat outputs of a Keras model: an array, or a list of arrays."""
+    """The flat outputs of a functional Keras model: an array, or a list of arrays."""
+    inputs = input_structure(model)
+    values = tree.flatten(inputs)
+    signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in values]
+
+    def call(*arrays: tf.Tensor) -> list[tf.Tensor]:
+        return tree.flatten(model(tree.pack_sequence_as(inputs, arrays), training=False))
+
+    # One trace for all sizes of batches: `predict` has one for each, and a search of many models
+    # makes TensorFlow warn of them.
+    run = tf.function(call, autograph=False).get_concrete_function(*signature)
+    arrays = [
+        np.asarray(array, value.dtype)
+        for array, value in zip(tree.flatten(samples.inputs), values, strict=True)
+    ]
     parts = []
     for start in range(0, len(samples), batch_size):
-        batch = tree.map_structure(lambda a, s=start: a[s : s + batch_size], samples.inputs)
-        parts.append([np.asarray(o) for o in tree.flatten(model.predict_on_batch(batch))])
+        found = run(*(tf.constant(array[start : start + batch_size]) for array in arrays))
+        parts.append([np.asarray(output) for output in found])
     outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return outputs[0] if len(outputs) == 1 else outputs
