@@ -139,6 +139,63 @@ class Weighted(keras.Model):
         return self.dense(x * self.scale)
 
 
+class Counting(keras.Model):
+    """A state that Keras does not know."""
+
+    def __init__(self, reads=True, updates=False):
+        super().__init__()
+        self.dense = layers.Dense(2)
+        self.state = {"count": tf.Variable(2.0, trainable=False)}
+        self.reads, self.updates = reads, updates
+
+    def call(self, x, training=None):
+        if self.updates and training:
+            self.state["count"].assign_add(1.0)
+        return self.dense(x * self.state["count"]) if self.reads else self.dense(x)
+
+
+class Inferring(keras.Model):
+    """A layer that runs in inference mode whatever the model does."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.dense = layer, layers.Dense(2)
+
+    def call(self, x, training=None):
+        return self.dense(self.layer(x, training=False))
+
+
+def nested_norm():
+    return keras.Sequential([keras.Input((4,)), layers.BatchNormalization(name="norm")])
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_variable_that_keras_does_not_know_is_refused_and_left_alone(updates):
+    model = Counting(updates=updates)
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model(x)
+    reason = "updates a tf.Variable" if updates else "reads a tf.Variable"
+    with pytest.raises(ValueError, match=rf"{reason} \(state\['count'\]\)"):
+        tfc.quantize(model, calibration_data=x)
+    assert float(model.state["count"]) == 2.0
+    unused = Counting(reads=False)
+    assert tfc.as_functional(unused, (None, 4)).count_params() == 10
+
+
+@pytest.mark.parametrize("make", [layers.BatchNormalization, nested_norm])
+def test_a_call_in_inference_mode_alone_is_refused_unless_the_layer_is_frozen(make):
+    layer = make()
+    with pytest.raises(ValueError, match=r"with training=False.*trainable = False"):
+        tfc.as_functional(Inferring(layer), (None, 4))
+    frozen = make()
+    frozen.trainable = False
+    copy = tfc.as_functional(Inferring(frozen), (None, 4))
+    copy.compile("sgd", "mse")
+    norm = next(la for la in copy.layers if isinstance(la, layers.BatchNormalization))
+    copy.fit(np.full((8, 4), 9.0), np.zeros((8, 2)), verbose=0)
+    np.testing.assert_array_equal(norm.moving_mean, np.zeros(4))
+
+
 def test_what_cannot_be_followed_says_what_to_change():
     with pytest.raises(ValueError, match=r"not built. Call it on a batch first.*as_functional"):
         tfc.quantize(Flow())

@@ -38,6 +38,19 @@ CASES = {
     "stride_beyond_kernel_of_steps": lambda x: layers.Conv1DTranspose(
         6, 1, 2, "same", activation="relu6", bias_initializer="normal"
     )(layers.Reshape((8, 64))(x)),
+    "dilated": lambda x: layers.Conv2DTranspose(
+        6, 3, dilation_rate=2, padding="same", activation="relu", bias_initializer="normal"
+    )(x),
+    "dilated_valid": lambda x: layers.Conv2DTranspose(6, (2, 4), dilation_rate=(3, 2))(x),
+    "dilated_same_of_even_kernel": lambda x: layers.Conv2DTranspose(
+        6, 4, dilation_rate=(2, 3), padding="same", activation="relu6"
+    )(x),
+    "dilated_batch_norm": lambda x: layers.BatchNormalization(beta_initializer="normal")(
+        layers.Conv2DTranspose(6, 3, dilation_rate=2, use_bias=False)(x)
+    ),
+    "dilated_of_steps": lambda x: layers.Conv1DTranspose(
+        6, 3, dilation_rate=2, padding="same", bias_initializer="normal"
+    )(layers.Reshape((8, 64))(x)),
 }
 
 

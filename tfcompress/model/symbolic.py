@@ -22,8 +22,12 @@ from keras import tree
 from tfcompress.model import batch_sizes
 from tfcompress.model.deep_graphs import deep_graph
 from tfcompress.model.graph import Graph, Node, Value
-from tfcompress.model.keras_private import kept_calls
+from tfcompress.model.keras_private import calls, kept_calls
+from tfcompress.model.own_states import kept_states, own_states
 from tfcompress.model.tf_functions import UnknownFunction, translated
+from tfcompress.model.training_modes import acts_in_training
+
+_READS = "its call reads a tf.Variable ({}): make it a weight, by self.add_weight()"
 
 
 class Untraceable(Exception):
@@ -85,11 +89,15 @@ def follow(
         if batch_sizes.needs_size(first):
             pair = run.at_two_sizes
             first, others = pair(modes)
+    nested = run.nested_in_inference
+    size = batch_sizes.SIZES[0] if pair == run.at_two_sizes else None
+    if run.states and _merge(run(modes[0], (), size), run.with_other_states(modes[0], size), run):
+        raise Untraceable(_READS.format(", ".join(run.states)))
     difference = _merge(first, others, run)
     if difference is None:
+        _check_modes(first, nested)
         batch_sizes.place_rows(first)
         return first
-    size = batch_sizes.SIZES[0] if pair == run.at_two_sizes else None
     once, again = run(modes[0], batch_size=size), run(modes[0], batch_size=size)
     if _merge(once, again, run) is not None:
         raise Untraceable("its call draws random numbers")
@@ -98,6 +106,25 @@ def follow(
             f"its call computes with its weights before they meet the input ({difference})"
         )
     raise Untraceable(f"its call does other operations in training ({difference})")
+
+
+def _check_modes(graph: Graph, nested: Sequence[keras.Model]) -> None:
+    """Refuses calls in inference mode alone: a functional model gives its `training` to all."""
+    called = list(nested)
+    for node in graph.nodes:
+        layer = node.operation
+        if node.kwargs.get("training") is not False or not isinstance(layer, keras.Layer):
+            continue
+        default = inspect.signature(layer.call).parameters.get("training")
+        # Recorded, too, where it is the default of the call.
+        if default is None or default.default is not False:
+            called.append(layer)
+    for layer in called:
+        if acts_in_training(layer):
+            raise Untraceable(
+                f"its call runs {layer.name!r} with training=False, which would not hold in the "
+                "copy: freeze that layer instead (trainable = False), or leave the argument out"
+            )
 
 
 class _Run:
@@ -116,6 +143,9 @@ class _Run:
         self.args, self.kwargs, self.variables = args, kwargs, variables
         rng = np.random.default_rng(0)
         self.other_weights = [(v, _other_value(v, rng)) for v in variables]
+        self.states = own_states(owners)
+        # Functional models that the last run called with training=False.
+        self.nested_in_inference: list[keras.Model] = []
 
     def at_one_size(self, modes: tuple) -> tuple[Graph, Graph]:
         """The graph in one mode, and that in another with other weights."""
@@ -135,8 +165,28 @@ class _Run:
             batch_sizes.free_sizes(first, others)
         return first, others
 
+    def with_other_states(self, mode: bool | None, batch_size: int | None) -> Graph:
+        """The graph with other values of each `tf.Variable` that is no variable of Keras."""
+        rng = np.random.default_rng(0)
+        with kept_states(self.states):
+            for state in self.states.values():
+                state.assign(_other_value(state, rng))
+            return self(mode, (), batch_size)
+
     def __call__(
         self, training: bool | None, weights: Sequence[tuple] = (), batch_size: int | None = None
+    ) -> Graph:
+        with kept_states(self.states) as changed:
+            graph = self._run(training, weights, batch_size)
+        if changed:
+            raise Untraceable(
+                f"its call updates a tf.Variable ({', '.join(changed)}), a state that Keras does "
+                "not know"
+            )
+        return graph
+
+    def _run(
+        self, training: bool | None, weights: Sequence[tuple], batch_size: int | None
     ) -> Graph:
         shapes = {
             v: (batch_size or v.shape[0], *v.shape[1:]) if v.shape else () for v in self.values
@@ -160,7 +210,13 @@ class _Run:
             if not flat or not all(isinstance(y, keras.KerasTensor) for y in flat):
                 raise Untraceable("its call returns what does not depend on its input")
             with deep_graph(flat):
-                return Graph.from_model(keras.Model(list(feed.values()), flat))
+                model = keras.Model(list(feed.values()), flat)
+                self.nested_in_inference = [
+                    called
+                    for called, _, given, _ in calls(model)
+                    if isinstance(called, keras.Model) and given.get("training") is False
+                ]
+                return Graph.from_model(model)
 
     def _check_effects(self, scope: Any, weights: Sequence[tuple], tape: tf.GradientTape) -> None:
         if scope.losses:
@@ -184,9 +240,11 @@ def _sized(shape: tuple, batch_size: int | None) -> tuple:
     return shape if batch_size is None else (batch_size, *shape[1:])
 
 
-def _other_value(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
+def _other_value(variable: keras.Variable | tf.Variable, rng: np.random.Generator) -> tf.Tensor:
     """Values that no other variable has."""
-    value = tf.convert_to_tensor(variable.value)
+    value = tf.convert_to_tensor(
+        variable.value if isinstance(variable, keras.Variable) else variable
+    )
     if not value.dtype.is_floating:
         return value if value.dtype in (tf.bool, tf.string) else value + tf.ones_like(value)
     noise = rng.uniform(0.5, 1.5, value.shape)
@@ -273,6 +331,9 @@ def _merge_node(one: Node, other: Node, numbers: dict[Value, int], run: _Run) ->
             raise Untraceable("its call reads a tensor of the model that is not its argument")
         if isinstance(leaf, keras.Variable):
             raise Untraceable(f"its call reads {leaf.path}, a weight of another layer")
+        if isinstance(leaf, tf.Variable):
+            names = [name for name, state in run.states.items() if state is leaf]
+            raise Untraceable(_READS.format(*names or [leaf.name]))
         if callable(leaf) and not isinstance(leaf, _DATA):
             raise Untraceable(f"its call holds control flow ({kind})")
     return None

@@ -255,6 +255,40 @@ class Elsewhere(layers.Layer):
         return tf.math.atan2(x, x)
 
 
+class Doubling(layers.Layer):
+    """Keras records the default of `training` in the graph, and overrides it in `fit`."""
+
+    def call(self, x, training=False):
+        return 2 * x if training else x
+
+
+class Hidden(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = tf.Variable(2.0, trainable=False)
+
+    def call(self, x):
+        return tf.math.atan2(x, self.scale)
+
+
+def test_what_a_layer_does_in_training_alone_stays():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Doubling()(layers.Dense(3, activation="relu")(inputs)))
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    quantized = tfc.quantize(model, calibration_data=x)
+    assert not quantized.plan.float_layers
+    for training in (False, True):
+        expected = model(x, training=training)
+        np.testing.assert_allclose(quantized(x, training=training), expected, atol=0.1)
+
+
+def test_a_layer_with_a_variable_that_keras_does_not_know_is_refused():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(2)(Hidden(name="hidden")(inputs)))
+    with pytest.raises(ValueError, match=r"'hidden' \(Hidden\) with a tf.Variable in 'scale'"):
+        tfc.plan(model)
+
+
 def test_what_cannot_be_followed_is_named_with_its_reason():
     inputs = keras.Input((6, 6, 8))
     x = layers.Conv2D(8, 1)(inputs)

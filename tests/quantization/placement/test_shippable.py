@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import tfcompress as tfc
@@ -21,6 +22,11 @@ class MonteCarlo(layers.Layer):
 
     def call(self, x):
         return self.drop(x, training=True)
+
+
+class Contrast(layers.Layer):
+    def call(self, x):
+        return tf.image.adjust_contrast(x, 2.0)
 
 
 def around(shape, call, dtype="float32"):
@@ -49,6 +55,7 @@ def around(shape, call, dtype="float32"):
         (VECTOR, lambda x: ops.arctan2(x, x[:, :1]), "float32", "Atan2 of two shapes"),
         (VECTOR, MonteCarlo(), "float32", "no LiteRT operator for random numbers"),
         ((4, 4, 4, 2), layers.Conv3D(4, 2, groups=2), "float32", "a grouped Conv3D"),
+        (IMAGE, Contrast(), "float32", "AdjustContrastv2"),
     ],
 )
 def test_what_no_file_can_hold_is_refused_before_training(shape, call, dtype, message, tmp_path):

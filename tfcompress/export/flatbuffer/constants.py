@@ -48,18 +48,19 @@ class Codes:
     zero_point: int = 0
 
 
-def trained_kernel(kernel: BakedKernel, values: np.ndarray, axis: int) -> Codes:
+def trained_kernel(kernel: BakedKernel, values: np.ndarray, axis: int, code: int) -> Codes:
     """Codes of a trained kernel in the layout of the operator.
 
     Args:
         kernel: The kernel.
         values: What the converter stores for it, float32.
         axis: Axis of the output channels.
+        code: The builtin code of the operator.
 
     Raises:
         ValueError: The values are not those of the kernel.
     """
-    layout = stored_layout(kernel, values.shape)
+    layout = stored_layout(kernel, values.shape, code)
     scale = np.atleast_1d(np.asarray(kernel.scale, np.float32)).ravel()
     has_shape = squeezed(layout.shape) == squeezed(values.shape)
     if not has_shape or scale.size not in (1, values.shape[axis]):
@@ -128,21 +129,26 @@ def tflite_layout(codes: np.ndarray, keras_class: str) -> np.ndarray:
     return np.moveaxis(codes, -1, 0)
 
 
-def stored_layout(kernel: BakedKernel, shape: Sequence[int]) -> np.ndarray:
+def stored_layout(kernel: BakedKernel, shape: Sequence[int], code: int) -> np.ndarray:
     """The codes of a trained kernel in the layout of the op that runs it.
 
     Args:
         kernel: The kernel.
         shape: That of the op's kernel. A transposed convolution whose stride is larger than its
             kernel runs with a kernel that ends in zeros.
+        code: The op's builtin code. A dilated transposed convolution runs as a CONV_2D with the
+            reversed kernel.
     """
     layout = tflite_layout(kernel.codes, kernel.keras_class)
     if not kernel.keras_class.endswith("Transpose") or len(shape) != 4:
         return layout
     filters, *sizes, channels = layout.shape
     sizes = [1] * (2 - len(sizes)) + sizes
+    layout = layout.reshape(filters, *sizes, channels)
+    if code == _OPERATOR.CONV_2D:
+        return layout[:, ::-1, ::-1]
     zeros = [(0, max(n - size, 0)) for n, size in zip(shape[1:3], sizes, strict=True)]
-    return np.pad(layout.reshape(filters, *sizes, channels), [(0, 0), *zeros, (0, 0)])
+    return np.pad(layout, [(0, 0), *zeros, (0, 0)])
 
 
 def pack(codes: np.ndarray, num_bits: int) -> np.ndarray:

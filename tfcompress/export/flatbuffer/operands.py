@@ -158,7 +158,7 @@ def _kernel_codes(
             f"Expected an input of scale {kernel.input_scale:g}, as it was trained. Received: "
             f"{input_scale:g}."
         )
-    return trained_kernel(kernel, values, axis)
+    return trained_kernel(kernel, values, axis, code)
 
 
 def _trained_bias(trained: np.ndarray | None, stored: np.ndarray, step: np.ndarray) -> np.ndarray:

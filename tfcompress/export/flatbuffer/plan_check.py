@@ -180,7 +180,7 @@ class _Check:
         dtype = flatbuffer_utils.type_to_name(stored.type).lower()
         self.compared.append((kernel.layer, dtype))
         codes, scale = self._constant(stored), np.float32(np.ravel(kernel.scale))
-        layout = stored_layout(kernel, tuple(stored.shape))
+        layout = stored_layout(kernel, tuple(stored.shape), code)
         if not np.array_equal(np.ravel(codes), np.ravel(layout)):
             yield f"the kernel of {tensor.layer!r} has other codes than were trained"
         if not np.array_equal(np.float32(stored.quantization.scale), scale):

@@ -138,7 +138,9 @@ def _follow(node: Node) -> tuple[Graph, Taken]:
     """
     operation = node.operation
     bases: _Bases = {}
-    graph = _followed(node, bases)
+    # A functional model gives its own `training` to every call, whatever the graph has recorded.
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "training"}
+    graph = _followed(node, kwargs, bases)
     if any(padding_mask(v.spec) is not None for v in node.inputs):
         _check_no_mask_is_read(graph)
     _recognize_hard_silu(graph)
@@ -166,21 +168,21 @@ def _refines(found: list[tuple], declared: list[tuple]) -> bool:
     )
 
 
-def _followed(node: Node, bases: _Bases) -> Graph:
-    """The graph of a call, with the users' layers inside it followed, too."""
+def _followed(node: Node, given: dict[str, Any], bases: _Bases) -> Graph:
+    """The graph of a call with these keyword arguments, the users' layers in it followed, too."""
     operation = node.operation
     function, owner = _function_of(operation, bases)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(operation.dtype_policy)
     try:
-        kwargs = _taken_arguments(function, node.kwargs)
+        kwargs = _taken_arguments(function, given)
         graph = follow(function, distinct_inputs(node), node.args, kwargs, [owner])
     finally:
         keras.config.set_dtype_policy(policy)
     for inner in list(graph.nodes):
         if is_followed(inner.operation):
             try:
-                inside = _followed(inner, bases)
+                inside = _followed(inner, inner.kwargs, bases)
             except Untraceable as error:
                 raise Untraceable(f"of its layer {inner.name!r}, {error}") from error
             inline(graph, inner, inside)

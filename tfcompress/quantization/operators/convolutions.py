@@ -114,7 +114,7 @@ register(
 
 
 def _lower_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
-    """Where the stride is larger than the kernel, with a kernel that ends in zeros.
+    """Where the stride is larger than the kernel, with a kernel that ends in zeros, or dilated.
 
     XNNPACK takes no stride beyond the kernel, and LiteRT's own kernel rounds otherwise. Likewise a
     Conv1DTranspose of one filter with a bias: see `_lower_conv1d`.
@@ -122,6 +122,8 @@ def _lower_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     layer = call.operation
     strides, sizes = tuple(layer.strides), tuple(layer.kernel_size)
     kernel, bias = call.constants
+    if set(layer.dilation_rate) != {1}:
+        return _dilated_transposed(layer, x, kernel, bias)
     is_beyond = any(s > n for s, n in zip(strides, sizes, strict=True))
     is_single = len(sizes) == 1 and layer.filters == 1 and bias is not None
     if not (is_beyond or is_single) or layer.data_format != "channels_last":
@@ -146,9 +148,46 @@ def _lower_transposed(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     return tf.squeeze(y, 1) if is_sequence else y
 
 
+def _dilated_transposed(
+    layer: Any, x: tf.Tensor, kernel: np.ndarray, bias: np.ndarray | None
+) -> tf.Tensor:
+    """A dilated one as a convolution with the reversed kernel: LiteRT has none that is transposed.
+
+    Keras has no strides beside dilations.
+    """
+    wanted = tuple(layer.compute_output_shape(x.shape))[1:-1]
+    dilations = tuple(layer.dilation_rate)
+    is_sequence = len(wanted) == 1
+    if is_sequence:
+        x, kernel, wanted, dilations = (
+            tf.expand_dims(x, 1),
+            kernel[None],
+            (1, *wanted),
+            (1, *dilations),
+        )
+    pads = [(0, 0)]
+    for size, given, taps, step in zip(wanted, x.shape[1:3], kernel.shape, dilations, strict=False):
+        reach = (taps - 1) * step
+        # What the output of "same" padding leaves out at its beginning.
+        first = reach // 2 if layer.padding == "same" else 0
+        pads.append((reach - first, size + first - given))
+    x = tf.pad(x, [*pads, (0, 0)])
+    flipped = tf.constant(kernel[::-1, ::-1].swapaxes(2, 3))
+    y = tf.nn.conv2d(x, flipped, 1, "VALID", dilations=dilations)
+    y = layer.activation(y if bias is None else tf.nn.bias_add(y, tf.constant(bias)))
+    return tf.squeeze(y, 1) if is_sequence else y
+
+
 register(
     *(layers.Conv1DTranspose, layers.Conv2DTranspose),
-    spec=OperatorSpec(role=Role.KERNEL, fused_activations=_FUSED, lower=_lower_transposed),
+    spec=OperatorSpec(
+        role=Role.KERNEL,
+        fused_activations=_FUSED,
+        lower=_lower_transposed,
+        missing=lambda layer: (
+            None if set(layer.dilation_rate) == {1} else "a dilated transposed convolution"
+        ),
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from tfcompress.quantization.placement.entries import plan_entries
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.pixels import RescaledPixels, rescaled_pixels
 from tfcompress.quantization.placement.plan import AS_CONFIGURED, INT16_NOTE, Plan
-from tfcompress.quantization.placement.shippable import check_shippable
+from tfcompress.quantization.placement.shippable import check_shippable, check_states
 from tfcompress.quantization.placement.tensor_quantizers import QuantizerFactory
 
 
@@ -230,8 +230,10 @@ class Planner(Decisions):
         """The plan, one entry per operation of the given model.
 
         Raises:
-            ValueError: A call that no file can hold, in int8 or in float.
+            ValueError: A call that no file can hold, in int8 or in float, or a layer with states
+                that Keras does not know.
         """
+        check_states(dict.fromkeys(node.operation for node in self.graph.nodes))
         check_shippable(n for n in self.graph.nodes if self.is_float(n))
         notes = (INT16_NOTE,) if self.is_int16 else ()
         return Plan(self.model.name, plan_entries(self, self.folded), notes)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.model.graph import Node, Value
+from tfcompress.model.own_states import own_states
 from tfcompress.quantization.operators.registry import UNKNOWN, keras_class, operator_of
 
 # Operators that are no builtin of LiteRT and that the converter does not express by others; found
@@ -25,7 +26,15 @@ _MISSING = frozenset(
         *("StringSplitV2", "StringToHashBucketFast", "StringToHashBucketStrong"),
         *("BitwiseAnd", "BitwiseOr", "Invert"),
         *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"),
-        *("Complex", "Cumprod", "Digamma", "Erfinv", "Lgamma", "Ndtri"),
+        *("BesselI0", "BesselI0e", "BesselI1", "BesselI1e", "BesselJ0", "BesselJ1"),
+        *("BesselK0", "BesselK0e", "BesselK1", "BesselK1e", "BesselY0", "BesselY1"),
+        *("Complex", "Cumprod", "CumulativeLogsumexp", "Dawsn", "Digamma", "Erfc", "Erfinv"),
+        *("Expint", "FresnelCos", "FresnelSin", "Igamma", "Igammac", "Lgamma", "Ndtri"),
+        *("NextAfter", "Polygamma", "Spence", "Zeta"),
+        *("Cross", "LogMatrixDeterminant", "MatrixSquareRoot", "BandedTriangularSolve"),
+        *("IsotonicRegression", "LeftShift", "ListDiff", "NthElement"),
+        *("AdjustContrastv2", "AdjustHue", "AdjustSaturation", "CropAndResize", "Dilation2D"),
+        *("ExtractImagePatches", "MaxPoolWithArgmax"),
         *("Cholesky", "Lu", "MatrixDeterminant", "MatrixInverse", "MatrixSolve"),
         *("MatrixTriangularSolve", "Qr", "SelfAdjointEigV2", "Svd"),
         *("HSVToRGB", "ImageProjectiveTransformV3", "RGBToHSV", "ResizeArea", "ResizeBicubic"),
@@ -43,6 +52,24 @@ _RANDOM = (
 
 # Operators that LiteRT has for operands of one shape alone.
 _OF_ONE_SHAPE = frozenset(("Atan2",))
+
+
+def check_states(operations: Iterable[Any]) -> None:
+    """Refuses layers with a `tf.Variable` that Keras neither copies nor saves.
+
+    Args:
+        operations: Of the graph.
+    """
+    for operation in operations:
+        states = own_states([operation]) if isinstance(operation, keras.layers.Layer) else {}
+        if states:
+            raise ValueError(
+                "Expected layers whose variables are those of Keras, made by self.add_weight(), "
+                f"also with trainable=False. Received: {operation.name!r} "
+                f"({keras_class(operation).__name__}) with a tf.Variable in "
+                f"{', '.join(map(repr, states))}, which neither a copy of the model nor a .keras "
+                "file has."
+            )
 
 
 def check_shippable(nodes: Iterable[Node]) -> None:
