@@ -196,7 +196,15 @@ def test_a_call_in_inference_mode_alone_is_refused_unless_the_layer_is_frozen(ma
     np.testing.assert_array_equal(norm.moving_mean, np.zeros(4))
 
 
+class Compiled(Flow):
+    @tf.function
+    def call(self, x, training=None):
+        return self.dense(x)
+
+
 def test_what_cannot_be_followed_says_what_to_change():
+    with pytest.raises(ValueError, match="its call is a tf.function: leave the decorator out"):
+        tfc.as_functional(Compiled(), (None, 4))
     with pytest.raises(ValueError, match=r"not built. Call it on a batch first.*as_functional"):
         tfc.quantize(Flow())
     with pytest.raises(ValueError, match=r"other operations in training.*functional API"):

@@ -9,6 +9,7 @@ that reads the batch size is followed at two of them (`batch_sizes`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -205,7 +206,7 @@ class _Run:
                 except (Untraceable, UnknownFunction) as error:
                     raise Untraceable(str(error)) from error
                 except Exception as error:
-                    raise Untraceable(_reason(error)) from error
+                    raise Untraceable(_reason(error, self.function)) from error
             self._check_effects(scope, weights, tape)
             if not flat or not all(isinstance(y, keras.KerasTensor) for y in flat):
                 raise Untraceable("its call returns what does not depend on its input")
@@ -258,7 +259,11 @@ def _parameters(function: Callable) -> list[str]:
         return []
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, function: Callable) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if hasattr(function, "python_function"):
+        return "its call is a tf.function: leave the decorator out, for Keras compiles what it runs"
     text = next((line for line in str(error).splitlines() if line.strip()), "")
     if "add_loss()" in text:
         return "its call adds losses"

@@ -339,7 +339,7 @@ def test_layers_of_nested_models_go_by_the_names_of_a_plan():
 @pytest.mark.parametrize(
     ("late", "message"),
     [
-        ([{"quantize": {"layers": {"lost": None}}}], "'lost'"),
+        ([{"quantize": {"layers": {"lost": None}}}], "key of 'layers' of 'quantize'.*'lost'"),
         ([{"prune": {"sparsity": {"lost": 0.5}}}], r"Received: \['lost'\]. Did you mean 'last'"),
         ([{"prune": {"sparsity": 0.5, "end_step": 900}}, TRAIN], "Received: 900"),
     ],

@@ -198,7 +198,12 @@ class _Run:
         self, default: str | None = "int8", layers: Mapping[str, str | None] | None = None
     ) -> None:
         config = QuantizationConfig(default, by_name=self._by_flat_name(layers or {}))
-        self.model = quantize(self.model, config, calibration_data=self.held.inputs)
+        try:
+            self.model = quantize(self.model, config, calibration_data=self.held.inputs)
+        except ValueError as error:
+            # The argument by its name in the recipe.
+            text = str(error).replace("`by_name`", "'layers' of 'quantize'")
+            raise ValueError(text) from error
 
     def _distill(self, **settings: float) -> None:
         self.distillation = dict(settings)
