@@ -203,7 +203,7 @@ class Compiled(Flow):
 
 
 def test_what_cannot_be_followed_says_what_to_change():
-    with pytest.raises(ValueError, match="its call is a tf.function: leave the decorator out"):
+    with pytest.raises(ValueError, match=r"its call is a tf\.function: leave the decorator out"):
         tfc.as_functional(Compiled(), (None, 4))
     with pytest.raises(ValueError, match=r"not built. Call it on a batch first.*as_functional"):
         tfc.quantize(Flow())
