@@ -12,8 +12,9 @@ import textwrap
 import traceback
 from typing import NamedTuple
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["keras"])
+#: Of all processes of the tests: there is one server, whose modules the first one decides.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["keras"])
 
 
 class Finished(NamedTuple):
@@ -37,8 +38,8 @@ def run(code, *arguments):
 
 
 def _run(target, code, arguments):
-    receiver, sender = _context.Pipe(duplex=False)
-    process = _context.Process(target=target, args=(code, [*map(str, arguments)], sender))
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=target, args=(code, [*map(str, arguments)], sender))
     process.start()
     sender.close()
     with receiver:

@@ -92,7 +92,7 @@ def test_what_cannot_be_written_is_said_before_the_work(call, model_files, tmp_p
         monkeypatch.setattr(tfcompress, name, work)
     monkeypatch.setattr(tfcompress.Recipe, "run", work)
     model, data = model_files / "model.keras", ["--data", "digits"]
-    tfcompress.Recipe([{"train": {"epochs": 1}}]).save(tmp_path / "recipe.json")
+    tfcompress.Recipe([{"quantize": {}}, {"train": {"epochs": 1}}]).save(tmp_path / "recipe.json")
     (tmp_path / "taken").write_text("")
     for name in ("card/a.json", "pairs/a.golden.json", "report/a.report.json"):
         (tmp_path / name).mkdir(parents=True)

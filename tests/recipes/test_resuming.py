@@ -1,7 +1,6 @@
 """A recipe with `--backup_dir` goes on where it was killed, and ends as an undisturbed one."""
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from recipes import quantize
+from tests.fresh import CONTEXT
 
 _ARGUMENTS = ["--dataset=digits", "--epochs=3", "--extra_epochs=3", "--backup_steps=2"]
 
@@ -37,9 +37,7 @@ def _kill_after(backups, trainings):
 
 def _in_process(folder, trainings=0):
     folder.mkdir(exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["keras", "tfcompress", "recipes.quantize"])
-    process = context.Process(target=_run, args=(folder, trainings))
+    process = CONTEXT.Process(target=_run, args=(folder, trainings))
     process.start()
     process.join()
     return process.exitcode
