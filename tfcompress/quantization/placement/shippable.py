@@ -61,7 +61,10 @@ def check_states(operations: Iterable[Any]) -> None:
         operations: Of the graph.
     """
     for operation in operations:
-        states = own_states([operation]) if isinstance(operation, keras.layers.Layer) else {}
+        # A copy of a TFSMLayer reads its SavedModel again.
+        is_read_again = isinstance(operation, keras.layers.TFSMLayer)
+        is_layer = isinstance(operation, keras.layers.Layer) and not is_read_again
+        states = own_states([operation]) if is_layer else {}
         if states:
             raise ValueError(
                 "Expected layers whose variables are those of Keras, made by self.add_weight(), "
