@@ -55,3 +55,17 @@ def test_a_relu_that_is_also_called_behind_a_kernel(tmp_path, converter):
     found = tfc.Runner(path).predict({"image": inputs[0], "up": inputs[1]})
     for name, wanted in quantized.predict(inputs, verbose=0).items():
         np.testing.assert_allclose(found[name], wanted, atol=1e-5)
+
+
+def test_what_a_join_gives_is_rounded_again_for_the_next_join(tmp_path):
+    """The second choice has the range of the input, the first one that of its operands."""
+    inputs = keras.Input((16,), name="x")
+    first = layers.Activation("tanh")(layers.Dense(16, name="dense")(inputs))
+    wide = layers.Dense(16, name="wide")(inputs)
+    chosen = ops.where(first > 0, first, 0.37 * wide)
+    model = keras.Model(inputs, ops.where(chosen > 0, chosen, inputs))
+    x = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+    quantized = tfc.quantize(model, calibration_data=x)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=x)
+    assert not report.float_tensors
+    assert report.agreement == 1.0

@@ -84,13 +84,13 @@ class Planner(Decisions):
             target = self.join_quantizer(node, holders)
             for value in _float_inputs(node):
                 if target is not None and self.codes(value) is not target:
-                    requantized.append((node, value, target))
+                    # Asked before any other quantizer stands in between.
+                    requantized.append((node, value, target, self._holds_codes(value)))
         again = [(n.output, self.codes(n.inputs[0])) for n in resamples]
         calls: collections.Counter[FakeQuantize] = collections.Counter()
-        for node, value, target in requantized:
+        for node, value, target, holds_codes in requantized:
             result = graph.insert_after(value, target, only=[node])
-            maker = self.source(value).node
-            if maker is not None and self.is_quantized(maker):
+            if holds_codes:
                 # It rounds codes, whose quantizer it finds by the number of its call.
                 calls[target] += 1
                 assert result.node is not None
@@ -210,6 +210,15 @@ class Planner(Decisions):
             for other in free[1:]:
                 parent[find(other)] = find(free[0])
         return {v: find(v) for v in rounded}, {find(v) for v in over_steps}
+
+    def _holds_codes(self, value: Value) -> bool:
+        """Whether a value holds codes that an operator or a join gave it, not those of an input."""
+        node = value.node
+        while node is not None and self.is_quantized(node):
+            if role(node.operation) is Role.JOIN or not keeps_codes(node.operation):
+                return True
+            node = node.inputs[0].node
+        return False
 
     def tied_inputs(self, join: Node) -> list[Value]:
         """The values behind the inputs of a join that share the range of its output."""
