@@ -129,23 +129,18 @@ def _metric_cells(scores: Scores | None) -> dict[str, str]:
     if scores is None:
         return {}
     cells: dict[str, str] = {}
-    for field, head in (
-        ("accuracy", "accuracy"),
-        ("precision", "precision"),
-        ("recall", "recall"),
-        ("f1", "F1"),
+    for field, head, digits in (
+        ("accuracy", "accuracy", ".2%"),
+        ("precision", "precision", ".2%"),
+        ("recall", "recall", ".2%"),
+        ("f1", "F1", ".2%"),
+        ("calibration_error", "calibration error", ".4f"),
+        ("mean_absolute_error", "mean abs. error", ".4f"),
+        ("root_mean_squared_error", "RMSE", ".4f"),
+        ("largest_error", "largest error", ".4f"),
+        ("r2", "R²", ".4f"),
     ):
         value = getattr(scores, field)
         if value is not None:
-            cells[head] = f"{value:.2%}"
-    for field, head in (
-        ("calibration_error", "calibration error"),
-        ("mean_absolute_error", "mean abs. error"),
-        ("root_mean_squared_error", "RMSE"),
-        ("largest_error", "largest error"),
-        ("r2", "R²"),
-    ):
-        value = getattr(scores, field)
-        if value is not None:
-            cells[head] = f"{value:.4f}"
+            cells[head] = format(value, digits)
     return cells | {name: f"{value:.4f}" for name, value in scores.metrics.items()}
