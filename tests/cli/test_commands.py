@@ -29,15 +29,14 @@ def call(capsys):
     return run
 
 
-def test_help_imports_no_tensorflow_and_is_quick():
+def test_help_imports_nothing_heavy():
     code = (
-        "import sys, time; start = time.process_time()\n"
+        "import sys\n"
         "from tfcompress_cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "heavy = {'tensorflow', 'keras', 'numpy', 'tfcompress'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "assert time.process_time() - start < 1\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -43,13 +43,13 @@ def check_whole(folder, older):
     assert read_bundle(folder / "model.tflite").metadata["labels"] == ["a", "b", "c"]
 
 
-def leftovers():
-    return {p for p in os.listdir(tempfile.gettempdir()) if p.startswith("tfcompress-")}
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_between_the_files(quantized, folder, older, monkeypatch, error):
+def test_a_failure_between_the_files(
+    quantized, folder, older, converter, monkeypatch, tmp_path_factory, error
+):
     replaced = []
+    # Of this test alone: other processes of the tests put folders into the machine's.
+    temporary = tmp_path_factory.mktemp("temporary")
 
     def fail_at_the_second(source, target, replace=os.replace):
         replaced.append(target)
@@ -57,15 +57,16 @@ def test_a_failure_between_the_files(quantized, folder, older, monkeypatch, erro
             raise error
         replace(source, target)
 
-    before = leftovers()
+    worker = converter.start().folder
     with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
         patch.setattr(writing.os, "replace", fail_at_the_second)
         with pytest.raises(type(error)):
             tfc.export_tflite(quantized, folder / "model.tflite", verify_samples=0)
     assert pathlib.Path(replaced[0]).name == "model.tflite"
     check_whole(folder, older)
-    # The folder of the worker that the tests share stays.
-    assert leftovers() <= before
+    assert os.listdir(temporary) == []
+    assert os.listdir(worker) == []
     tfc.export_tflite(quantized, folder / "model.tflite", verify_samples=0)
     assert read_bundle(folder / "model.tflite").metadata["labels"] is None
 

@@ -126,17 +126,16 @@ def test_one_worker_is_shared_inside_the_with(monkeypatch):
 
 def test_an_interrupt_leaves_a_shared_converter_that_works(tmp_path, monkeypatch):
     """Ctrl-C that a notebook catches: the next export must not read the answer of this one."""
-    slow = "import time\nprint('started', file=sys.stderr, flush=True)\ntime.sleep(60)"
+    slow = "import time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
     with Converter() as converter:
         with monkeypatch.context() as patch:
             fake_worker(tmp_path, patch, slow)
-            previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            previous = signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 with pytest.raises(KeyboardInterrupt):
                     converter.check_loads(b"a file", "main")
             finally:
-                signal.signal(signal.SIGALRM, previous)
+                signal.signal(signal.SIGINT, previous)
             interrupted = converter._worker
             assert interrupted.closed
             assert not interrupted.folder.exists()
