@@ -69,3 +69,29 @@ def test_what_a_join_gives_is_rounded_again_for_the_next_join(tmp_path):
     report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=x)
     assert not report.float_tensors
     assert report.agreement == 1.0
+
+
+def test_joins_of_joins_have_the_range_of_what_they_hold(tmp_path):
+    """Operands whose ranges the runtime prescribes, and free ones, in any order."""
+    inputs = keras.Input((6,), name="x")
+    concatenate = layers.concatenate
+    joins = {
+        "free_second": lambda s, t, x: concatenate([concatenate([s, x]), t]),
+        "free_last": lambda s, t, x: concatenate([concatenate([s, t]), x]),
+        "free_first": lambda s, t, x: concatenate([x, concatenate([t, s])]),
+        "none_free": lambda s, t, x: concatenate([concatenate([s, t]), ops.softmax(x)]),
+        "chosen": lambda s, t, x: concatenate([ops.where(x > 0, s, x), t]),
+        "larger": lambda s, t, x: ops.maximum(ops.maximum(s, x), t),
+        "moved": lambda s, t, x: concatenate([concatenate([s, x])[:, ::-1], t]),
+    }
+    outputs = {}
+    for i, (name, join) in enumerate(joins.items()):
+        x = layers.Dense(6, kernel_initializer=keras.initializers.RandomNormal(0, 0.5 + i / 5))(
+            inputs
+        )
+        outputs[name] = join(ops.sigmoid(x), ops.tanh(x), x)
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    quantized = tfc.quantize(keras.Model(inputs, outputs), calibration_data=x)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=x)
+    assert not report.float_tensors
+    assert {p.output: p.equal for p in report.parity["serving_default"]} == dict.fromkeys(joins, 1)

@@ -59,7 +59,7 @@ class RangePlanner(Planner):
         found = self.known(node.output)
         if found is None:
             return super().join_quantizer(node, holders)
-        free = [v for v in self.tied_inputs(node) if self._fixed_range(v.node) is None]
+        free = [v for v in self.tied_inputs(node) if self.fixed_range(v.node) is None]
         quantizer = self._codes.get(free[0]) if free else None
         if quantizer is None:
             quantizer = self._joined.setdefault(node, self._new(node))

@@ -117,13 +117,40 @@ class Decisions:
         is_relu = role(follower.operation) is Role.RELU
         return follower if found.fuses_relu and is_relu else None
 
+    def fixed_range(self, node: Node | None) -> tuple[float, float] | None:
+        """The range of a call's output that the runtime prescribes."""
+        if node is None or not self.is_quantized(node) or role(node.operation) is not Role.FIXED:
+            return None
+        return operator_of(node.operation).fixed_range
+
     def source(self, value: Value) -> Value:
-        """The value whose codes `value` holds, looked up through calls that only move codes."""
-        while value.node is not None and self.is_quantized(value.node):
-            if not keeps_codes(value.node.operation):
-                break
-            value = value.node.inputs[0]
-        return value
+        """The value whose codes `value` holds, looked up through calls that only move codes.
+
+        Behind a join it is the first of its inputs whose range is free, else its first input.
+        """
+        return self._source(value, {})
+
+    def _source(self, value: Value, known: dict[Value, Value]) -> Value:
+        path = []
+        while value not in known:
+            path.append(value)
+            node = value.node
+            if node is None or not self.is_quantized(node) or not keeps_codes(node.operation):
+                known[value] = value
+            elif role(node.operation) is Role.JOIN:
+                sources = [self._source(v, known) for v in float_inputs(node)]
+                free = (v for v in sources if self.fixed_range(v.node) is None)
+                known[value] = next(free, sources[0])
+            else:
+                value = node.inputs[0]
+        for passed in path:
+            known[passed] = known[value]
+        return known[value]
+
+
+def float_inputs(node: Node) -> list[Value]:
+    """What a call reads beside masks and indices, which hold no codes."""
+    return [value for value in node.inputs if value.is_float]
 
 
 def _has_int16(schemes: Mapping[Any, Scheme | None], paths: Mapping[Any, str]) -> bool:

@@ -14,8 +14,8 @@ from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
-from tfcompress.quantization.operators.registry import Role, keeps_codes, operator_of, role
-from tfcompress.quantization.placement.decisions import Decisions
+from tfcompress.quantization.operators.registry import Role, keeps_codes, role
+from tfcompress.quantization.placement.decisions import Decisions, float_inputs
 from tfcompress.quantization.placement.entries import plan_entries
 from tfcompress.quantization.placement.keep_float import KeepFloat
 from tfcompress.quantization.placement.pixels import RescaledPixels, rescaled_pixels
@@ -42,6 +42,7 @@ class Planner(Decisions):
         self.folded: dict[Any, RescaledInput] = {}
         self.quantizers: dict[Value, FakeQuantize] = {}
         self._codes: dict[Value, FakeQuantize] = {}
+        self._join_codes: dict[Node, FakeQuantize | None] = {}
         self.place_quantizers()
         self._mark_floats()
 
@@ -64,7 +65,7 @@ class Planner(Decisions):
         factory = QuantizerFactory(self, over_steps)
         unclipped = {holders.get(v, v) for v, _ in rounded if factory.keeps_every_value(v)}
         for value, rounds in rounded:
-            fixed = self._fixed_range(rounds)
+            fixed = self.fixed_range(rounds)
             leader = holders.get(value, value)
             if value in rescaled:
                 self.quantizers[value] = factory.make_rescaled(rescaled[value])
@@ -81,8 +82,8 @@ class Planner(Decisions):
         ]
         requantized = []
         for node in joins:
-            target = self.join_quantizer(node, holders)
-            for value in _float_inputs(node):
+            target = self._join_codes[node] = self.join_quantizer(node, holders)
+            for value in float_inputs(node):
                 if target is not None and self.codes(value) is not target:
                     # Asked before any other quantizer stands in between.
                     requantized.append((node, value, target, self._holds_codes(value)))
@@ -179,7 +180,13 @@ class Planner(Decisions):
 
     def codes(self, value: Value) -> FakeQuantize | None:
         """The quantizer whose codes `value` holds, before any is in the graph."""
-        return self._codes.get(self.source(value))
+        node = value.node
+        while node is not None and self.is_quantized(node) and keeps_codes(node.operation):
+            if role(node.operation) is Role.JOIN:
+                return self._join_codes.get(node)
+            value = node.inputs[0]
+            node = value.node
+        return self._codes.get(value)
 
     def _shared_ranges(self, rounded: list[Value]) -> tuple[dict[Value, Value], set[Value]]:
         """Value → the one whose quantizer it uses: the inputs of a join share one range.
@@ -197,8 +204,8 @@ class Planner(Decisions):
         for part, values in self.decomposition.one_range.items():
             steps = [v for v in rounded if v.node is not None and v.node.operation is part]
             group = [*(v for v in values if v in parent), *steps]
-            free = [v for v in group if self._fixed_range(v.node) is None]
-            for alike in (free, [v for v in steps if self._fixed_range(v.node) is not None]):
+            free = [v for v in group if self.fixed_range(v.node) is None]
+            for alike in (free, [v for v in steps if self.fixed_range(v.node) is not None]):
                 for other in alike[1:]:
                     parent[find(other)] = find(alike[0])
             over_steps.extend(free)
@@ -206,7 +213,7 @@ class Planner(Decisions):
             if not self.is_quantized(node) or role(node.operation) is not Role.JOIN:
                 continue
             sources = self.tied_inputs(node)
-            free = [s for s in sources if s in parent and self._fixed_range(s.node) is None]
+            free = [s for s in sources if s in parent and self.fixed_range(s.node) is None]
             for other in free[1:]:
                 parent[find(other)] = find(free[0])
         return {v: find(v) for v in rounded}, {find(v) for v in over_steps}
@@ -222,18 +229,13 @@ class Planner(Decisions):
 
     def tied_inputs(self, join: Node) -> list[Value]:
         """The values behind the inputs of a join that share the range of its output."""
-        return [self.source(v) for v in _float_inputs(join)]
+        return [self.source(v) for v in float_inputs(join)]
 
     def join_quantizer(self, node: Node, holders: dict[Value, Value]) -> FakeQuantize | None:
         """The quantizer of a join: of an input whose range is free, else of its first input."""
-        sources = [self.source(v) for v in _float_inputs(node)]
-        free = [s for s in sources if s in holders and self._fixed_range(s.node) is None]
+        sources = [self.source(v) for v in float_inputs(node)]
+        free = [s for s in sources if s in holders and self.fixed_range(s.node) is None]
         return self._codes.get((free or sources)[0])
-
-    def _fixed_range(self, node: Node | None) -> tuple[float, float] | None:
-        if node is None or not self.is_quantized(node) or role(node.operation) is not Role.FIXED:
-            return None
-        return operator_of(node.operation).fixed_range
 
     def plan(self) -> Plan:
         """The plan, one entry per operation of the given model.
@@ -254,11 +256,6 @@ def _is_inside(value: Value, rescaled: dict[Value, RescaledPixels]) -> bool:
         value is found.value or any(value is node.output for node in found.calls[:-1])
         for found in rescaled.values()
     )
-
-
-def _float_inputs(node: Node) -> list[Value]:
-    """What a call reads beside masks and indices, which hold no codes."""
-    return [value for value in node.inputs if value.is_float]
 
 
 def _computed(value: Value) -> None:
