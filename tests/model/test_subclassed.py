@@ -154,15 +154,43 @@ class Counting(keras.Model):
         return self.dense(x * self.state["count"]) if self.reads else self.dense(x)
 
 
-class Inferring(keras.Model):
-    """A layer that runs in inference mode whatever the model does."""
+class OneMode(keras.Model):
+    """A layer that runs in one mode whatever the model does."""
+
+    def __init__(self, layer, mode=False):
+        super().__init__()
+        self.layer, self.dense, self.mode = layer, layers.Dense(2), mode
+
+    def call(self, x, training=None):
+        return self.dense(self.layer(x, training=self.mode))
+
+
+class Outer(OneMode):
+    """The mode passes through a layer to those inside it, which are given none."""
+
+    def call(self, x):
+        return self.dense(self.layer(x))
+
+
+class Thinned(layers.Layer):
+    """Its default says nothing of the model's mode."""
 
     def __init__(self, layer):
         super().__init__()
-        self.layer, self.dense = layer, layers.Dense(2)
+        self.layer = layer
 
+    def call(self, x, training=False):
+        return self.layer(x)
+
+
+class Noise(layers.Layer):
     def call(self, x, training=None):
-        return self.dense(self.layer(x, training=False))
+        return x + keras.random.normal((4,)) if training else x
+
+
+class Switched(OneMode):
+    def call(self, x, training=None):
+        return self.dense(self.layer(x, training=training and self.mode))
 
 
 def nested_norm():
@@ -182,18 +210,54 @@ def test_a_variable_that_keras_does_not_know_is_refused_and_left_alone(updates):
     assert tfc.as_functional(unused, (None, 4)).count_params() == 10
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        layers.BatchNormalization,
+        nested_norm,
+        lambda: layers.Dropout(0.5),
+        lambda: Thinned(layers.Dropout(0.5)),
+        Noise,
+    ],
+    ids=["norm", "nested", "dropout", "block", "own"],
+)
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_call_in_one_mode_alone_is_refused(make, mode):
+    with pytest.raises(ValueError, match=rf"with training={mode}.*leave the argument out"):
+        tfc.as_functional(OneMode(make(), mode), (None, 4))
+
+
+def test_the_mode_that_a_layer_gets_decides_and_not_how_it_is_written():
+    with pytest.raises(ValueError, match="with training=False"):
+        tfc.as_functional(Switched(layers.Dropout(0.5), False), (None, 4))
+    copy = tfc.as_functional(Switched(Thinned(layers.Dropout(0.5)), True), (None, 4))
+    assert [type(la) for la in copy.layers[1:]] == [layers.Dropout, layers.Dense]
+    x = np.ones((64, 4), "float32")
+    assert len(np.unique(copy(x, training=True), axis=0)) > 1
+
+
 @pytest.mark.parametrize("make", [layers.BatchNormalization, nested_norm])
-def test_a_call_in_inference_mode_alone_is_refused_unless_the_layer_is_frozen(make):
-    layer = make()
-    with pytest.raises(ValueError, match=r"with training=False.*trainable = False"):
-        tfc.as_functional(Inferring(layer), (None, 4))
+def test_a_frozen_batch_norm_may_run_in_inference_mode_alone(make):
     frozen = make()
     frozen.trainable = False
-    copy = tfc.as_functional(Inferring(frozen), (None, 4))
+    copy = tfc.as_functional(OneMode(frozen), (None, 4))
     copy.compile("sgd", "mse")
     norm = next(la for la in copy.layers if isinstance(la, layers.BatchNormalization))
     copy.fit(np.full((8, 4), 9.0), np.zeros((8, 2)), verbose=0)
     np.testing.assert_array_equal(norm.moving_mean, np.zeros(4))
+
+
+def test_a_call_that_is_not_told_of_training_is_warned_of():
+    """Keras' own `fit` does not drop in it."""
+    model = Outer(Thinned(layers.Dropout(0.5, name="thin")))
+    x = np.ones((8, 4), "float32")
+    model(x)
+    with pytest.warns(UserWarning, match=r"no argument `training`.*\(thin\).*training=None"):
+        copy = tfc.as_functional(model)
+    assert len(np.unique(copy(x, training=True), axis=0)) > 1
+    model.compile("sgd", "mse")
+    twin = model.dense(x)
+    assert model.train_on_batch(x, np.zeros((8, 2))) == pytest.approx(np.mean(np.square(twin)))
 
 
 class Compiled(Flow):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from typing import Any
 
 import keras
@@ -20,8 +21,10 @@ from tfcompress.model.batches import input_batches
 from tfcompress.model.graph import Graph, Node, Value, is_functional
 from tfcompress.model.keras_private import all_layers, kept_calls, padding_mask
 from tfcompress.model.kernels import KERNELS
+from tfcompress.model.merging import Untraceable, Weight
 from tfcompress.model.rewrite import rebuild, rename_duplicates
-from tfcompress.model.symbolic import Untraceable, Weight, follow
+from tfcompress.model.symbolic import follow
+from tfcompress.model.training_modes import acting_in_training
 from tfcompress.model.user_class import functional_class, give_attributes, overridden_methods
 
 # Layer classes that stay calls of their own, because a technique was told how to treat them.
@@ -50,6 +53,10 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
 
     Returns:
         An uncompiled functional model, which gives the outputs of `model`.
+
+    Warns:
+        UserWarning: The `call` has no argument `training`, so that the `fit` of Keras runs dropout
+            and batch norm in inference mode; that of the copy runs them in training mode.
 
     Raises:
         ValueError: The shape of the input is not known, or the `call` cannot be followed: its
@@ -83,12 +90,14 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
             raise Untraceable(
                 f"its call reads the weight {found.variable.name!r} outside of a layer"
             )
+        _check_own_modes(graph)
     except Untraceable as error:
         raise ValueError(
             f"Expected a model whose call can be followed. Received: {model.name!r} of type "
             f"{type(model).__name__}: {error}. Move that into a keras.layers.Layer of its own, "
             "which may then stay in float, or express the model with the functional API."
         ) from error
+    _warn_of_inference_mode(model)
     rename_duplicates(graph)
     keeps_class = bool(overridden_methods(type(model)))
     given_class: Any = type(model)
@@ -176,7 +185,7 @@ def _follow_block(graph: Graph, node: Node) -> None:
     cls = type(layer)
     if not isinstance(layer, keras.Layer) or cls in _WHOLE or cls in KERNELS:
         return
-    if cls.__module__.split(".")[0] in ("keras", "tfcompress") or not _holds_layers(layer):
+    if _is_known(cls) or not _holds_layers(layer):
         return
     values = list(dict.fromkeys(node.inputs))
     if any(padding_mask(v.spec) is not None for v in values):
@@ -212,6 +221,38 @@ def inline(graph: Graph, node: Node, inside: Graph) -> list[Node]:
         nodes.append(new)
     graph.replace(node, [known[value] for value in inside.flat_outputs])
     return nodes
+
+
+def _warn_of_inference_mode(model: keras.Model) -> None:
+    """Where the `fit` of Keras does not tell a model that it trains, but that of a copy does."""
+    cls = type(model)
+    is_told = "training" in inspect.signature(cls.call).parameters
+    if is_told or "train_step" in overridden_methods(cls):
+        return
+    names = [layer.name for layer in acting_in_training(model)]
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        warnings.warn(
+            f"The call of {model.name!r} has no argument `training`: Keras trains such a model "
+            f"in inference mode, without its dropout and batch norm ({shown}). The copy trains "
+            "with them. Add training=None to the call, or freeze a batch norm (trainable = False)",
+            stacklevel=3,
+        )
+
+
+def _check_own_modes(graph: Graph) -> None:
+    """Refuses layers of the user's own that run in one mode alone, as what they do is not known."""
+    for node in graph.nodes:
+        mode = node.kwargs.get("training")
+        if mode is not None and not _is_known(type(node.operation)):
+            raise Untraceable(
+                f"its call runs {node.name!r} with training={mode}, which would not hold in the "
+                "copy: leave the argument out"
+            )
+
+
+def _is_known(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in ("keras", "tfcompress")
 
 
 def _holds_layers(layer: keras.Layer) -> bool:

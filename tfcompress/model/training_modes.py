@@ -13,13 +13,13 @@ _NOISY = (
 )
 
 
-def acts_in_training(layer: keras.layers.Layer) -> bool:
-    """Whether a layer of Keras, or one inside it, does: batch norm that is not frozen, or dropout.
+def acting_in_training(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer of Keras, and those inside it, that do: batch norm that is not frozen, and dropout.
 
     Args:
         layer: A layer or a model.
     """
-    return any(map(_acts, iterate_layers(layer)))
+    return [each for each in iterate_layers(layer) if _acts(each)]
 
 
 def _acts(layer: keras.layers.Layer) -> bool:

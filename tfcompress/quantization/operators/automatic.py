@@ -21,9 +21,10 @@ from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.compressed import is_compressed
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.model.keras_private import all_layers, padding_mask
+from tfcompress.model.merging import Untraceable
 from tfcompress.model.rewrite import copy_variables, fresh
 from tfcompress.model.subclassed import inline
-from tfcompress.model.symbolic import Untraceable, follow
+from tfcompress.model.symbolic import follow
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.own_weights import constants_per_channel, take_weights
 from tfcompress.quantization.operators.registry import UNKNOWN, keras_class, operator_of

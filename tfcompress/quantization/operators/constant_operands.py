@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfcompress.model.graph import Node, Value
-from tfcompress.model.symbolic import Weight
+from tfcompress.model.merging import Weight
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall

@@ -18,7 +18,7 @@ from keras import layers, tree
 from tfcompress.model.batch_sizes import SampleConstant
 from tfcompress.model.einsum_layer import SizedEinsumDense
 from tfcompress.model.graph import Graph, Node, Value
-from tfcompress.model.symbolic import Untraceable, Weight
+from tfcompress.model.merging import Untraceable, Weight
 from tfcompress.quantization.operators.per_channel import is_per_channel, rescaling_of
 from tfcompress.quantization.operators.tracing import Taken
 from tfcompress.quantization.operators.trained_affine import TrainedAffine
