@@ -86,6 +86,27 @@ def test_activations_are_rounded_to_256_codes_of_their_range():
     )
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_is_measured_as_float32_is(policy):
+    def net(dtype):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((12,), name="x")
+        h = layers.Dense(16, "relu", name="hidden", dtype=dtype)(inputs)
+        return keras.Model(inputs, layers.Dense(4, name="logits", dtype=dtype)(h))
+
+    x = np.random.default_rng(0).normal(size=(32, 12)).astype("float32")
+    half, whole = (
+        tfc.sensitivity(net(p), x, options=["int4", "channels=0.5"], verbose=0)
+        for p in (policy, "float32")
+    )
+    assert len(half.rows) == len(whole.rows) == 3
+    for row in whole:
+        assert half.row(row.target, row.option).divergence == pytest.approx(row.divergence, rel=0.2)
+    rounded = round_activation(tf.constant(x, keras.DTypePolicy(policy).compute_dtype))
+    assert rounded.dtype.name == keras.DTypePolicy(policy).compute_dtype
+    np.testing.assert_allclose(tf.cast(rounded, tf.float32), round_activation(x), atol=0.05)
+
+
 def test_channels_that_go_together_are_one_row(measured):
     model, table = measured
     channels = [row.target for row in table if row.option == "channels=0.5"]

@@ -136,9 +136,11 @@ class Changes:
 
 
 def round_activation(x: tf.Tensor) -> tf.Tensor:
-    """A tensor on the int8 grid of its own range."""
-    scale, zero_point = affine_parameters(tf.reduce_min(x), tf.reduce_max(x))
-    return fake_quantize(x, scale, zero_point)
+    """A tensor on the int8 grid of its own range, in its own type."""
+    # Grids are float32; under mixed precision a layer gives bfloat16 or float16.
+    wide = tf.cast(x, tf.float32)
+    scale, zero_point = affine_parameters(tf.reduce_min(wide), tf.reduce_max(wide))
+    return tf.cast(fake_quantize(wide, scale, zero_point), x.dtype)
 
 
 def round_kernel(kernel: Kernel, scheme: WeightScheme) -> np.ndarray:
