@@ -124,6 +124,8 @@ def test_a_folder_of_another_search_is_refused(monkeypatch, changed, name, tmp_p
     ("make", "error"),
     [
         (lambda: tfc.Bytes(9000, gzip=2), TypeError),
+        (lambda: tfc.Bytes(0.5), ValueError),
+        (lambda: tfc.PeakMemory(0.5), ValueError),
         (lambda: tfc.Macs(float("inf")), ValueError),
         (lambda: tfc.Macs(1.5), ValueError),
         (lambda: tfc.Parameters(2.5), ValueError),

@@ -20,8 +20,9 @@ class Costs:
         macs: Multiply-accumulates of an example.
         parameters: Weights, biases and batch norms of the Keras model.
         activation_bytes: The most bytes that tensors of the file hold at one time.
-        milliseconds: Of a run; `None` where no budget asks for it.
+        milliseconds: Of a run here; `None` where no `Latency` budget without a table asks for it.
         instructions: CPU → instructions of a run, where budgets ask for them.
+        operator_macs: LiteRT operator → multiply-accumulates of its calls in the file.
     """
 
     num_bytes: float
@@ -31,6 +32,7 @@ class Costs:
     activation_bytes: float
     milliseconds: float | None = None
     instructions: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    operator_macs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Budget:
@@ -60,6 +62,16 @@ def _check_positive(name: str, limit: float) -> None:
         raise ValueError(f"Expected `{name}` to be a positive number. Received: {limit!r}")
 
 
+def _check_bytes(limit: float) -> None:
+    """Refuses what can only be meant as a share."""
+    _check_positive("limit", limit)
+    if limit < 1:
+        raise ValueError(
+            f"Expected `limit` to be a number of bytes, 1 or more. Received: {limit!r}. Shares are "
+            "for tfc.Macs, tfc.Parameters and tfc.Instructions"
+        )
+
+
 def _check_share_or_count(limit: float) -> None:
     """Refuses what is neither a share nor a count, such as 1.5."""
     _check_positive("limit", limit)
@@ -75,7 +87,7 @@ class Bytes(Budget):
     """Most bytes of the file.
 
     Attributes:
-        limit: Bytes, positive.
+        limit: Bytes, 1 or more.
         gzip: Whether they are those under gzip, which is what a phone downloads.
     """
 
@@ -83,7 +95,7 @@ class Bytes(Budget):
     gzip: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive("limit", self.limit)
+        _check_bytes(self.limit)
         if not isinstance(self.gzip, bool):
             raise TypeError(f"Expected `gzip` to be True or False. Received: {self.gzip!r}")
 
@@ -164,6 +176,13 @@ class Latency(Budget):
             if price != 0:
                 _check_positive(f"table[{operator!r}]", price)
 
+    def of(self, costs: Costs) -> float:
+        """The milliseconds of a run, by the table where there is one."""
+        if self.table is None:
+            return super().of(costs)
+        found = costs.operator_macs
+        return float(sum(price * found.get(op, 0.0) / 1e6 for op, price in self.table.items()))
+
 
 @dataclasses.dataclass(frozen=True)
 class Instructions(Budget):
@@ -200,14 +219,14 @@ class PeakMemory(Budget):
     """Most bytes that the tensors of a run hold at one time, the runtime's arena.
 
     Attributes:
-        limit: Bytes, positive.
+        limit: Bytes, 1 or more.
     """
 
     limit: float
     cost = "activation_bytes"
 
     def __post_init__(self) -> None:
-        _check_positive("limit", self.limit)
+        _check_bytes(self.limit)
 
 
 def as_budgets(budget: Budget | tuple[Budget, ...] | list[Budget] | None) -> tuple[Budget, ...]:

@@ -8,7 +8,6 @@ import math
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,9 +18,8 @@ from tfcompress.analysis.options.assignment import Assignment, layers_by_path
 from tfcompress.analysis.options.changes import prune_kernel, round_kernel
 from tfcompress.analysis.options.options import PRESETS
 from tfcompress.analysis.options.structured import Structured
-from tfcompress.export.flatbuffer.figures import file_figures
+from tfcompress.export.flatbuffer.figures import file_figures, operator_macs
 from tfcompress.export.flatbuffer.inspect import inspect_tflite
-from tfcompress.export.flatbuffer.summary import FileSummary
 from tfcompress.export.report import ExportReport
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.kernels import Kernel, iterate_layers, layer_kernels
@@ -141,41 +139,29 @@ def file_costs(model: keras.Model, data: bytes, budgets: Sequence[Budget]) -> Co
     Args:
         model: The float model with the widths and ranks of the file.
         data: The file.
-        budgets: Whether latency or instructions are asked for, and by what.
+        budgets: Whether a file is timed, and the CPUs whose instructions are counted.
 
     Raises:
         ValueError: Instructions of a file that has operators without known ones.
     """
     summary = inspect_tflite(data)
-    found = [b for b in budgets if isinstance(b, Latency)]
+    is_timed, cpus = measured_for(budgets)
     return Costs(
         len(data),
         len(gzip.compress(data, 9)),
         count_macs(model),
         sum(math.prod(v.shape) for v in model.weights),
         file_figures(summary).activation_bytes,
-        max((_milliseconds(data, summary, b) for b in found), default=None),
-        {b.cpu: instructions_of(summary, b.cpu) for b in budgets if isinstance(b, Instructions)},
+        float(statistics.median(Runner(data).time(100))) if is_timed else None,
+        {cpu: instructions_of(summary, cpu) for cpu in cpus},
+        operator_macs(summary),
     )
 
 
-def _milliseconds(data: bytes, summary: FileSummary, budget: Latency) -> float:
-    if budget.table is not None:
-        return table_latency(summary, budget.table)
-    return float(statistics.median(Runner(data).time(100)))
-
-
-def table_latency(summary: FileSummary, table: Mapping[str, float]) -> float:
-    """Milliseconds of a file by a table: operator → milliseconds per million products of it."""
-    total = 0.0
-    for op in summary.ops:
-        alone: Any = _only(summary, op)
-        total += table.get(op.name, 0.0) * file_figures(alone).macs / 1e6
-    return total
-
-
-def _only(summary: FileSummary, op: Any) -> FileSummary:
-    return dataclasses.replace(summary, ops=(op,))
+def measured_for(budgets: Sequence[Budget]) -> tuple[bool, list[str]]:
+    """What costs have for some budgets alone: whether a file is timed, and the CPUs."""
+    is_timed = any(isinstance(b, Latency) and b.table is None for b in budgets)
+    return is_timed, sorted({b.cpu for b in budgets if isinstance(b, Instructions)})
 
 
 def predicted_costs(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from tfcompress.analysis.costs.costs import LayerBytes, predicted_costs
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.search.knapsack import choose
 from tfcompress.analysis.search.losses import Losses
+
+#: Sizes of a file: as it is, and under gzip; attributes of `Costs`.
+Size = Literal["num_bytes", "gzip_bytes"]
+SIZES: tuple[Size, ...] = ("num_bytes", "gzip_bytes")
 
 # Sizes between the smallest and the largest that are tried for every set of widths and ranks.
 _SIZES = 12
@@ -40,9 +45,8 @@ def assignments_at(
     sizes: LayerBytes,
     base: Costs,
     layers: Sequence[str],
-    cost: Callable[[Costs], float],
-    index: int,
-    limits: Sequence[float] = (),
+    swept: Sequence[Size],
+    limits: Sequence[Mapping[Size, float]] = (),
 ) -> Iterator[Point]:
     """The least loss at sizes from the smallest to the largest, for one set of widths and ranks.
 
@@ -52,25 +56,28 @@ def assignments_at(
         sizes: Bytes of kernels in it.
         base: Costs of its int8 file.
         layers: The layers to choose for.
-        cost: The size of costs, in bytes.
-        index: Which of `(bytes, bytes under gzip)` that is.
-        limits: Sizes to meet, beside a sweep.
+        swept: The sizes that are swept, each alone.
+        limits: Sizes to meet beside the sweeps, all of a mapping at once.
     """
     choices = [losses.choices(name) for name in layers]
     loss = [
         [losses.of_layer(n, b, s) for b, s in row] for n, row in zip(layers, choices, strict=True)
     ]
-    change = [
-        [float(sizes(n, b, s)[index] - sizes(n, 8)[index]) for b, s in row]
-        for n, row in zip(layers, choices, strict=True)
-    ]
-    least = sum(min(row) for row in change)
-    most = cost(base)
-    targets = [most + t for t in np.linspace(least, 0.0, _SIZES)]
-    targets += [limit for limit in limits if most + least <= limit < most]
+    change = {
+        size: [
+            [float(sizes(n, b, s)[index] - sizes(n, 8)[index]) for b, s in row]
+            for n, row in zip(layers, choices, strict=True)
+        ]
+        for index, size in enumerate(SIZES)
+    }
+    targets: list[Mapping[Size, float]] = []
+    for size in swept:
+        least = sum(min(row) for row in change[size])
+        targets += [{size: target} for target in np.linspace(least, 0.0, _SIZES)]
+    targets += [{s: limit - getattr(base, s) for s, limit in found.items()} for found in limits]
     seen = set()
-    for target in sorted(set(targets)):
-        chosen = choose(loss, [change], [target - most + 1e-6])
+    for target in targets:
+        chosen = choose(loss, [change[s] for s in target], [t + 1e-6 for t in target.values()])
         if chosen is None:
             continue
         picked = [row[i] for row, i in zip(choices, chosen, strict=True)]

@@ -6,19 +6,19 @@ import dataclasses
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import tree
 
 from tfcompress.analysis.costs.budgets import Budget, Bytes, Costs, Parameters
-from tfcompress.analysis.costs.costs import LayerBytes, file_costs, stored_bits
+from tfcompress.analysis.costs.costs import LayerBytes, file_costs, measured_for, stored_bits
 from tfcompress.analysis.measuring.samples import Samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.structured import Structured
 from tfcompress.analysis.options.widths import Widths
-from tfcompress.analysis.search.front import Point, assignments_at
+from tfcompress.analysis.search.front import SIZES, Point, Size, assignments_at
 from tfcompress.analysis.search.losses import Losses
 from tfcompress.analysis.search.result import Candidate
 from tfcompress.analysis.search.state import State
@@ -33,6 +33,8 @@ from tfcompress.quantization.quantized_model import QuantizedModel
 _FEW = 16
 # What widths and ranks leave of the model, to begin with.
 _SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
+# Shares of limits of bytes that are met: a trained file differs a little from the predicted one.
+_NEAR = (1.0, 0.98, 0.95)
 # Times that the interval of shares in which a budget lies is halved.
 _HALVINGS = 3
 
@@ -76,15 +78,14 @@ class Predictions:
         self.losses = Losses(table)
         self.layers = self.losses.layers
         self.widths = Widths(model) if self.losses.channels else None
-        sizes = [b for b in budgets if isinstance(b, Bytes)]
+        self._sizes = tuple(b for b in budgets if isinstance(b, Bytes))
         # The front is over bytes, unless only other costs are limited.
-        self._axis: Budget = (*sizes, *budgets, Bytes(1, gzip=True))[0]
-        self._gzip = not sizes or sizes[0].gzip
-        self.origin = self._base(self._whole)
+        self._ordering = self._sizes or self.budgets or (Bytes(1, gzip=True),)
+        self.origin = self.untrained_costs(self._whole)
 
     def cost(self, costs: Costs) -> float:
-        """The cost that candidates are ordered by."""
-        return self._axis.of(costs)
+        """What candidates are ordered by: of what is limited, the largest share of its limit."""
+        return max(b.of(costs) / b.limit_for(self.origin) for b in self._ordering)
 
     def fits(self, costs: Costs) -> bool:
         """Whether all budgets are met."""
@@ -96,30 +97,34 @@ class Predictions:
 
     def points(self, verbose: Verbosity) -> list[Point]:
         """Candidates of all sets of widths and ranks, and of all sizes."""
-        limits = [b.limit for b in self.budgets if isinstance(b, Bytes)]
-        limits = [limit * share for limit in limits for share in (1.0, 0.98, 0.95)]
+        swept, limits = self._swept()
         found: list[Point] = []
         sweeps = self._sweeps()
         count = 1 + len(sweeps) * (len(_SHARES) + (_HALVINGS if self.budgets else 0))
         with Progress("structures", count, verbose) as progress:
             for structure, by_size in self._structures(sweeps):
-                base = self._base(structure)
+                base = self.untrained_costs(structure)
                 start = self.structured(structure)
                 stored = self._stored_bits(structure)
                 sizes = LayerBytes(start, stored, self.layers, structure.packed)
-                index = 1 if self._gzip else 0
-
-                def size(costs: Costs, index: int = index) -> float:
-                    return (costs.num_bytes, costs.gzip_bytes)[index]
-
                 points = assignments_at(
-                    structure, self.losses, sizes, base, self.layers, size, index, limits
+                    structure, self.losses, sizes, base, self.layers, swept, limits
                 )
                 found += [dataclasses.replace(point, by_size=by_size) for point in points]
                 macs, weights = base.macs / self.origin.macs, base.parameters
                 weights /= self.origin.parameters
                 progress.step(f"{macs:.0%} of the MACs, {weights:.0%} of the weights")
         return found
+
+    def _swept(self) -> tuple[list[Size], list[Mapping[Size, float]]]:
+        """The sizes that are swept, and those to meet: the limits, and a little below them."""
+        limits: dict[Size, float] = {}
+        for size in SIZES:
+            own = [b.limit for b in self._sizes if b.cost == size]
+            if own:
+                limits[size] = min(own)
+        met = [{s: n * share for s, n in limits.items()} for share in _NEAR if limits]
+        return list(limits) or ["gzip_bytes"], [*met]
 
     def _sweeps(self) -> list[Structures | BySize]:
         """How widths and ranks are chosen: by what the budgets limit, each alone and together."""
@@ -158,7 +163,7 @@ class Predictions:
                 if structure is None:
                     continue
                 structure = dataclasses.replace(structure, packed=self._whole.packed)
-                if self.fits(self._base(structure)):
+                if self.fits(self.untrained_costs(structure)):
                     within = max(within, share)
                 else:
                     over = min(over, share)
@@ -204,30 +209,42 @@ class Predictions:
             near = min(fitting, key=lambda c: c.drop.mean)
             text = (
                 f"a drop of {near.drop.mean:.4g} (bound {near.drop.bound:.4g}) at "
-                f"{self.cost(near.costs):,.6g} {self._axis.cost}, the nearest within the budget"
+                f"{self._shown(near.costs)}, the nearest within the budget"
             )
         outside = [c for c in tried if not c.fits and c.drop.holds(max_drop)]
         if outside:
             small = min(outside, key=lambda c: self.cost(c.costs))
             text += (
-                f"; {self.cost(small.costs):,.6g} {self._axis.cost} would hold it, with a drop of "
-                f"{small.drop.mean:.4g}"
+                f"; {self._shown(small.costs)} would hold it, with a drop of {small.drop.mean:.4g}"
             )
         return (
             f"Expected a candidate that loses at most {max_drop:g}. Received: {text}. Allow a "
             "larger drop or budget, or train longer (epochs=)."
         )
 
-    def _base(self, structure: Assignment) -> Costs:
-        """Costs of the int8 file with these widths and ranks."""
-        key = f"base {structure.key} {self.budgets}"
+    def _shown(self, costs: Costs) -> str:
+        """The costs that candidates are ordered by, for a message."""
+        return " and ".join(f"{b.of(costs):,.6g} {b.cost}" for b in self._ordering)
+
+    def costs_of(self, assignment: Assignment, kind: str, data: Callable[[], bytes]) -> Costs:
+        """Costs of a file, which are kept for calls with budgets that ask for the same ones.
+
+        Args:
+            assignment: What the file has.
+            kind: Which of its files that is, `"untrained"` or `"trained"`.
+            data: Gives the file where its costs are not known.
+        """
+        key = f"costs {kind} {assignment.key} {measured_for(self.budgets)}"
         known = self.state.get(key)
         if known is None:
-            data = self.export(structure).data
-            found = file_costs(self.structured(structure).model, data, self.budgets)
-            known = dataclasses.asdict(found)
+            model = self.structured(assignment).model
+            known = dataclasses.asdict(file_costs(model, data(), self.budgets))
             self.state.set(key, known)
         return Costs(**known)
+
+    def untrained_costs(self, assignment: Assignment) -> Costs:
+        """Costs of the file before training, which changes few bytes."""
+        return self.costs_of(assignment, "untrained", lambda: self.export(assignment).data)
 
     def _stored_bits(self, structure: Assignment) -> dict[tuple[str, int], int]:
         """What files store codes of 4 and 2 bits in, from one file of each set of ranks."""
@@ -252,7 +269,8 @@ class Predictions:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             file = pathlib.Path(folder) / "model.tflite"
-            report = export_tflite(model, file, verify_samples=0, allow_float=True)
+            # Golden pairs of the samples: without any, token numbers cannot be made up.
+            report = export_tflite(model, file, verify_samples=0, golden_data=few, allow_float=True)
             return Exported(file.read_bytes(), report, model)
 
 

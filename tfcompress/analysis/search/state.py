@@ -13,7 +13,7 @@ from tfcompress.distillation.checksum import checksum_of_teacher
 from tfcompress.files.sealed_json import read_sealed, sealed
 from tfcompress.files.writing import write_atomically
 
-_FORMAT = "tfcompress search 3"
+_FORMAT = "tfcompress search 4"
 
 
 class State:

@@ -14,7 +14,6 @@ import numpy as np
 from keras import tree
 
 from tfcompress.analysis.costs.budgets import Costs
-from tfcompress.analysis.costs.costs import file_costs
 from tfcompress.analysis.measuring.confidence import Drop, paired_drop
 from tfcompress.analysis.measuring.files import export_and_run, predict
 from tfcompress.analysis.measuring.measures import divergence, output_kinds
@@ -119,7 +118,7 @@ class Trials:
         if row is None:
             row = self._measure(point)
             self.state.set(key, row)
-        costs = Costs(**row["costs"])
+        costs = self._costs(point.assignment, lambda: self._kept(point.assignment))
         candidate = Candidate(
             point,
             costs,
@@ -138,16 +137,7 @@ class Trials:
 
     def fits_untrained(self, point: Point) -> bool:
         """Whether the file is within the budget before training, which changes few bytes."""
-        if self.state.get(point.assignment.key) is not None:
-            return True
-        key = f"untrained {point.assignment.key} {self.predictions.budgets}"
-        known = self.state.get(key)
-        if known is None:
-            data = self.predictions.export(point.assignment).data
-            start = self.predictions.structured(point.assignment)
-            known = dataclasses.asdict(file_costs(start.model, data, self.predictions.budgets))
-            self.state.set(key, known)
-        costs = Costs(**known)
+        costs = self.predictions.untrained_costs(point.assignment)
         if not self.predictions.fits(costs):
             self.too_large.append(costs)
             return False
@@ -163,6 +153,15 @@ class Trials:
             # Its budgets may be those of an earlier call in the same folder.
             self._models[key].recipe = self.recipe(candidate.point.assignment).to_dict()
         return self._models[key]
+
+    def _costs(self, assignment: Assignment, data: Callable[[], bytes]) -> Costs:
+        return self.predictions.costs_of(assignment, "trained", data)
+
+    def _kept(self, assignment: Assignment) -> bytes:
+        """The trained file in the folder, of which budgets of an earlier call asked for less."""
+        file = self.state.file(f"{assignment.key}.tflite")
+        assert file is not None
+        return file.read_bytes()
 
     def _measure(self, point: Point) -> dict[str, Any]:
         original, key = self.original, point.assignment.key
@@ -180,7 +179,7 @@ class Trials:
             kept = self.state.file(f"{key}.tflite")
             file = pathlib.Path(folder) / "model.tflite" if kept is None else kept
             outputs = export_and_run(model, original.held, file).outputs
-            costs = file_costs(start.model, file.read_bytes(), self.predictions.budgets)
+            self._costs(point.assignment, file.read_bytes)
         model.recipe = self.recipe(point.assignment).to_dict()
         stored = self.state.file(f"{key}.keras")
         if stored is not None:
@@ -189,7 +188,6 @@ class Trials:
         drop = original.drop(outputs)
         return {
             "assignment": point.assignment.to_dict(),
-            "costs": dataclasses.asdict(costs),
             "metric": original.metric.value(original.held.labels, outputs),
             "drop": {
                 k: float(v) if k != "samples" else v for k, v in dataclasses.asdict(drop).items()

@@ -44,11 +44,21 @@ def file_figures(summary: FileSummary) -> FileFigures:
     return FileFigures(
         parameters=sum(t.size or 0 for t in weights.values()),
         nonzeros=sum(t.non_zeros or 0 for t in weights.values()),
-        macs=sum(_macs(op, tensors) for op in summary.ops),
+        macs=sum(operator_macs(summary).values()),
         activation_bytes=max(
             (_peak(ops, tensors, number) for number, ops in enumerate(graphs)), default=0
         ),
     )
+
+
+def operator_macs(summary: FileSummary) -> dict[str, int]:
+    """Operator → multiplications with addition of one run, of operators that have any."""
+    tensors = {(t.subgraph, t.index): t for t in summary.tensors}
+    found: dict[str, int] = {}
+    for op in summary.ops:
+        if count := _macs(op, tensors):
+            found[op.name] = found.get(op.name, 0) + count
+    return found
 
 
 def _is_weight(tensor: TensorSummary) -> bool:
