@@ -13,6 +13,7 @@ from keras import layers
 import tfcompress as tfc
 from tfcompress.analysis.recipes import stages as run
 from tfcompress.analysis.recipes.lines import parse_json
+from tfcompress.model.kernels import compressible_kernels
 
 STAGES = [
     {"shrink": {"channels": {"first": 0.5}}},
@@ -254,6 +255,10 @@ def test_the_ranking_of_widths_is_that_of_the_recipe():
         tfc.Recipe([{"shrink": {"target_macs": 0.5, "ranking": "other"}}])
 
 
+def no_training(*args, **options):
+    raise AssertionError("a training came first")
+
+
 def zeros(model):
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
     return [round(float(np.mean(np.asarray(kernel) == 0)), 2) for kernel in kernels]
@@ -280,6 +285,16 @@ TRAIN = {"train": {"epochs": 2, "batch_size": 8}}
         [{"prune": {"sparsity": {"first": 0.8, "last": 0.5}}}, TRAIN, TRAIN],
         [{"prune": {"sparsity": 0.8, "end_step": 12}}, TRAIN, TRAIN],
         [{"prune": {"sparsity": 0.8}}, TRAIN, {"quantize": {}}, TRAIN],
+        [{"prune": {"sparsity": 0.8, "end_step": 12}}, {"quantize": {}}, TRAIN, TRAIN],
+        [{"prune": {"sparsity": 0.8}}, {"quantize": {"layers": {"first": None}}}, TRAIN],
+        [{"quantize": {}}, TRAIN, {"prune": {"sparsity": 0.8}}, TRAIN],
+        [
+            {"prune": {"sparsity": 0.4}},
+            {"quantize": {}},
+            TRAIN,
+            {"prune": {"sparsity": 0.8}},
+            TRAIN,
+        ],
     ],
 )
 def test_zeros_stay_in_every_training(small, stages, capfd):
@@ -288,9 +303,111 @@ def test_zeros_stay_in_every_training(small, stages, capfd):
     found = tfc.Recipe(stages).run(model, train, verbose=0)
     for value, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(value, now)
-    assert zeros(found) == [0.8, 0.5 if isinstance(stages[0]["prune"]["sparsity"], dict) else 0.8]
+    shares = [stage["prune"]["sparsity"] for stage in stages if "prune" in stage][-1]
+    assert zeros(found) == [0.8, 0.5 if isinstance(shares, dict) else 0.8]
     assert not np.array_equal(found.get_layer("first").kernel, model.layers[0].kernel)
     assert "Pruning" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("first", [{}, {"end_step": 12}])
+@pytest.mark.parametrize("second", [{}, {"end_step": 12}])
+def test_zeros_of_one_pruning_stay_in_the_training_behind_another(small, first, second):
+    model, train = small
+    stages = [
+        {"prune": {"sparsity": {"first": 0.8}, **first}},
+        TRAIN,
+        {"prune": {"sparsity": {"last": 0.5}, **second}},
+        TRAIN,
+    ]
+    assert zeros(tfc.Recipe(stages).run(model, train, verbose=0)) == [0.8, 0.5]
+
+
+def test_a_quantized_model_that_is_pruned_keeps_its_plan(small, tmp_path):
+    model, train = small
+    stages = [{"quantize": {}}, TRAIN, {"prune": {"sparsity": 0.5}}]
+    found = tfc.Recipe(stages).run(model, train, verbose=0)
+    assert zeros(found) == [0.5, 0.5]
+    assert found.plan is not None
+    report = tfc.export_tflite(found, tmp_path / "model.tflite")
+    assert [layer.pruned for layer in report.layers] == [100, 50]
+
+
+def test_zeros_of_clusters_stay(small):
+    model, train = small
+    stages = [{"prune": {"sparsity": 0.8, "end_step": 12}}, {"cluster": {}}, TRAIN, TRAIN]
+    found = tfc.Recipe(stages).run(model, train, verbose=0)
+    kernels = [la.effective_weights()["kernel"] for la in found.layers if hasattr(la, "kernel")]
+    assert [round(float(np.mean(np.asarray(k) == 0)), 2) for k in kernels] == [0.8, 0.8]
+
+
+@pytest.fixture
+def wrapped():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((4, 6), name="x")
+    h = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    h = layers.Bidirectional(layers.LSTM(4, name="steps"), name="both")(h)
+    model = keras.Model(inputs, layers.Dense(3, name="scores")(h))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model, (rng.normal(size=(32, 4, 6)).astype("float32"), rng.integers(0, 3, 32))
+
+
+@pytest.mark.parametrize("gradual", [{}, {"end_step": 6}])
+def test_kernels_inside_of_layers_are_pruned_with_them(wrapped, gradual):
+    model, train = wrapped
+
+    def zeros_of(sparsity):
+        recipe = tfc.Recipe([{"prune": {"sparsity": sparsity, **gradual}}, TRAIN])
+        kernels = compressible_kernels(recipe.run(model, train, verbose=0))
+        values = [np.asarray(kernel.variable) for kernel in kernels]
+        return [round(float(np.mean(value == 0)), 1) for value in values]
+
+    # Four of the attention, two of each direction, one of the scores.
+    assert zeros_of(0.5) == [0.5] * 9
+    assert zeros_of({"attention": 0.5}) == [0.5] * 4 + [0.0] * 5
+    assert zeros_of({"both": 0.5}) == [0.0] * 4 + [0.5] * 4 + [0.0]
+
+
+GRADUAL = {"prune": {"sparsity": 0.5, "end_step": 6}}
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([GRADUAL, {"quantize": {}}, TRAIN], "'attention' (a later stage takes it apart)"),
+        (
+            [TRAIN, GRADUAL, {"quantize": {"layers": {"scores": "binary"}}}, TRAIN],
+            "'scores' (its weights are quantized without a level 0)",
+        ),
+        (
+            [{"quantize": {"layers": {"scores": "binary"}}}, TRAIN, {"prune": {"sparsity": 0.5}}],
+            "Received: ['scores'], which are quantized without a level 0",
+        ),
+        ([{"cluster": {}}, TRAIN, {"prune": {"sparsity": 0.5}}], "which are clustered"),
+        (
+            [{"prune": {"sparsity": 0.5}}, TRAIN, {"factorize": {"ranks": {"scores": 1}}}],
+            "Received: ['scores']. Put 'factorize' before 'prune'",
+        ),
+        ([GRADUAL, TRAIN, {"factorize": {"ranks": {"scores": 1}}}], "Received: ['scores']. Put"),
+    ],
+)
+def test_zeros_that_would_not_hold_are_refused_before_a_training(
+    wrapped, monkeypatch, stages, message
+):
+    model, train = wrapped
+    monkeypatch.setattr(run, "finetune", no_training)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tfc.Recipe(stages).run(model, train, verbose=0)
+
+
+def test_gradual_pruning_of_a_frozen_layer_is_refused(small):
+    model, train = small
+    model.get_layer("first").trainable = False
+    with pytest.raises(ValueError, match=re.escape("'first' (it is frozen)")):
+        tfc.Recipe([GRADUAL, TRAIN]).run(model, train, verbose=0)
+    # At once it is no matter: what does not train keeps its zeros.
+    found = tfc.Recipe([{"prune": {"sparsity": 0.5}}, TRAIN]).run(model, train, verbose=0)
+    assert zeros(found) == [0.5, 0.5]
 
 
 def test_gradual_pruning_is_gradual(small, monkeypatch):
@@ -347,10 +464,7 @@ def test_layers_of_nested_models_go_by_the_names_of_a_plan():
 def test_later_stages_are_checked_before_the_first_training(small, monkeypatch, late, message):
     model, train = small
 
-    def trained(*args, **options):
-        raise AssertionError("a training came first")
-
-    monkeypatch.setattr(run, "finetune", trained)
+    monkeypatch.setattr(run, "finetune", no_training)
     with pytest.raises(ValueError, match=message):
         tfc.Recipe([TRAIN, *late]).run(model, train, verbose=0)
 

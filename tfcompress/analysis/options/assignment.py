@@ -101,12 +101,17 @@ def pruned(model: keras.Model, shares: Mapping[str, float]) -> keras.Model:
     """A copy of a model without the smallest weights of each layer, by path → share of zeros."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    for path, layer in layers_by_path(copy).items():
+    set_zeros(copy, shares)
+    return copy
+
+
+def set_zeros(model: keras.Model, shares: Mapping[str, float]) -> None:
+    """Sets the smallest weights of each layer of a model to 0, by path → share of zeros."""
+    for path, layer in layers_by_path(model).items():
         share = shares.get(path, 0.0)
         for inner in iterate_layers(layer) if share else ():
             for kernel in layer_kernels(inner):
                 kernel.variable.assign(prune_kernel(kernel.variable.numpy(), share))
-    return copy
 
 
 def layers_by_path(model: keras.Model) -> dict[str, keras.Layer]:

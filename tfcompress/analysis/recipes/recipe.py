@@ -35,9 +35,9 @@ class Recipe:
       the share that it keeps, in multiples as in `sensitivity`; or `target_macs`, and `ranking` as
       in `WidthOptions`;
     - `"factorize"`: `ranks`, `energy` or `target_macs`, and `methods`, as of `factorize`;
-    - `"prune"`: `sparsity`, a share, or layer → share, at once by size; with `end_step` gradually,
-      from `begin_step` on in 20 updates, by the `schedule` `"polynomial"` (the default) or
-      `"cosine"`;
+    - `"prune"`: `sparsity`, a share of every kernel, or layer → share, at once by size; with
+      `end_step` gradually, from `begin_step` on in 20 updates, by the `schedule` `"polynomial"`
+      (the default) or `"cosine"`; zeros stay in every later training;
     - `"regularize"`: `l1`, `l2`;
     - `"cluster"`: `num_clusters`;
     - `"quantize"`: `default` and `layers`, names of schemes; null leaves a layer in float;

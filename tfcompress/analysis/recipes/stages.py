@@ -17,16 +17,14 @@ from tfcompress.analysis.options.assignment import layers_by_path, pruned
 from tfcompress.analysis.options.widths import Widths
 from tfcompress.analysis.recipes.finetune import finetune, training_batches
 from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_optimizer
+from tfcompress.analysis.recipes.zeros import Zeros
 from tfcompress.factorization import factorize
 from tfcompress.model.batches import check_repeatable
-from tfcompress.model.compressed import is_compressed
 from tfcompress.model.flat import flat_copy, flat_names
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.lookup import near_names
 from tfcompress.model.subclassed import functional_for
-from tfcompress.pruning.callbacks import Pruning
 from tfcompress.pruning.regularization.callback import Regularization
-from tfcompress.pruning.schedules import ConstantSparsity
 from tfcompress.pruning.structure import shrink
 from tfcompress.pruning.structure.options import WidthOptions
 from tfcompress.quantization.config import QuantizationConfig
@@ -110,10 +108,7 @@ class _Run:
         reference = tree.flatten(predict(teacher, held))
         self.kinds = output_kinds(teacher, reference)
         self.callbacks: list[keras.callbacks.Callback] = []
-        # Share of zeros → the layers that have it, of pruning at once or in an earlier training.
-        self.zeros: dict[float, list[str]] = {}
-        self.pruning: dict[float, list[str]] = {}
-        self.last_step = 0
+        self.zeros = Zeros()
         self.distillation: dict[str, Any] | None = None
 
     def follow(self, stages: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
@@ -154,7 +149,9 @@ class _Run:
         self.model = widths.build(channels)
 
     def _factorize(self, ranks: Any = None, **settings: Any) -> None:
-        self.model = factorize(self.model, ranks=self._by_flat_name(ranks), **settings)
+        made = factorize(self.model, ranks=self._by_flat_name(ranks), **settings)
+        self.zeros.check_factorized(self.model, made)
+        self.model = made
 
     def _prune(
         self,
@@ -166,7 +163,11 @@ class _Run:
         layers = layers_by_path(self.model)
         shares = self._by_flat_name(sparsity)
         if not isinstance(sparsity, Mapping):
-            shares = {n: sparsity for n, layer in layers.items() if layer_kernels(layer)}
+            shares = {
+                name: sparsity
+                for name, layer in layers.items()
+                if any(layer_kernels(inner) for inner in iterate_layers(layer))
+            }
         assert isinstance(shares, Mapping)
         unknown = sorted(set(shares) - set(layers))
         if unknown:
@@ -174,19 +175,17 @@ class _Run:
                 f"Expected layers of the model to prune. Received: {unknown}. "
                 f"{near_names(unknown[0], [*layers, *self._names])}"
             )
+        if end_step is None:
+            self.zeros.set(self.model, {name: share for name, share in shares.items() if share})
+            return
         groups: dict[float, list[str]] = {}
         for name, share in shares.items():
             if share:
                 groups.setdefault(share, []).append(name)
-        if end_step is None:
-            self.zeros = groups
-            self.model = pruned(self.model, shares)
-            return
         frequency = max(1, min(_MOST_STEPS, (end_step - begin_step) // _UPDATES))
         for share, names in groups.items():
             ramp = SCHEDULES[schedule](0.0, share, begin_step, end_step, frequency=frequency)
-            self.callbacks.append(Pruning(ramp, layers=names, verbose=int(self.verbose > 0)))
-        self.pruning, self.last_step = groups, end_step
+            self.zeros.add_ramp(self.model, names, share, ramp)
 
     def _regularize(self, l1: float = 0.0, l2: float = 0.0) -> None:
         self.callbacks.append(Regularization(l1=l1, l2=l2))
@@ -215,45 +214,32 @@ class _Run:
         callbacks: Sequence[Any] = (),
         **settings: Any,
     ) -> None:
-        if self.last_step:
+        if self.zeros.last_step:
             self._check_steps(epochs, settings)
+        acting = [*self.callbacks, *self.zeros.callbacks(self.model, int(self.verbose > 0))]
         if not self.is_rehearsal:
-            self._finetune(epochs, optimizer, callbacks, settings)
-        self.zeros, self.pruning, self.last_step = {**self.zeros, **self.pruning}, {}, 0
+            finetune(
+                self.model,
+                self.teacher,
+                self.train,
+                kinds=self.kinds,
+                epochs=epochs,
+                distill=self.distillation is not None,
+                distillation=self.distillation,
+                optimizer=functools.partial(make_optimizer, optimizer),
+                callbacks=[*acting, *map(make_callback, callbacks)],
+                verbose=self.verbose,
+                **settings,
+            )
+        self.zeros.end_training(self.model, self.is_rehearsal)
         self.callbacks, self.distillation = [], None
-
-    def _finetune(
-        self, epochs: int, optimizer: Any, callbacks: Sequence[Any], settings: Mapping[str, Any]
-    ) -> None:
-        finetune(
-            self.model,
-            self.teacher,
-            self.train,
-            kinds=self.kinds,
-            epochs=epochs,
-            distill=self.distillation is not None,
-            distillation=self.distillation,
-            optimizer=functools.partial(make_optimizer, optimizer),
-            callbacks=[*self.callbacks, *self._holding(), *map(make_callback, callbacks)],
-            verbose=self.verbose,
-            **settings,
-        )
-
-    def _holding(self) -> list[keras.callbacks.Callback]:
-        """What keeps weights of a float model at 0; quantized and clustered kernels keep theirs."""
-        if any(is_compressed(layer) for layer in iterate_layers(self.model)):
-            return []
-        return [
-            Pruning(ConstantSparsity(share), layers=names, verbose=0)
-            for share, names in self.zeros.items()
-        ]
 
     def _check_steps(self, epochs: int, settings: Mapping[str, Any]) -> None:
         """Refuses gradual pruning that a training ends before."""
         size = settings.get("batch_size", _BATCH)
         steps = training_batches(self.train, self.model, size)[1]
-        if steps is not None and self.last_step > epochs * steps:
+        if steps is not None and self.zeros.last_step > epochs * steps:
             raise ValueError(
                 f"Expected the 'end_step' of pruning within the training of {epochs * steps} "
-                f"steps. Received: {self.last_step}."
+                f"steps. Received: {self.zeros.last_step}."
             )
