@@ -45,3 +45,33 @@ def test_costs_are_those_of_the_budgets_of_the_call(tmp_path):
     # A time is measured once, and nothing is trained again.
     assert run(tmp_path, budget=tfc.Latency(1000.0)).best == timed.best
     assert file.stat().st_mtime_ns == trained
+
+
+def test_another_metric_or_loss_of_the_same_name_is_refused(tmp_path):
+    def right(y, p):
+        return (p.argmax(-1) == y).astype("float32")
+
+    first = run(tmp_path, metric=lambda y, p: right(y, p))
+    again = run(tmp_path, metric=lambda y, p: right(y, p))
+    assert (again.baseline, again.best) == (first.baseline, first.best)
+    with pytest.raises(ValueError, match="whose metric is another one"):
+        run(tmp_path, metric=lambda y, p: np.full(len(y), 7.0))
+
+    def loss(factor):
+        def own(y, p):
+            return factor * keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+
+        return own
+
+    other = tmp_path / "other"
+    found = run(other, net(loss(1.0)), metric="accuracy")
+    assert run(other, net(loss(1.0)), metric="accuracy").best == found.best
+    with pytest.raises(ValueError, match="whose loss is another one"):
+        run(other, net(loss(2.0)), metric="accuracy")
+
+
+def test_a_metric_that_cannot_be_told_from_another_one_is_refused_for_a_folder(tmp_path):
+    unknown = object()
+    with pytest.raises(ValueError, match=r"Expected a metric whose code.*leave out path="):
+        run(tmp_path, metric=lambda y, p: (unknown, np.ones(len(y)))[1])
+    assert run(None, metric=lambda y, p: (unknown, np.ones(len(y)))[1]).best.metric == 1

@@ -128,11 +128,11 @@ def checksum_of_training(train: Any, scored: Samples) -> str:
     return checksum_of_arrays({f"{i:03d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
 
 
-def compiled_loss(model: keras.Model) -> str:
-    """The loss that a model was compiled with, as text."""
+def compiled_loss(model: keras.Model) -> Any:
+    """The loss that a model was compiled with, and the weights of its outputs."""
     if not getattr(model, "compiled", False):
-        return ""
-    return repr((model.get_compile_config() or {}).get("loss"))
+        return None
+    return model.loss, (model.get_compile_config() or {}).get("loss_weights")
 
 
 def _is_number(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from tfcompress.analysis.search.arguments import (
     compiled_loss,
 )
 from tfcompress.analysis.search.front import Point, knee, undominated
+from tfcompress.analysis.search.identity import identity_of
 from tfcompress.analysis.search.predicted import Predictions
 from tfcompress.analysis.search.result import Candidate, SearchResult
 from tfcompress.analysis.search.state import State
@@ -115,8 +117,9 @@ def search(
         TypeError: Not a Keras model, no budget, or data that cannot be read.
         ValueError: A budget that cannot be met (with the smallest that can), no candidate that
             holds `max_drop` (with the nearest), an argument out of range, `validation` that is
-            `train` or has no labels, a model without a layer that the options apply to, or a
-            folder of another search.
+            `train` or has no labels, a model without a layer that the options apply to, a folder
+            of another search, or a folder and a metric or loss that cannot be told from another
+            one, for it holds more than code, plain values and arrays.
     """
     budgets = as_budgets(budget)  # type: ignore[arg-type]
     check_arguments(
@@ -151,11 +154,14 @@ def search(
         "learning_rate": learning_rate,
         "batch_size": batch_size,
     }
-    settings |= {"distill": distill, "samples": samples, "seed": seed, "metric": found.name}
-    settings |= {"packed": packed, "confidence": confidence, "loss": compiled_loss(model)}
+    settings |= {"distill": distill, "samples": samples, "seed": seed}
+    settings |= {"packed": packed, "confidence": confidence}
     origin: dict[str, Any] = {"model": model, "validation": held}
     if path is not None:
         origin["train"] = checksum_of_training(train, scored)
+        # Without its name, which Keras counts up.
+        origin["metric"] = identity_of(dataclasses.replace(found, name=""), "metric")
+        origin["loss"] = identity_of(compiled_loss(model), "loss")
     state = State(path, origin, settings)
     flat = flat_copy(model)
     with shared_converter():
