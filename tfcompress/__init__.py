@@ -118,8 +118,8 @@ if _typing.TYPE_CHECKING:
     )
     from tfcompress.analysis.costs.instructions import count_instructions
     from tfcompress.analysis.measuring.evaluate import evaluate_file
+    from tfcompress.analysis.recipes.checker import RecipeError
     from tfcompress.analysis.recipes.recipe import Recipe
-    from tfcompress.analysis.recipes.schema import RecipeError
     from tfcompress.analysis.search.control import AccuracyControl, accuracy_control
     from tfcompress.analysis.search.result import SearchResult
     from tfcompress.analysis.search.search import search
@@ -167,7 +167,7 @@ _LAZY_NAMES = {
     "tfcompress.analysis.costs.instructions": ("count_instructions",),
     "tfcompress.analysis.recipes.recipe": ("Recipe",),
     "tfcompress.analysis.search.result": ("SearchResult",),
-    "tfcompress.analysis.recipes.schema": ("RecipeError",),
+    "tfcompress.analysis.recipes.checker": ("RecipeError",),
     "tfcompress.analysis.search.search": ("search",),
     "tfcompress.analysis.sensitivity.sensitivity": ("sensitivity",),
     "tfcompress.analysis.sensitivity.table": ("Sensitivity",),

@@ -87,6 +87,50 @@ def test_a_recipe_is_the_same_after_a_file(tmp_path, ending):
             lambda r: r["stages"][4]["train"].update(learning_rate_schedule="step"),
             "one of cosine, constant",
         ),
+        (
+            lambda r: r["stages"][0]["shrink"].update(target_macs=0.5),
+            "one of 'channels', 'target_macs' in 'shrink'. Received: 'channels' and 'target_macs'",
+        ),
+        (
+            lambda r: r["stages"][0]["shrink"].update(ranking="uniform"),
+            "'ranking' with 'target_macs'",
+        ),
+        (lambda r: r["stages"][0]["shrink"].clear(), "in 'shrink'. Received: no such key"),
+        (lambda r: r["stages"][1]["prune"].clear(), "Expected 'sparsity' in 'prune'. Received: no"),
+        (lambda r: r["stages"][1]["prune"].update(sparsity=1.0), "'sparsity' .* below 1"),
+        (
+            lambda r: r["stages"].insert(1, {"factorize": {"methods": ["svd"]}}),
+            "'ranks', 'energy', 'target_macs' in 'factorize'. Received: no such key",
+        ),
+        (
+            lambda r: r["stages"].insert(1, {"factorize": {"ranks": 4, "energy": 0.5}}),
+            "Received: 'ranks' and 'energy'",
+        ),
+        (
+            lambda r: r["stages"][3]["distill"].update(labels=0, weight=0),
+            "Expected 'weight' or 'labels' above 0 in 'distill'",
+        ),
+        (
+            lambda r: r["stages"].insert(2, {"regularize": {}}),
+            "Expected 'l1' or 'l2' above 0 in 'regularize'",
+        ),
+        (
+            lambda r: r["stages"].extend([{"quantize": {}}, {"train": {}}]),
+            "'quantize' after 'quantize'",
+        ),
+        (lambda r: r["budgets"][0]["Bytes"].clear(), "Expected 'limit' in 'Bytes'"),
+        (
+            lambda r: r["budgets"].append({"Latency": {"limit": 0}}),
+            "'limit' to be a number above 0. Received: 0",
+        ),
+        (
+            lambda r: r["budgets"].append({"Latency": {"limit": 1, "table": {}}}),
+            "Expected 'table' to be null, or operators",
+        ),
+        (
+            lambda r: r["stages"][4]["train"].update(learning_rate="1e-3"),
+            r"a number, 0 or more \(in YAML write 1.0e-3\). Received: '1e-3'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, change, message):
@@ -97,12 +141,49 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, change, message):
     path.write_text(text)
     with pytest.raises(tfc.RecipeError, match=message) as error:
         tfc.Recipe.load(path)
-    if "line" in str(error.value):
+    if "line " in str(error.value):
         number = int(str(error.value).partition("line ")[2].partition(":")[0])
         line = text.splitlines()[number - 1]
         # The line holds the key that the message is about.
         key = line.strip().partition(":")[0].strip('"')
         assert repr(key) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stages": None}, "Expected 'stages' to be a list. Received: None"),
+        ({"stages": {"quantize": {}}}, "Expected 'stages' to be a list"),
+        ({"stages": [{"quantize": {"default": tfc.Scheme()}}]}, "Expected 'default' to be null"),
+        (
+            {"stages": [{"train": {"callbacks": [{"EarlyStopping": {"monitor": object()}}]}}]},
+            "a 'monitor' that JSON has.*not object",
+        ),
+    ],
+)
+def test_what_no_file_could_hold_is_refused(arguments, message):
+    with pytest.raises(tfc.RecipeError, match=message):
+        tfc.Recipe(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    stages = [
+        {"prune": {"sparsity": {"first": np.float32(0.5)}}},
+        {"train": {"epochs": np.int64(2), "optimizer": {"SGD": {"momentum": np.float64(0.9)}}}},
+    ]
+    recipe = tfc.Recipe(stages, max_drop=np.float64(0.01), calibration_samples=np.int32(8))
+    plain = tfc.Recipe(
+        [
+            {"prune": {"sparsity": {"first": 0.5}}},
+            {"train": {"epochs": 2, "optimizer": {"SGD": {"momentum": 0.9}}}},
+        ],
+        max_drop=0.01,
+        calibration_samples=8,
+    )
+    assert recipe == plain
+    recipe.save(tmp_path / "recipe.json")
+    assert tfc.Recipe.load(tmp_path / "recipe.json") == plain
+    assert tfc.Recipe(stages, budgets=tfc.Bytes(4000)).budgets == (tfc.Bytes(4000),)
 
 
 def test_lines_of_json():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -94,6 +95,12 @@ def _check(value: Any, kind: str, find: Callable[[str], Any], given: set[str]) -
     unknown = [key for key in settings if key not in allowed]
     if unknown and (not takes_any or unknown[0] in given):
         return f"{name} with settings among {', '.join(allowed)} (not {unknown[0]!r})"
+    for key, setting in settings.items():
+        try:
+            json.dumps(setting)
+        except (TypeError, ValueError):
+            kind = type(setting).__name__
+            return f"{name} with a {key!r} that JSON has, or its class_name and config (not {kind})"
     return ""
 
 

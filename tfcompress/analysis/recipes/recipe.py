@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.analysis.costs import budgets as budget_types
-from tfcompress.analysis.costs.budgets import Budget
+from tfcompress.analysis.costs.budgets import Budget, as_budgets
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.structured import Structured
+from tfcompress.analysis.recipes.checker import Checker
 from tfcompress.analysis.recipes.lines import parse_json, parse_yaml
-from tfcompress.analysis.recipes.schema import BUDGETS, FIELDS, Checker
+from tfcompress.analysis.recipes.schema import BUDGETS, FIELDS
 from tfcompress.analysis.recipes.stages import run_stages
 from tfcompress.files.writing import write_atomically
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -77,9 +79,11 @@ class Recipe:
     calibration_samples: int = 256
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self.stages))
-        object.__setattr__(self, "budgets", tuple(self.budgets))
+        for key in ("stages", *(set(FIELDS) - {"version"})):
+            object.__setattr__(self, key, _plain(getattr(self, key)))
+        object.__setattr__(self, "budgets", as_budgets(self.budgets))  # type: ignore[arg-type]
         Checker().check(self.to_dict())
+        object.__setattr__(self, "stages", tuple(self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; what is empty is left out."""
@@ -97,7 +101,8 @@ class Recipe:
                 }
                 for b in found
             ]
-        values["stages"] = json.loads(json.dumps(list(self.stages)))
+        stages = self.stages
+        values["stages"] = _plain(list(stages) if isinstance(stages, tuple) else stages)
         return values
 
     @classmethod
@@ -175,6 +180,18 @@ class Recipe:
             for kind, settings in entry.items()
         ]
         return cls(stages=values["stages"], budgets=limits, **given)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples, Python's numbers for those of NumPy, text for keys.
+
+    What JSON does not have stays, and is refused by the check.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def recipe_of(

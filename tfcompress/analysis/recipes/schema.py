@@ -1,36 +1,53 @@
-"""What a recipe may hold, and messages that name the key and the line."""
+"""What a recipe may hold: stages, budgets and fields, their keys, and what these may be."""
 
 from __future__ import annotations
 
-import difflib
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tfcompress.analysis.costs.instructions import MULTIPLIED_AT_ONCE
-from tfcompress.analysis.recipes.lines import Path
 from tfcompress.analysis.recipes.named import RATES, SCHEDULES, check_callbacks, check_optimizer
 from tfcompress.export.flatbuffer.editing import is_op_name
 from tfcompress.factorization.forms import METHODS
 from tfcompress.quantization.schemes import PRESETS
 
+#: Says what was expected of a value; empty where it fits.
 Check = Callable[[Any], str]
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 200, 200
-_shown = _REPR.repr
+#: A value in a message, cut where it is long.
+shown = _REPR.repr
+
+# A number that PyYAML reads as text, for want of a point.
+_NO_POINT = re.compile(r"([-+]?[0-9]+)(e[-+]?[0-9]+)", re.IGNORECASE)
 
 
 def _number(low: float, high: float = float("inf"), *, whole: bool = False) -> Check:
+    kind = "a whole number" if whole else "a number"
+    limit = f" from {low:g} to {high:g}" if high < float("inf") else f", {low:g} or more"
+    kinds = int if whole else (int, float)
+
     def check(value: Any) -> str:
-        kinds = int if whole else (int, float)
         is_number = isinstance(value, kinds) and not isinstance(value, bool)
-        fits = is_number and low <= value <= high and value < float("inf")
-        kind = "a whole number" if whole else "a number"
-        limit = f" from {low:g} to {high:g}" if high < float("inf") else f", {low:g} or more"
-        return "" if fits else f"{kind}{limit}"
+        if is_number and low <= value <= high and value < float("inf"):
+            return ""
+        pointless = _NO_POINT.fullmatch(value) if isinstance(value, str) and not whole else None
+        hint = f" (in YAML write {pointless[1]}.0{pointless[2]})" if pointless else ""
+        return f"{kind}{limit}{hint}"
 
     return check
+
+
+def _positive(value: Any) -> str:
+    return "" if not _number(0)(value) and value > 0 else "a number above 0"
+
+
+def _share_below_1(value: Any) -> str:
+    fits = not _number(0.0, 1.0)(value) and value < 1
+    return "" if fits else "a number from 0 to 1, and below 1"
 
 
 def _text(value: Any) -> str:
@@ -66,7 +83,7 @@ def _by_layer(check: Check) -> Check:
     def each(value: Any) -> str:
         if not isinstance(value, Mapping):
             return "layers and what each gets"
-        wrong = [f"{_shown(name)}: {check(item)}" for name, item in value.items() if check(item)]
+        wrong = [f"{shown(name)}: {check(item)}" for name, item in value.items() if check(item)]
         return f"for the layer {wrong[0]}" if wrong else ""
 
     return each
@@ -84,13 +101,13 @@ def _prices(value: Any) -> str:
     """A latency table, or null for a measurement on this machine."""
     if value is None:
         return ""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not value:
         return "null, or operators and their milliseconds per million multiply-accumulates"
     unknown = [name for name in value if not is_op_name(name)]
     if unknown:
-        return f"operators of LiteRT, such as 'CONV_2D' (not {_shown(unknown[0])})"
+        return f"operators of LiteRT, such as 'CONV_2D' (not {shown(unknown[0])})"
     wrong = [name for name, item in value.items() if _number(0)(item)]
-    return f"a number, 0 or more, for the operator {_shown(wrong[0])}" if wrong else ""
+    return f"a number, 0 or more, for the operator {shown(wrong[0])}" if wrong else ""
 
 
 def _share_or_count(value: Any) -> str:
@@ -115,7 +132,7 @@ STAGES: dict[str, dict[str, Check]] = {
         "target_macs": _SHARE,
     },
     "prune": {
-        "sparsity": _either(_SHARE, _by_layer(_SHARE)),
+        "sparsity": _either(_share_below_1, _by_layer(_share_below_1)),
         "begin_step": _number(0, whole=True),
         "end_step": _number(1, whole=True),
         "schedule": _one_of(SCHEDULES),
@@ -135,6 +152,29 @@ STAGES: dict[str, dict[str, Check]] = {
     },
 }
 
+#: Stage or budget → keys, of which it has exactly one.
+ONE_OF: dict[str, tuple[str, ...]] = {
+    "shrink": ("channels", "target_macs"),
+    "factorize": ("ranks", "energy", "target_macs"),
+    "prune": ("sparsity",),
+    **dict.fromkeys(
+        ("Bytes", "Macs", "Parameters", "Latency", "Instructions", "PeakMemory"), ("limit",)
+    ),
+}
+
+#: Stage, key → another key of it, without which the first does nothing.
+NEEDS: dict[tuple[str, str], str] = {
+    ("shrink", "ranking"): "target_macs",
+    ("prune", "begin_step"): "end_step",
+    ("prune", "schedule"): "end_step",
+}
+
+#: Stage → keys and what each is by default; where all of them are 0, it does nothing.
+ACTING: dict[str, dict[str, float]] = {
+    "regularize": {"l1": 0.0, "l2": 0.0},
+    "distill": {"weight": 1.0, "labels": 1.0},
+}
+
 #: Keys of a recipe beside its stages.
 FIELDS: dict[str, Check] = {
     "version": _number(1, 1, whole=True),
@@ -151,133 +191,7 @@ BUDGETS: dict[str, dict[str, Check]] = {
     "Bytes": {"limit": _number(1), "gzip": _flag},
     "Macs": {"limit": _share_or_count},
     "Parameters": {"limit": _share_or_count},
-    "Latency": {"limit": _number(0), "table": _prices},
+    "Latency": {"limit": _positive, "table": _prices},
     "Instructions": {"limit": _share_or_count, "cpu": _one_of(MULTIPLIED_AT_ONCE)},
     "PeakMemory": {"limit": _number(1)},
 }
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be followed; the message names the key, and the line in a file."""
-
-
-class Checker:
-    """Checks the values of a recipe.
-
-    Args:
-        source: The file, for messages; empty for a recipe from Python.
-        lines: The line of each value.
-    """
-
-    def __init__(self, source: str = "", lines: Mapping[Path, int] | None = None):
-        self.source, self.lines = source, lines or {}
-
-    def check(self, values: Any) -> None:
-        """Raises `RecipeError` for the first thing that is wrong."""
-        if not isinstance(values, Mapping):
-            self.fail((), f"Expected a recipe: keys and values. Received: {_shown(values)}")
-        allowed = {*FIELDS, "stages", "budgets"}
-        for key, value in values.items():
-            self._known(key, allowed, (key,))
-            if key in FIELDS:
-                self._fits(FIELDS[key], value, (key,))
-        if "stages" not in values:
-            self.fail((), "Expected the key 'stages' with a list of stages. Received: no such key")
-        self._entries(values["stages"], STAGES, "stages")
-        self._entries(values.get("budgets", []), BUDGETS, "budgets")
-        self._order(values["stages"])
-
-    def fail(self, path: Path, message: str) -> None:
-        """Raises `RecipeError` at a key."""
-        line = self.lines.get(path)
-        place = f"{self.source}, line {line}: " if line else f"{self.source}: "
-        raise RecipeError((place if self.source else "") + message + ".")
-
-    def _entries(self, entries: Any, table: Mapping[str, Mapping[str, Check]], name: str) -> None:
-        if not isinstance(entries, list | tuple):
-            self.fail((name,), f"Expected {name!r} to be a list. Received: {_shown(entries)}")
-        for i, entry in enumerate(entries):
-            if not isinstance(entry, Mapping) or len(entry) != 1:
-                self.fail(
-                    (name, i),
-                    f"Expected one of {list(table)} and its settings. Received: {_shown(entry)}",
-                )
-            ((kind, settings),) = entry.items()
-            self._known(kind, set(table), (name, i, kind))
-            if not isinstance(settings, Mapping):
-                self.fail(
-                    (name, i, kind), f"Expected settings of {kind!r}. Received: {_shown(settings)}"
-                )
-            for key, value in settings.items():
-                self._known(key, set(table[kind]), (name, i, kind, key), of=kind)
-                self._fits(table[kind][key], value, (name, i, kind, key))
-
-    def _pruning(self, i: int, settings: Mapping[str, Any]) -> None:
-        """Refuses settings of gradual pruning that do nothing, or that end before they begin."""
-        end = settings.get("end_step")
-        if end is None:
-            for key in ("begin_step", "schedule"):
-                if key in settings:
-                    self.fail(
-                        ("stages", i, "prune", key),
-                        f"Expected {key!r} with 'end_step', for gradual pruning. Received: no "
-                        "'end_step', which prunes at once",
-                    )
-        elif end <= settings.get("begin_step", 0):
-            self.fail(
-                ("stages", i, "prune", "end_step"),
-                f"Expected 'end_step' after 'begin_step', which is {settings.get('begin_step', 0)}."
-                f" Received: {end}",
-            )
-
-    def _order(self, stages: Any) -> None:
-        names = [next(iter(stage)) for stage in stages]
-        order = list(STAGES)
-        places = [order.index(name) for name in names]
-        for i in range(1, len(places)):
-            if names[i - 1] != "train" and places[i] <= places[i - 1]:
-                self.fail(
-                    ("stages", i, names[i]),
-                    f"Expected stages in the order {order}, each "
-                    f"once before 'train'. Received: {names[i]!r} after {names[i - 1]!r}",
-                )
-        quantized = [i for i, name in enumerate(names) if name == "quantize"]
-        late = [
-            i
-            for i in range(len(names))
-            if quantized and i > quantized[0] and names[i] in ("shrink", "factorize", "cluster")
-        ]
-        if late:
-            self.fail(
-                ("stages", late[0], names[late[0]]),
-                f"Expected {names[late[0]]!r} before 'quantize'. Received: it comes after",
-            )
-        self._acting(names, stages)
-
-    def _acting(self, names: list[str], stages: Any) -> None:
-        """Refuses what acts in training where none follows."""
-        for i, (name, stage) in enumerate(zip(names, stages, strict=True)):
-            if name == "prune":
-                self._pruning(i, stage[name])
-            acts = name in ("regularize", "distill") or "end_step" in stage[name]
-            if acts and "train" not in names[i:]:
-                self.fail(
-                    ("stages", i, name),
-                    f"Expected a 'train' stage behind {name!r}, which acts in training. Received: "
-                    "none",
-                )
-
-    def _known(self, key: Any, allowed: set[str], path: Path, of: str = "") -> None:
-        if key in allowed:
-            return
-        near = difflib.get_close_matches(str(key), sorted(allowed), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(allowed)}"
-        where = f" in {of!r}" if of else ""
-        self.fail(
-            path, f"Unknown key {_shown(key)}{where}: {hint}".rstrip("?") + ("?" if near else "")
-        )
-
-    def _fits(self, check: Check, value: Any, path: Path) -> None:
-        wanted = check(value)
-        if wanted:
-            self.fail(path, f"Expected {path[-1]!r} to be {wanted}. Received: {_shown(value)}")
