@@ -78,3 +78,32 @@ def labels_from(path: str | None) -> Any:
         return None
     with open(path, encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]
+
+
+def split(given: Samples) -> tuple[Samples, Samples]:
+    """Training and validation data: of the samples in random order, the last fifth."""
+    import dataclasses
+
+    import numpy as np
+
+    order = np.random.default_rng(0).permutation(len(given.x))
+    held = min(max(1, len(order) // 5), 5000)
+
+    def part(rows: Any) -> Samples:
+        y = None if given.y is None else given.y[rows]
+        return dataclasses.replace(given, x=given.x[rows], y=y)
+
+    return part(order[:-held]), part(order[-held:])
+
+
+def arrays_of(samples: Samples) -> Any:
+    """Samples as `fit` takes them: `(x, y)`, or `x` where there are no labels."""
+    return samples.x if samples.y is None else (samples.x, samples.y)
+
+
+def is_other(test: Samples, given: Samples) -> bool:
+    """Whether the test data are other ones: a file without parts gives the same for both."""
+    import numpy as np
+
+    count = min(len(test.x), len(given.x), 64)
+    return not np.array_equal(test.x[:count], given.x[:count])

@@ -57,6 +57,72 @@ def test_a_search_and_its_recipe(files, capfd):
     assert tfc.Recipe.load(folder / "again" / "recipe.json").model == str(model)
 
 
+def test_the_compiled_metric_and_loss_are_those_of_the_file(files, capfd):
+    model, data, folder = files
+    arrays = np.load(data)
+    x, y = arrays["x_test"], arrays["y_test"]
+    command = ["--options", "int4", "--epochs", 1, "--trials", 1, "--max-bytes", 1e6, "--json"]
+
+    def search(saved, source, name):
+        saved.save(folder / f"{name}.keras")
+        call = ["search", folder / f"{name}.keras", "--data", source, "--out", folder / name]
+        assert main([str(part) for part in (*call, *command)]) == 0
+        return json.loads(capfd.readouterr().out)
+
+    ranked = keras.models.load_model(model)
+    top = keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="among_two")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    ranked.compile("adam", loss, metrics=[top])
+    found = search(ranked, data, "ranked")
+    assert found["metric"] == "among_two"
+    assert found["test"]["float"] == pytest.approx(ranked.evaluate(x, y, verbose=0)[1], abs=1e-6)
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), name="features")
+    line = keras.Model(inputs, layers.Dense(2, name="sums")(inputs))
+    line.compile(keras.optimizers.Adam(0.1), "mse", metrics=["mae"])
+    targets = np.stack([arrays["x_train"].sum(1), arrays["x_train"].mean(1)], 1)
+    line.fit(arrays["x_train"], targets, epochs=2, verbose=0)
+    np.savez(folder / "sums.npz", x=arrays["x_train"], y=targets)
+    assert search(line, folder / "sums.npz", "line")["metric"] == "mean_absolute_error"
+
+
+def test_a_loss_that_keras_cannot_load_is_named(files, capsys):
+    model, data, folder = files
+
+    def own_loss(y, p):
+        return keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+
+    own = keras.models.load_model(model)
+    own.compile("adam", own_loss)
+    own.save(folder / "own.keras")
+    call = ["search", folder / "own.keras", "--data", data, "--out", folder / "none"]
+    assert main([*map(str, call), "--max-bytes", "1e6"]) == 2
+    assert "Could not locate function 'own_loss'" in capsys.readouterr().err
+
+
+def test_a_run_measures_on_data_that_it_has_not_trained_on(files, capfd):
+    model, data, folder = files
+    arrays = np.load(data)
+    x, y = arrays["x_train"][:100], arrays["y_train"][:100]
+    recipe, source = folder / "short.json", folder / "whole.npz"
+    recipe.write_text('{"metric": "accuracy", "stages": [{"quantize": {}}, {"train": {}}]}')
+    call = [*("run", recipe, "--model", model, "--out", folder / "short", "--data", source)]
+    call = list(map(str, call))
+    np.savez(source, x=x, y=y)
+    assert main(call) == 0
+    assert "On 20 validation samples: accuracy of the float model" in capfd.readouterr().out
+    np.savez(source, x_train=x, y_train=y, x_test=arrays["x_test"], y_test=arrays["y_test"])
+    assert main(call) == 0
+    assert "On 200 test samples: accuracy of the float model" in capfd.readouterr().out
+    np.savez(source, x=x)
+    assert main(call) == 2
+    assert "Expected labels in the data, for the stage 'train'" in capfd.readouterr().err
+    recipe.write_text('{"stages": [{"quantize": {}}]}')
+    assert main([*call, "--json"]) == 0
+    assert set(json.loads(capfd.readouterr().out)) == {"report"}
+
+
 def test_wrong_calls_say_what_is_wrong(files, capsys):
     model, data, folder = files
     call = ["search", str(model), "--data", str(data), "--out", str(folder / "none")]

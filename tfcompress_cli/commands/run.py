@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from tfcompress_cli.data import add_data_arguments, labels_from, samples_for
+from tfcompress_cli.data import (
+    add_data_arguments,
+    arrays_of,
+    is_other,
+    labels_from,
+    samples_for,
+    split,
+)
 from tfcompress_cli.output import Output, progress_of
 
 # What it writes into its folder.
@@ -16,9 +24,10 @@ _FILES = (
 SUMMARY = "follow a recipe, and measure the file that it gives"
 DESCRIPTION = """\
 Follows a recipe in JSON or YAML, such as `tfcompress search` writes: compresses and trains the
-model, exports it, and measures the file on the test data. MODEL and DATA are those of the recipe
-unless they are given. A recipe that search wrote is followed on the same part of the training data
-as the search."""
+model, exports it, and measures the file on the test data, or where there are no other ones than
+the training data, on a fifth of these (at most 5000 samples) that is held back. MODEL and DATA are
+those of the recipe unless they are given. A recipe that search wrote is followed on the same part
+of the training data as the search."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +45,8 @@ def run(options: argparse.Namespace) -> Output:
     import json
 
     import tfcompress as tfc
-    from tfcompress.analysis.measuring.metrics import resolve_metric
     from tfcompress.files.writing import write_atomically
     from tfcompress.model.loading import load_model, sample_shape
-    from tfcompress_cli.commands.search import split
     from tfcompress_cli.output import output_folder, plain
 
     recipe = tfc.Recipe.load(options.recipe)
@@ -55,19 +62,29 @@ def run(options: argparse.Namespace) -> Output:
             "Expected a model and data, in the recipe or as --model and --data. Received: "
             f"model={path!r}, data={options.data!r}."
         )
-    model = load_model(path)
+    model = load_model(path, compiled=True)
     folder = output_folder(options.out, _FILES)
     shape = sample_shape(model)
-    train, validation = split(samples_for(options, shape, "train"))
-    test = samples_for(options, shape, "test")
-    if test.y is not None:
-        # A wrong name is an error before the training, not behind it.
-        resolve_metric(recipe.metric or None, model)
-    compressed = recipe.run(model, train, verbose=2 if options.verbose else 0)
+    given, test = (samples_for(options, shape, part) for part in ("train", "test"))
+    if given.y is None and "train" in kinds:
+        raise ValueError(
+            "Expected labels in the data, for the stage 'train' of the recipe. Received: "
+            f"{str(options.data)!r} with samples alone. Store them as y_train (or y)."
+        )
+    train, validation = split(given)
+    has_test = test.y is not None and is_other(test, given)
+    kind, held = ("test", test) if has_test else ("validation", validation)
+
+    def score(which: Any) -> float:
+        return tfc.evaluate_file(which, model, arrays_of(held), metric=recipe.metric or None)
+
+    # A wrong metric or wrong labels are an error before the training, not behind it.
+    scores = {} if held.y is None else {"float": score(model)}
+    compressed = recipe.run(model, arrays_of(train), verbose=2 if options.verbose else 0)
     report = tfc.export_tflite(
         compressed,
         folder / "model.tflite",
-        verify_data=validation[0][:256],
+        verify_data=validation.x[:256],
         float_model=model,
         labels=labels_from(options.labels),
         verbose=progress_of(options),
@@ -78,16 +95,12 @@ def run(options: argparse.Namespace) -> Output:
     )
     content = {"report": plain(report.to_dict())}
     text = str(report)
-    if test.y is not None:
-        metric = recipe.metric or None
-        scores = {
-            name: tfc.evaluate_file(which, model, (test.x, test.y), metric=metric)
-            for name, which in (("float", model), ("file", folder / "model.tflite"))
-        }
-        content["test"] = scores
+    if scores:
+        scores["file"] = score(folder / "model.tflite")
+        content[kind] = scores
         text += (
-            f"On {len(test.x):,} test samples: {recipe.metric or 'the metric'} of the float model "
-            f"{scores['float']:.4f}, of the file {scores['file']:.4f}.\n"
+            f"On {len(held.x):,} {kind} samples: {recipe.metric or 'the metric'} of the float "
+            f"model {scores['float']:.4f}, of the file {scores['file']:.4f}.\n"
         )
     write_atomically(folder / "report.json", json.dumps(content, indent=2) + "\n")
     return Output(f"{text}Written to {folder}.", content)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tfcompress_cli.data import add_data_arguments, labels_from, not_negative, positive, samples_for
+from tfcompress_cli.data import (
+    add_data_arguments,
+    arrays_of,
+    is_other,
+    labels_from,
+    not_negative,
+    positive,
+    samples_for,
+    split,
+)
 from tfcompress_cli.output import Output, progress_of
 
 if TYPE_CHECKING:
@@ -73,12 +82,12 @@ def run(options: argparse.Namespace) -> Output:
     from tfcompress.model.loading import load_model, sample_shape
     from tfcompress_cli.output import output_folder, plain
 
-    model = load_model(options.model)
+    model = load_model(options.model, compiled=True)
     folder = output_folder(options.out, _FILES)
     shape = sample_shape(model)
     given = samples_for(options, shape, "train")
     _check_labels(given)
-    train, validation = split(given)
+    train, validation = map(arrays_of, split(given))
     test = samples_for(options, shape, "test")
     arguments: dict[str, Any] = {}
     if options.options:
@@ -126,7 +135,7 @@ def run(options: argparse.Namespace) -> Output:
         }
     )
     text = f"{result}\n"
-    if _is_other(test, given):
+    if test.y is not None and is_other(test, given):
         scores = {
             name: tfc.evaluate_file(path_or_model, model, (test.x, test.y), metric=options.metric)
             for name, path_or_model in (("float", model), ("file", folder / "model.tflite"))
@@ -145,31 +154,12 @@ def run(options: argparse.Namespace) -> Output:
     return Output(f"{text}Written to {folder}.", content)
 
 
-def split(given: Samples) -> tuple[tuple, tuple]:
-    """Training and validation data: of the samples in random order, the last fifth."""
-    import numpy as np
-
-    order = np.random.default_rng(0).permutation(len(given.x))
-    held = min(max(1, len(order) // 5), 5000)
-    parts = order[:-held], order[-held:]
-    first, second = ((given.x[rows], given.y[rows]) for rows in parts)  # type: ignore[index]
-    return first, second
-
-
 def _check_labels(given: Samples) -> None:
     if given.y is None or len(given.x) < 10:
         raise ValueError(
             "Expected at least 10 samples with labels in --data. Received: "
             f"{len(given.x)} samples, {'without' if given.y is None else 'with'} labels."
         )
-
-
-def _is_other(test: Samples, given: Samples) -> bool:
-    """Whether the test data are other ones: a file without parts gives the same for both."""
-    import numpy as np
-
-    count = min(len(test.x), len(given.x), 64)
-    return test.y is not None and not np.array_equal(test.x[:count], given.x[:count])
 
 
 def _budgets(options: argparse.Namespace) -> list:
