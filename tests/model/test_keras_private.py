@@ -35,6 +35,35 @@ def test_calls_of_a_functional_model():
     assert inner.output_names == ["b"]
 
 
+def test_what_a_model_was_compiled_with():
+    def own(y_true, y_pred):
+        return y_true - y_pred
+
+    compiled = model()
+    assert keras_private.compile_arguments(compiled) == {}
+    compiled.compile("sgd", "mse", loss_weights=[1.0], metrics=[own], weighted_metrics=["mae"])
+    found = keras_private.compile_arguments(compiled)
+    assert (found["loss"], found["loss_weights"]) == ("mse", [1.0])
+    assert (found["metrics"], found["weighted_metrics"]) == ([own], ["mae"])
+
+
+def test_what_a_metric_says_of_itself():
+    metrics = keras.metrics
+    assert keras_private.metric_direction(metrics.KLDivergence()) == "min"
+    assert keras_private.metric_direction(metrics.R2Score()) == "max"
+    assert keras_private.metric_direction(metrics.Mean()) is None
+    y, p = np.array([[0.0, 1.0]]), np.array([[0.5, 0.7]])
+    function = keras_private.mean_function(metrics.BinaryAccuracy(threshold=0.8))
+    np.testing.assert_array_equal(function(y, p), [[1, 0]])
+    assert keras_private.mean_function(metrics.RootMeanSquaredError()) is None
+
+    class Own(metrics.MeanAbsoluteError):
+        def result(self):
+            return 2 * super().result()
+
+    assert keras_private.mean_function(Own()) is None
+
+
 def test_the_call_that_gave_a_tensor():
     sequential = model()
     assert keras_private.call_of(sequential.inputs[0]) is None

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import keras
 
@@ -131,6 +131,32 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     if not hasattr(model, "_initial_epoch"):
         raise AttributeError("keras.Model._initial_epoch has moved")
     model._initial_epoch = epoch
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments that a model was compiled with, as objects; empty where it was not.
+
+    `get_compile_config` has functions and classes of the user's own by their names alone.
+    """
+    if not getattr(model, "compiled", False) or not hasattr(model, "_compile_config"):
+        return {}
+    return dict(model._compile_config.config)
+
+
+def metric_direction(metric: keras.metrics.Metric) -> Literal["max", "min"] | None:
+    """Which values of a metric are better, by its class; `None` where Keras does not say."""
+    return {"up": "max", "down": "min"}.get(getattr(metric, "_direction", None))  # type: ignore
+
+
+def mean_function(metric: keras.metrics.Metric) -> Callable[[Any, Any], Any] | None:
+    """The function of labels and outputs that a metric is the mean of; `None` for any other."""
+    wrapper, cls = keras.metrics.MeanMetricWrapper, type(metric)
+    if not isinstance(metric, wrapper) or (cls.update_state, cls.result) != (
+        wrapper.update_state,
+        wrapper.result,
+    ):
+        return None
+    return lambda labels, outputs: metric._fn(labels, outputs, **metric._fn_kwargs)
 
 
 def conv_lstm_cell() -> type[keras.Layer]:

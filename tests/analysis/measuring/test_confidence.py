@@ -27,6 +27,56 @@ def test_the_bound_covers_the_true_drop_as_often_as_it_says():
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
+@pytest.mark.parametrize("function", [accuracy, lambda y, p: np.abs(y - p[:, 1])])
+def test_samples_of_weight_0_do_not_count(function):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    before, after = rng.random((2, 300, 2))
+    kept = np.r_[np.ones(200), np.zeros(100)]
+
+    def weigh(y, p, weights):
+        return function(y, p), weights
+
+    metric = Metric("error", True, weigh, True, 3 * kept)
+    found = paired_drop(metric, labels, before, after)
+    plain = Metric("error", True, function)
+    expected = paired_drop(plain, labels[:200], before[:200], after[:200])
+    assert found.mean == pytest.approx(expected.mean)
+    assert found.bound == pytest.approx(expected.bound)
+    assert found.samples == expected.samples == 200
+
+
+def test_unequal_weights_count_as_fewer_samples():
+    labels, same = np.zeros(400, int), one_hot(np.zeros(400, int))
+
+    def weigh(y, p, weights):
+        return accuracy(y, p), weights
+
+    bounds = [
+        paired_drop(Metric("accuracy", False, weigh, True, weights), labels, same, same).bound
+        for weights in (np.ones(400), np.linspace(0, 1, 400), np.eye(400)[0])
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_a_weighted_metric_of_all_samples_is_resampled_with_its_weights():
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=400)
+    kept = np.r_[np.ones(200), np.zeros(200)]
+    good, bad = labels + 0.1 * rng.normal(size=400), labels + 0.2 * rng.normal(size=400)
+    # What has no weight is far off.
+    good[200:], bad[200:] = 0, 100
+
+    def rmse(y, p, weights):
+        return float(np.sqrt(np.sum(weights * (y - p) ** 2) / np.sum(weights)))
+
+    drop = paired_drop(Metric("rmse", True, rmse, True, kept), labels, good, bad)
+    first = slice(200)
+    expected = [rmse(labels[first], outputs[first], kept[first]) for outputs in (good, bad)]
+    assert drop.mean == pytest.approx(expected[1] - expected[0])
+    assert drop.mean < drop.bound < drop.mean + 0.04
+
+
 def test_a_metric_of_all_samples_is_resampled():
     rng = np.random.default_rng(0)
     labels = rng.normal(size=500)

@@ -1,8 +1,8 @@
 """Metrics and losses are told apart by what they compute, not by their names."""
 
+import dataclasses
 import functools
 import random
-import types
 
 import keras
 import numpy as np
@@ -78,7 +78,7 @@ def test_objects_are_their_class_and_values():
     wrapped = [keras.metrics.MeanMetricWrapper(scaled(n), name="own") for n in (1, 2)]
     assert of(wrapped[0]) != of(wrapped[1])
     # What is resolved of it computes with it.
-    model = types.SimpleNamespace(compiled=False)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     found = [resolve_metric(top(k=k, name="top"), model) for k in (2, 2, 3)]
     assert of(found[0]) == of(found[1]) != of(found[2])
 
@@ -91,3 +91,18 @@ def test_what_cannot_be_told_from_another_one_is_refused(value):
     looped.append(looped)
     with pytest.raises(ValueError, match="Expected a metric"):
         of(lambda y, p: looped)
+
+
+def test_the_metric_of_a_model_is_known_without_the_name_that_keras_counts_up():
+    def resolved(metric):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse", metrics=[metric])
+        return dataclasses.replace(resolve_metric(None, model), name="")
+
+    first, second = resolved(keras.metrics.AUC()), resolved(keras.metrics.AUC())
+    assert of(first) == of(second) != of(resolved(keras.metrics.AUC(curve="PR")))
+    thresholds = [resolved(keras.metrics.BinaryAccuracy(threshold=t)) for t in (0.5, 0.5, 0.9)]
+    assert of(thresholds[0]) == of(thresholds[1]) != of(thresholds[2])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    modes = [resolve_metric(scaled(1.0), model, mode) for mode in ("min", "max")]
+    assert of(modes[0]) != of(modes[1])

@@ -51,11 +51,11 @@ def test_another_metric_or_loss_of_the_same_name_is_refused(tmp_path):
     def right(y, p):
         return (p.argmax(-1) == y).astype("float32")
 
-    first = run(tmp_path, metric=lambda y, p: right(y, p))
-    again = run(tmp_path, metric=lambda y, p: right(y, p))
+    first = run(tmp_path, metric=lambda y, p: right(y, p), mode="max")
+    again = run(tmp_path, metric=lambda y, p: right(y, p), mode="max")
     assert (again.baseline, again.best) == (first.baseline, first.best)
     with pytest.raises(ValueError, match="whose metric is another one"):
-        run(tmp_path, metric=lambda y, p: np.full(len(y), 7.0))
+        run(tmp_path, metric=lambda y, p: np.full(len(y), 7.0), mode="max")
 
     def loss(factor):
         def own(y, p):
@@ -73,5 +73,5 @@ def test_another_metric_or_loss_of_the_same_name_is_refused(tmp_path):
 def test_a_metric_that_cannot_be_told_from_another_one_is_refused_for_a_folder(tmp_path):
     unknown = object()
     with pytest.raises(ValueError, match=r"Expected a metric whose code.*leave out path="):
-        run(tmp_path, metric=lambda y, p: (unknown, np.ones(len(y)))[1])
-    assert run(None, metric=lambda y, p: (unknown, np.ones(len(y)))[1]).best.metric == 1
+        run(tmp_path, metric=lambda y, p: (unknown, np.ones(len(y)))[1], mode="max")
+    assert run(None, metric=lambda y, p: (unknown, np.ones(len(y)))[1], mode="max").best.metric == 1

@@ -52,7 +52,8 @@ def paired_drop(
     over samples the bound is mean(d) + z · std(d) / √n, d the differences per sample; where these
     are −1, 0 and 1, as those of accuracy, after adding half a sample to each cell of the table of
     right and wrong (Agresti and Min 2005), for without a flip the deviation is 0 whatever n is. For
-    another one it is the quantile of bootstrap resamples of the samples (Efron 1979).
+    another one it is the quantile of bootstrap resamples of the samples (Efron 1979). Where sample
+    weights w count, n is (Σw)² / Σw² (Kish 1965).
 
     Args:
         metric: The metric.
@@ -64,13 +65,10 @@ def paired_drop(
     before, after = metric.per_sample(labels, reference), metric.per_sample(labels, outputs)
     count = len(tree.flatten(outputs)[0])
     if before is not None and after is not None:
-        differences = (before - after) * (-1 if metric.minimized else 1)
-        mean, z = float(differences.mean()), statistics.NormalDist().inv_cdf(confidence)
-        if np.isin(differences, (-1, 0, 1)).all():
-            bound = _bound_of_flips(differences, z)
-            return Drop(mean, max(mean, bound), count, confidence)
-        deviation = float(differences.std(ddof=1)) if count > 1 else float("inf")
-        return Drop(mean, float(mean + z * deviation / np.sqrt(count)), count, confidence)
+        differences = (before[0] - after[0]) * (-1 if metric.minimized else 1)
+        weights = np.ones(count) if before[1] is None else before[1]
+        mean, bound = _mean_and_bound(differences, weights, confidence)
+        return Drop(mean, bound, int(np.count_nonzero(weights)), confidence)
     mean = metric.drop(metric.value(labels, reference), metric.value(labels, outputs))
     rng = np.random.default_rng(0)
     drops = []
@@ -80,14 +78,31 @@ def paired_drop(
             tree.map_structure(lambda array, r=rows: np.asarray(array)[r], part)
             for part in (labels, reference, outputs)
         )
-        drops.append(metric.drop(metric.value(y, a), metric.value(y, b)))
+        drawn = metric.of_rows(rows)
+        drops.append(metric.drop(drawn.value(y, a), drawn.value(y, b)))
     return Drop(mean, float(np.quantile(drops, confidence)), count, confidence)
 
 
-def _bound_of_flips(differences: np.ndarray, z: float) -> float:
+def _mean_and_bound(
+    differences: np.ndarray, weights: np.ndarray, confidence: float
+) -> tuple[float, float]:
+    if not np.sum(weights) > 0:
+        raise ValueError("Expected sample weights of a positive sum. Received: 0.")
+    shares = weights / np.sum(weights)
+    mean, count = float(np.sum(shares * differences)), 1 / float(np.sum(np.square(shares)))
+    z = statistics.NormalDist().inv_cdf(confidence)
+    if np.isin(differences, (-1, 0, 1)).all():
+        lost, gained = (count * float(np.sum(shares[differences == sign])) for sign in (1, -1))
+        return mean, max(mean, _bound_of_flips(lost, gained, count, z))
+    if count <= 1:
+        return mean, float("inf")
+    variance = float(np.sum(shares * np.square(differences - mean))) * count / (count - 1)
+    return mean, mean + z * float(np.sqrt(variance / count))
+
+
+def _bound_of_flips(lost: float, gained: float, samples: float, z: float) -> float:
     """The upper end for differences of −1, 0 and 1, each cell with half a sample more."""
-    lost, gained = (float(np.sum(differences == sign)) + 0.5 for sign in (1, -1))
-    count = len(differences) + 2
+    lost, gained, count = lost + 0.5, gained + 0.5, samples + 2
     mean = (lost - gained) / count
     deviation = np.sqrt(lost + gained - (lost - gained) ** 2 / count) / count
     return float(mean + z * deviation)

@@ -7,13 +7,18 @@ from typing import Literal
 
 import keras
 import numpy as np
+from keras import tree
 
-Kind = Literal["logits", "probabilities", "probability", "values"]
+from tfcompress.model.compilation import loss_names
+from tfcompress.model.graph import output_structure, producer
+
+Kind = Literal["logits", "probabilities", "logit", "probability", "values"]
 
 #: What the divergence of each kind of output is.
 NAMES: dict[Kind, str] = {
     "logits": "KL divergence of the softmax",
     "probabilities": "KL divergence",
+    "logit": "KL divergence of yes and no of the sigmoid",
     "probability": "KL divergence of yes and no",
     "values": "squared error over variance",
 }
@@ -24,14 +29,22 @@ _TINY = 1e-9
 def output_kinds(model: keras.Model, outputs: Sequence[np.ndarray]) -> list[Kind]:
     """What each output of a model holds.
 
-    Probabilities are recognized by their values. Of other outputs of two channels or more, those
-    of a model that is compiled with a cross-entropy, or not compiled, are logits.
+    Probabilities are recognized by their values. Other outputs with a binary cross-entropy are
+    logits of yes and no, each channel its own. Of others of two channels or more, those that have
+    another cross-entropy, or of a model that is not compiled, are logits of classes.
 
     Args:
-        model: The float model.
+        model: The float model, compiled as the user's.
         outputs: Its outputs on samples, `(n, …)` each.
     """
-    return [_kind(model, np.asarray(output)) for output in outputs]
+    losses = loss_names(model)
+    # A model that is not compiled says nothing; of a compiled one, an output may have no loss.
+    is_silent = getattr(model, "loss", None) is None
+    symbols = tree.flatten(output_structure(model))
+    return [
+        _kind("entropy" if is_silent else loss or "", _activation(symbol), np.asarray(output))
+        for loss, symbol, output in zip(losses, symbols, outputs, strict=True)
+    ]
 
 
 def divergence(kind: Kind, reference: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -39,7 +52,7 @@ def divergence(kind: Kind, reference: np.ndarray, outputs: np.ndarray) -> np.nda
 
     - `"logits"`, `"probabilities"`: KL(p ‖ q) = Σ p · log(p / q) over the last axis, p the
       reference, averaged over all other axes;
-    - `"probability"`: the same of (p, 1 − p);
+    - `"probability"`: the same of (p, 1 − p); `"logit"`: p the sigmoid;
     - `"values"`: mean squared error over the variance of the reference.
 
     Args:
@@ -54,7 +67,9 @@ def divergence(kind: Kind, reference: np.ndarray, outputs: np.ndarray) -> np.nda
     if kind == "values":
         variance = max(float(p.var()), _TINY)
         return np.square(p - q).reshape(len(p), -1).mean(1) / variance
-    if kind == "logits":
+    if kind in ("logits", "logit"):
+        if kind == "logit":
+            p, q = np.stack([p, 0 * p], -1), np.stack([q, 0 * q], -1)
         log_p, log_q = _log_softmax(p), _log_softmax(q)
         found = (np.exp(log_p) * (log_p - log_q)).sum(-1)
     else:
@@ -66,30 +81,27 @@ def divergence(kind: Kind, reference: np.ndarray, outputs: np.ndarray) -> np.nda
     return np.maximum(found.reshape(len(p), -1).mean(1), 0.0)
 
 
-def _kind(model: keras.Model, output: np.ndarray) -> Kind:
+def _kind(loss: str, activation: str, output: np.ndarray) -> Kind:
     inside = np.all(output >= 0) and np.all(output <= 1)
     channels = output.shape[-1] if output.ndim > 1 else 1
     if inside and channels > 1 and np.allclose(output.sum(-1), 1, atol=1e-3):
         return "probabilities"
-    if inside and _last_activation(model) == "sigmoid":
+    if inside and activation == "sigmoid":
         return "probability"
-    if channels > 1 and _has_cross_entropy(model):
+    if "binary" in loss and "entropy" in loss:
+        return "probability" if inside else "logit"
+    if channels > 1 and ("entropy" in loss or "nll" in loss):
         return "logits"
     return "values"
 
 
-def _last_activation(model: keras.Model) -> str:
-    activation = getattr(model.layers[-1], "activation", None)
-    return getattr(activation, "__name__", "")
-
-
-def _has_cross_entropy(model: keras.Model) -> bool:
-    """Whether the loss is a cross-entropy; so is that of a model that is not compiled."""
-    loss = getattr(model, "loss", None)
-    if loss is None:
-        return True
-    named = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss).lower()
-    return "entropy" in named or "nll" in named
+def _activation(symbol: keras.KerasTensor) -> str:
+    """The activation of the layer that gives an output."""
+    call = producer(symbol)
+    if call is None:
+        return ""
+    activation = getattr(call[0], "activation", None)
+    return getattr(activation, "__name__", type(call[0]).__name__).lower()
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

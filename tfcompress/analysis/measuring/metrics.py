@@ -3,127 +3,135 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.model.directions import direction
+from tfcompress.analysis.measuring.accuracy import accuracy, default_accuracy
+from tfcompress.analysis.measuring.keras_metrics import Compiled, compiled_metrics, of_keras
+from tfcompress.analysis.measuring.samples import Samples
+from tfcompress.model.compilation import output_keys
+from tfcompress.model.directions import direction_of
 
 #: What a user may give: `None`, a name, a Keras metric, or a function of labels and predictions.
 MetricLike = Any
+#: Which values are better: `"auto"` asks the class and the name of the metric.
+Mode = Literal["auto", "min", "max"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Metric:
     """A number of predictions, in units of which `max_drop` is given.
 
     Attributes:
         name: What it is called.
         minimized: Whether less is better.
-        function: `function(labels, predictions)`: one number, or one per sample.
+        function: `function(labels, predictions)`: one number, or one per sample. Of a weighted
+            metric `function(labels, predictions, weights)`.
+        weighted: Whether sample weights count, as in `weighted_metrics` of Keras.
+        weights: Those of the samples, in the structure that the data has them in.
     """
 
     name: str
     minimized: bool
-    function: Callable[[Any, Any], Any]
+    function: Callable[..., Any]
+    weighted: bool = False
+    weights: Any = None
+
+    def of(self, samples: Samples) -> Metric:
+        """The metric of samples: with their weights, where these count.
+
+        Raises:
+            ValueError: Samples without labels, which every metric needs.
+        """
+        check_labels(samples.labels, self)
+        return dataclasses.replace(self, weights=samples.weights if self.weighted else None)
+
+    def of_rows(self, rows: np.ndarray) -> Metric:
+        """The metric of some of the samples."""
+        if self.weights is None:
+            return self
+        weights = tree.map_structure(lambda array: np.asarray(array)[rows], self.weights)
+        return dataclasses.replace(self, weights=weights)
 
     def value(self, labels: Any, predictions: Any) -> float:
         """The metric of predictions."""
-        return float(np.mean(np.asarray(self.function(labels, predictions))))
+        values, weights = self._values(labels, predictions)
+        if weights is None:
+            return float(np.mean(values))
+        return float(np.sum(values * weights) / max(float(np.sum(weights)), 1e-12))
 
-    def per_sample(self, labels: Any, predictions: Any) -> np.ndarray | None:
-        """One number per sample, `(n,)`; `None` for a metric that is not a mean over samples."""
-        values = np.asarray(self.function(labels, predictions), np.float64)
+    def per_sample(
+        self, labels: Any, predictions: Any
+    ) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """`(values, weights)` per sample, `(n,)` each; `None` for no mean over samples.
+
+        The weights are `None` where all samples count alike.
+        """
+        values, weights = self._values(labels, predictions)
         count = len(tree.flatten(predictions)[0])
         if values.ndim == 0 or len(values) != count:
             return None
-        return values.reshape(count, -1).mean(1)
+        return values.reshape(count, -1).mean(1), weights
 
     def drop(self, reference: float, value: float) -> float:
         """How much worse a value is than the reference; negative where it is better."""
         return (reference - value) * (-1 if self.minimized else 1)
 
+    def _values(self, labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        if self.weights is None:
+            return np.asarray(self.function(labels, predictions), np.float64), None
+        found = self.function(labels, predictions, self.weights)
+        values, weights = found if isinstance(found, tuple) else (found, None)
+        return np.asarray(values, np.float64), weights
 
-def resolve_metric(metric: MetricLike, model: keras.Model) -> Metric:
+
+def resolve_metric(metric: MetricLike, model: keras.Model, mode: Mode = "auto") -> Metric:
     """What `metric=` stands for.
 
     Args:
         metric: `None` (the first metric that the model was compiled with, else accuracy), the name
-            of a Keras metric, a `keras.metrics.Metric`, or a function `(labels, predictions)` that
-            returns one number, or one per sample. Of a function more is better, unless its name
-            says that it is a loss or an error.
-        model: The model.
+            of a metric that it was compiled with as `evaluate` prints it, the name of a Keras
+            metric, a `keras.metrics.Metric`, or a function `(labels, predictions)` that returns one
+            number, or one per sample.
+        model: The functional model, compiled as the user's.
+        mode: Whether less is better (`"min"`) or more (`"max"`); by default the class of the
+            metric decides, then its name.
 
     Raises:
         TypeError: Something else.
-        ValueError: A name that Keras does not know.
+        ValueError: A name that neither the model nor Keras knows, a metric of one output for a
+            model of several, or neither the class nor the name tells whether more is better.
     """
+    if mode not in ("auto", "min", "max"):
+        raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: {mode!r}")
     if isinstance(metric, Metric):
         return metric
-    if metric is None:
-        metric = _compiled(model) or "accuracy"
+    known = compiled_metrics(model)
+    if metric is None and not known:
+        return Metric("accuracy", mode == "min", default_accuracy(model))
+    chosen = known[0] if metric is None else None
     if isinstance(metric, str):
-        if metric in _ACCURACY:
-            return Metric("accuracy", False, accuracy)
-        try:
-            metric = keras.metrics.get(metric)
-        except ValueError as error:
-            raise ValueError(
-                "Expected `metric` to be the name of a Keras metric, a keras.metrics.Metric or a "
-                f"function (labels, predictions). Received: {metric!r}."
-            ) from error
-    if isinstance(metric, keras.metrics.Metric):
-        if metric.name in _ACCURACY:
-            return Metric(metric.name, False, accuracy)
-        return Metric(metric.name, _is_minimized(metric.name), _stateful(metric))
+        chosen = next((each for each in known if each.name == metric), None)
+        if chosen is None:
+            _check_one_output(model, metric)
+            chosen = Compiled(metric, _by_name(metric, known))
+    elif isinstance(metric, keras.metrics.Metric):
+        _check_one_output(model, metric.name)
+        chosen = Compiled(metric.name, metric)
+    if chosen is not None:
+        minimized = _is_minimized(chosen.identifier, chosen.name, mode)
+        return Metric(chosen.name, minimized, of_keras(chosen, model), chosen.weighted)
     if callable(metric):
         name = getattr(metric, "__name__", type(metric).__name__)
-        return Metric(name, _is_minimized(name), metric)
+        return Metric(name, _is_minimized(metric, name, mode), metric)
     raise TypeError(
         "Expected `metric` to be None, a name, a keras.metrics.Metric or a function "
         f"(labels, predictions). Received: {metric!r} of type {type(metric).__name__}."
     )
-
-
-def accuracy(labels: Any, predictions: Any) -> np.ndarray:
-    """Whether each sample's class is right, `(n,)`.
-
-    Labels are class numbers or one-hot; one output channel is a probability (where all lie in
-    [0, 1]) or a logit of the positive class.
-
-    Raises:
-        ValueError: Several outputs, of which accuracy would have to choose one, or labels that are
-            no class of the outputs.
-    """
-    flat, wanted = tree.flatten(predictions), tree.flatten(labels)
-    if len(flat) != 1 or len(wanted) != 1:
-        raise ValueError(
-            "Expected one output and one array of labels for accuracy. Received: "
-            f"{len(flat)} outputs and {len(wanted)} arrays of labels. Pass metric=, a function of "
-            "labels and predictions."
-        )
-    y, p = np.asarray(wanted[0]), np.asarray(flat[0])
-    if p.shape[-1] == 1 or p.ndim == 1:
-        edge = 0.5 if np.all((p >= 0) & (p <= 1)) else 0.0
-        found, y = (p.reshape(len(p), -1) > edge), y.reshape(len(y), -1) > 0.5
-    else:
-        found = p.argmax(-1)
-        y = y.argmax(-1) if y.shape == p.shape else y.reshape(found.shape)
-        if y.size and not (y.min() >= 0 and y.max() < p.shape[-1]):
-            raise ValueError(
-                f"Expected class numbers from 0 to {p.shape[-1] - 1}, for as many outputs. "
-                f"Received: labels from {y.min()} to {y.max()}."
-            )
-    return (found == y).reshape(len(p), -1).mean(1)
-
-
-_ACCURACY = {
-    *("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"),
-    "binary_accuracy",
-}
 
 
 def check_labels(labels: Any, metric: Metric) -> None:
@@ -135,38 +143,43 @@ def check_labels(labels: Any, metric: Metric) -> None:
         )
 
 
-def _compiled(model: keras.Model) -> Any:
-    """The first metric that the model was compiled with; `None` for none."""
-    if not getattr(model, "compiled", False):
-        return None
-    config = model.get_compile_config() or {}
-    given = config.get("metrics") or config.get("weighted_metrics")
-    leaves = [m for m in _leaves(given) if m is not None]
-    if not leaves:
-        return None
-    first = leaves[0]
-    return keras.saving.deserialize_keras_object(first) if isinstance(first, dict) else first
-
-
-def _leaves(given: Any) -> list[Any]:
-    if isinstance(given, Mapping) and "class_name" not in given:
-        return [leaf for part in given.values() for leaf in _leaves(part)]
-    if isinstance(given, (list, tuple)):
-        return [leaf for part in given for leaf in _leaves(part)]
-    return [given]
-
-
-def _is_minimized(name: str) -> bool:
+def _by_name(name: str, known: list[Compiled]) -> Any:
+    if name in ("accuracy", "acc"):
+        return accuracy
     try:
-        return direction(name) == "min"
-    except ValueError:
-        return name in ("mean_squared_error", "mean_absolute_error")
+        found = keras.metrics.get(name)
+    except (ValueError, TypeError) as error:
+        compiled = ", ".join(repr(each.name) for each in known) or "no metric"
+        raise ValueError(
+            "Expected `metric` to be the name of a Keras metric, a keras.metrics.Metric or a "
+            f"function (labels, predictions). Received: {name!r}; the model was compiled with "
+            f"{compiled}."
+        ) from error
+    return found
 
 
-def _stateful(metric: keras.metrics.Metric) -> Callable[[Any, Any], Any]:
-    def compute(labels: Any, predictions: Any) -> float:
-        metric.reset_state()
-        metric.update_state(labels, predictions)
-        return float(metric.result())
+def _check_one_output(model: keras.Model, name: str) -> None:
+    keys = output_keys(model)
+    if len(keys) != 1:
+        raise ValueError(
+            f"Expected a model of one output for the metric {name!r}. Received: {len(keys)} "
+            f"outputs, {', '.join(keys)}. Pass metric=, a function of labels and predictions, or "
+            "the name of a metric that the model was compiled with for one of them."
+        )
 
-    return compute
+
+def _is_minimized(metric: Any, name: str, mode: Mode) -> bool:
+    if mode != "auto":
+        return mode == "min"
+    if metric is accuracy:
+        return False
+    found = direction_of(metric, name)
+    if found is None:
+        raise ValueError(
+            "Expected a metric whose class or name tells whether more of it is better. Received: "
+            f"{name!r}. Say it by mode='max' or mode='min'."
+        )
+    return found == "min"
+
+
+__all__ = ["Metric", "MetricLike", "Mode", "accuracy", "check_labels", "resolve_metric"]

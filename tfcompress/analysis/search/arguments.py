@@ -13,6 +13,7 @@ from keras import tree
 from tfcompress.analysis.measuring.metrics import Metric, check_labels
 from tfcompress.analysis.measuring.samples import Samples
 from tfcompress.distillation.checksum import checksum_of_arrays
+from tfcompress.model.keras_private import compile_arguments
 
 # Seeds that NumPy takes.
 _MOST_SEEDS = 2**32
@@ -130,9 +131,8 @@ def checksum_of_training(train: Any, scored: Samples) -> str:
 
 def compiled_loss(model: keras.Model) -> Any:
     """The loss that a model was compiled with, and the weights of its outputs."""
-    if not getattr(model, "compiled", False):
-        return None
-    return model.loss, (model.get_compile_config() or {}).get("loss_weights")
+    given = compile_arguments(model)
+    return (given["loss"], given["loss_weights"]) if given else None
 
 
 def _is_number(value: Any) -> bool:

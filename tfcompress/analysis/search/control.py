@@ -11,7 +11,7 @@ import keras
 
 from tfcompress.analysis.measuring.confidence import Drop, paired_drop
 from tfcompress.analysis.measuring.files import export_and_run, predict
-from tfcompress.analysis.measuring.metrics import Metric, MetricLike, check_labels, resolve_metric
+from tfcompress.analysis.measuring.metrics import Metric, MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.options import PRESETS
 from tfcompress.analysis.search.arguments import (
@@ -24,10 +24,10 @@ from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.analysis.sensitivity.table import Sensitivity
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.batches import check_ends, check_repeatable
+from tfcompress.model.compilation import functional_as_compiled
 from tfcompress.model.graph import Graph
 from tfcompress.model.paths import graph_paths
 from tfcompress.model.progress import Progress, Verbosity
-from tfcompress.model.subclassed import functional_for
 from tfcompress.quantization.config import QuantizationConfig, as_config
 from tfcompress.quantization.quantize import plan, quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -110,6 +110,7 @@ def accuracy_control(
     max_drop: float = 0.01,
     config: QuantizationConfig | Scheme | str = "int8",
     metric: MetricLike = None,
+    mode: Mode = "auto",
     verbose: Verbosity = "auto",
 ) -> AccuracyControl:
     """Quantizes a model and takes back the fewest layers for which a metric holds.
@@ -127,7 +128,10 @@ def accuracy_control(
             The 95 % confidence bound of the paired drop has to hold it, or the mean where the
             samples are too few for a bound as narrow as that.
         config: What is quantized to.
-        metric: By default the first compiled metric, else accuracy; see `sensitivity`.
+        metric: By default the first compiled metric, else accuracy of labels that are classes; see
+            `sensitivity`.
+        mode: Whether more of the metric is better (`"max"`) or less (`"min"`). By default the
+            class of the metric says so, then its name.
         verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
@@ -136,16 +140,16 @@ def accuracy_control(
     Raises:
         TypeError: Not a Keras model, or data that cannot be read.
         ValueError: `max_drop` is negative, `validation` has no labels or is the calibration data,
-            or the drop is larger with all kernels in float.
+            neither a metric nor labels that accuracy could be taken of, a metric of which nothing
+            tells whether more is better, or the drop is larger with all kernels in float.
     """
     check_max_drop(max_drop)
     check_other_data(validation, calibration_data, "calibration_data")
     check_ends(validation, "validation")
     check_repeatable(calibration_data, "calibration_data")
-    model = functional_for(model, calibration_data)
+    model = functional_as_compiled(model, calibration_data)
     held = read_samples(validation, model)
-    found = resolve_metric(metric, model)
-    check_labels(held.labels, found)
+    found = resolve_metric(metric, model, mode).of(held)
     check_finite(held, "validation")
     scored = read_samples(calibration_data, model, _COMPARED)
     check_other_samples(held, scored, "calibration_data")

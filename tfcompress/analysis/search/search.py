@@ -11,7 +11,7 @@ import keras
 
 from tfcompress.analysis.costs.budgets import Budget, as_budgets
 from tfcompress.analysis.measuring.files import predict
-from tfcompress.analysis.measuring.metrics import MetricLike, check_labels, resolve_metric
+from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import read_samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.options import parse_options
@@ -33,9 +33,9 @@ from tfcompress.analysis.search.trials import Original, Training, Trials
 from tfcompress.analysis.sensitivity.sensitivity import sensitivity
 from tfcompress.export.conversion.converter import shared_converter
 from tfcompress.model.batches import check_ends, check_repeatable
+from tfcompress.model.compilation import compiled_as, functional_as_compiled
 from tfcompress.model.flat import flat_copy
 from tfcompress.model.progress import Progress, Verbosity
-from tfcompress.model.subclassed import functional_for
 
 #: What a search chooses from by default.
 SEARCH_OPTIONS = (
@@ -52,6 +52,7 @@ def search(
     budget: Budget | Sequence[Budget] | None = None,
     max_drop: float | None = None,
     metric: MetricLike = None,
+    mode: Mode = "auto",
     epochs: int = 4,
     options: Sequence[str] = SEARCH_OPTIONS,
     trials: int = 4,
@@ -93,7 +94,10 @@ def search(
         max_drop: How much the metric may fall below that of the float model, in its units: 0.01 is
             a point of accuracy. The confidence bound of the paired drop has to hold it, or the
             mean, where the samples are too few for a bound as narrow as that (the notes say so).
-        metric: By default the first compiled metric, else accuracy; see `sensitivity`.
+        metric: By default the first compiled metric, else accuracy of labels that are classes; see
+            `sensitivity`.
+        mode: Whether more of the metric is better (`"max"`) or less (`"min"`). By default the
+            class of the metric says so, then its name.
         epochs: Of each candidate's training.
         options: What to choose from, beside int8; see `sensitivity`.
         trials: Most candidates that are trained.
@@ -117,9 +121,10 @@ def search(
         TypeError: Not a Keras model, no budget, or data that cannot be read.
         ValueError: A budget that cannot be met (with the smallest that can), no candidate that
             holds `max_drop` (with the nearest), an argument out of range, `validation` that is
-            `train` or has no labels, a model without a layer that the options apply to, a folder
-            of another search, or a folder and a metric or loss that cannot be told from another
-            one, for it holds more than code, plain values and arrays.
+            `train` or has no labels, neither a metric nor labels that accuracy could be taken of, a
+            metric of which nothing tells whether more is better, a model without a layer that the
+            options apply to, a folder of another search, or a folder and a metric or loss that
+            cannot be told from another one, for it holds more than code, plain values and arrays.
     """
     budgets = as_budgets(budget)  # type: ignore[arg-type]
     check_arguments(
@@ -140,10 +145,9 @@ def search(
     check_ends(validation, "validation")
     check_repeatable(train, "train")
     chosen = parse_options(("int8", *parse_options(options)))
-    model = functional_for(model, train)
+    model = functional_as_compiled(model, train)
     held = read_samples(validation, model)
-    found = resolve_metric(metric, model)
-    check_labels(held.labels, found)
+    found = resolve_metric(metric, model, mode).of(held)
     scored = read_samples(train, model, samples)
     check_other_samples(held, scored, "train")
     reference = predict(model, held)
@@ -163,7 +167,7 @@ def search(
         origin["metric"] = identity_of(dataclasses.replace(found, name=""), "metric")
         origin["loss"] = identity_of(compiled_loss(model), "loss")
     state = State(path, origin, settings)
-    flat = flat_copy(model)
+    flat = compiled_as(model, flat_copy(model))
     with shared_converter():
         table = sensitivity(
             flat,

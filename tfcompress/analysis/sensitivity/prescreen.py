@@ -63,9 +63,10 @@ def _loss(kind: Kind, output: tf.Tensor, rng: np.random.Generator) -> tf.Tensor:
         deviation = tf.math.reduce_std(output) + 1e-6
         drawn = tf.stop_gradient(output) + deviation * rng.normal(size=output.shape)
         return tf.reduce_sum(tf.square((drawn - output) / deviation)) / 2
-    if kind == "probability":
-        output = tf.stack([output, 1 - output], -1)
-    log_p = output if kind == "logits" else tf.math.log(output + 1e-9)
+    if kind in ("probability", "logit"):
+        other = 1 - output if kind == "probability" else tf.zeros_like(output)
+        output = tf.stack([output, other], -1)
+    log_p = output if kind in ("logits", "logit") else tf.math.log(output + 1e-9)
     log_p = tf.nn.log_softmax(log_p)
     noise = rng.gumbel(size=output.shape).astype(np.float32)
     drawn = tf.argmax(tf.stop_gradient(log_p) + noise, -1)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfcompress.analysis.measuring.measures import NAMES, divergence, output_kinds
-from tfcompress.analysis.measuring.metrics import MetricLike, check_labels, resolve_metric
+from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.changes import Candidate, Changes, round_activation
 from tfcompress.analysis.options.options import DEFAULT_OPTIONS, Option, parse_options
@@ -19,9 +19,9 @@ from tfcompress.analysis.sensitivity.prefix import Prefix, rounding_inputs
 from tfcompress.analysis.sensitivity.prescreen import fisher_estimates
 from tfcompress.analysis.sensitivity.table import Row, Sensitivity, read_table
 from tfcompress.distillation.checksum import checksum_of_teacher
+from tfcompress.model.compilation import functional_as_compiled
 from tfcompress.model.graph import check_functional
 from tfcompress.model.progress import Progress, Verbosity
-from tfcompress.model.subclassed import functional_for
 
 
 def sensitivity(
@@ -30,6 +30,7 @@ def sensitivity(
     *,
     options: Sequence[str] = DEFAULT_OPTIONS,
     metric: MetricLike = None,
+    mode: Mode = "auto",
     samples: int = 256,
     max_measured: int = 200,
     path: str | os.PathLike | None = None,
@@ -56,8 +57,13 @@ def sensitivity(
         data: `(x, y)` or `x` as arrays, or batches of them (`tf.data.Dataset`, `PyDataset`).
             Labels are needed for `metric` only.
         options: What to try, by name; shares lie in (0, 1).
-        metric: Also measure a metric's drop: a name, a Keras metric or a function of labels and
-            predictions.
+        metric: Also measure a metric's drop: a name (that of a metric that the model was compiled
+            with, as `evaluate` prints it, or of a Keras metric), a Keras metric, or a function of
+            labels and predictions that returns one number, or one per sample. A name or a Keras
+            metric has the value that `evaluate` gives, but for `"accuracy"` of one output channel
+            that is a logit, which is taken at 0.
+        mode: Whether more of the metric is better (`"max"`) or less (`"min"`). By default the
+            class of the metric says so, then its name.
         samples: How many samples, 256 to 512 as a rule.
         max_measured: Of more candidates than these, a pre-screen estimates which cost the most
             (see `Row.measured`), and only so many are measured.
@@ -71,7 +77,8 @@ def sensitivity(
     Raises:
         TypeError: Not a Keras model, or data that cannot be read.
         ValueError: A model without a layer that an option applies to, a `metric` without labels,
-            data that do not fit, or a `path` with rows of another model or other data.
+            data that do not fit, a `path` with rows of another model or other data, or `mode` is
+            `"auto"`, and neither class nor name of the metric tells.
 
     Example:
         >>> model = keras.Sequential(
@@ -83,12 +90,10 @@ def sensitivity(
         (4, 'int4')
     """
     chosen = parse_options(options)
-    model = functional_for(model, data)
+    model = functional_as_compiled(model, data)
     check_functional(model)
     held = read_samples(data, model, samples)
-    found = None if metric is None else resolve_metric(metric, model)
-    if found is not None:
-        check_labels(held.labels, found)
+    found = None if metric is None else resolve_metric(metric, model, mode).of(held)
     changes = Changes(model, chosen)
     if not changes.candidates:
         raise ValueError(
