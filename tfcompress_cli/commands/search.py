@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a run on cortex-a53, cortex-a76 (default) or i8mm: a share up to 1, or a number",
     )
     parser.add_argument("--metric", help="a Keras metric (default: the compiled one, or accuracy)")
+    parser.add_argument(
+        "--mode",
+        choices=("auto", "min", "max"),
+        default="auto",
+        help="whether more of the metric is better (default: its class and its name say so)",
+    )
     parser.add_argument("--epochs", type=not_negative, default=4, help="of a candidate (default 4)")
     parser.add_argument("--trials", type=positive, default=4, help="candidates (default 4)")
     parser.add_argument("--options", metavar="A,B,...", help="such as int4,channels=0.5")
@@ -99,6 +105,7 @@ def run(options: argparse.Namespace) -> Output:
         budget=_budgets(options),
         max_drop=options.max_drop,
         metric=options.metric,
+        mode=options.mode,
         epochs=options.epochs,
         trials=options.trials,
         packed=options.packed,
