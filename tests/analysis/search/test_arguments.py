@@ -82,12 +82,42 @@ def test_a_metric_of_one_output_is_refused_for_two_before_any_work(no_work):
 
 
 @pytest.mark.parametrize(
+    ("loss", "labels", "message"),
+    [
+        (True, np.eye(3, dtype=np.float32)[Y], r"sparse_categorical_crossentropy.*\(32, 3\)"),
+        ("categorical_crossentropy", Y, r"categorical_crossentropy.*labels of shape \(32,\)"),
+        ("mse", np.zeros((80, 5), np.float32), r"labels of shape \(32, 5\).*\(32, 3\)"),
+        (None, np.zeros((80, 1), np.float32), "Expected a compiled model"),
+    ],
+)
+def test_labels_that_the_loss_does_not_take_are_refused_before_any_work(
+    no_work, loss, labels, message
+):
+    model = net(loss)
+    if loss is None:
+        # Neither class scores nor a loss.
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, layers.Dense(1)(inputs))
+
+    def zeros(labels, outputs):
+        return np.zeros(len(outputs))
+
+    train, validation = (X[:50], labels[:50]), (X[50:], labels[50:])
+    given = {"budget": tfc.Bytes(3000), "metric": zeros, "mode": "max", "verbose": 0}
+    with pytest.raises(ValueError, match=message):
+        tfc.search(model, train, validation, **given)
+    # Nothing is trained: the loss is not asked for.
+    with pytest.raises(AssertionError, match="sensitivities"):
+        tfc.search(model, train, validation, **given, epochs=0)
+
+
+@pytest.mark.parametrize(
     ("changed", "name"),
     [
         ({"train": (X[:50], np.r_[Y[:40], Y[:10]])}, "train"),
         ({"train": (X[:45], Y[:45])}, "train"),
         ({"confidence": 0.8}, "confidence"),
-        ({"model": net(keras.losses.CategoricalHinge())}, "loss"),
+        ({"model": net(keras.losses.SparseCategoricalCrossentropy())}, "loss"),
     ],
 )
 def test_a_folder_of_another_search_is_refused(monkeypatch, changed, name, tmp_path):

@@ -15,6 +15,7 @@ from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metr
 from tfcompress.analysis.measuring.samples import read_samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.options import parse_options
+from tfcompress.analysis.recipes.loss_check import check_training
 from tfcompress.analysis.recipes.recipe import Recipe, recipe_of
 from tfcompress.analysis.search.arguments import (
     check_arguments,
@@ -110,8 +111,8 @@ def search(
             `WeightScheme`. They take more time, so that it is for budgets of bytes.
         seed: Of training.
         path: A folder that keeps every step; a search that was interrupted and is called again
-            with the same arguments continues there. It holds each candidate's `.tflite` and
-            `.keras`.
+            with the same arguments continues there; budgets, `options`, `trials` and `max_drop` may
+            be others. It holds each candidate's `.tflite` and `.keras`.
         verbose: 0 shows no progress, 1 prints lines where there is no terminal to show a bar in.
 
     Returns:
@@ -121,10 +122,11 @@ def search(
         TypeError: Not a Keras model, no budget, or data that cannot be read.
         ValueError: A budget that cannot be met (with the smallest that can), no candidate that
             holds `max_drop` (with the nearest), an argument out of range, `validation` that is
-            `train` or has no labels, neither a metric nor labels that accuracy could be taken of, a
-            metric of which nothing tells whether more is better, a model without a layer that the
-            options apply to, a folder of another search, or a folder and a metric or loss that
-            cannot be told from another one, for it holds more than code, plain values and arrays.
+            `train` or has no labels, no loss or labels that it does not take, neither a metric nor
+            labels that accuracy could be taken of, a metric of which nothing tells whether more is
+            better, a model without a layer that the options apply to, a folder of another search,
+            or a folder and a metric or loss that cannot be told from another one, for it holds more
+            than code, plain values and arrays.
     """
     budgets = as_budgets(budget)  # type: ignore[arg-type]
     check_arguments(
@@ -152,6 +154,8 @@ def search(
     check_other_samples(held, scored, "train")
     reference = predict(model, held)
     check_data(held, scored, found, reference)
+    if epochs:
+        check_training(model, scored)
     training = Training(train, epochs, learning_rate, batch_size, distill, seed)
     settings: dict[str, Any] = {
         "epochs": epochs,
