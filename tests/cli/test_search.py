@@ -84,7 +84,7 @@ def test_the_compiled_metric_and_loss_are_those_of_the_file(files, capfd):
     targets = np.stack([arrays["x_train"].sum(1), arrays["x_train"].mean(1)], 1)
     line.fit(arrays["x_train"], targets, epochs=2, verbose=0)
     np.savez(folder / "sums.npz", x=arrays["x_train"], y=targets)
-    assert search(line, folder / "sums.npz", "line")["metric"] == "mean_absolute_error"
+    assert search(line, folder / "sums.npz", "line")["metric"] == "mae"
 
 
 def test_a_loss_that_keras_cannot_load_is_named(files, capsys):

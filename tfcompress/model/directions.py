@@ -16,7 +16,18 @@ Direction = Literal["max", "min"]
 _DIRECTIONS: dict[Direction, tuple[str, ...]] = {
     "min": (
         *("loss", "losses", "error", "err", "entropy", "perplexity", "hinge", "nll", "brier"),
-        *("mae", "mse", "mape", "msle", "divergence", "kld", "distance", "deviation", "drop"),
+        *(
+            "mae",
+            "mse",
+            "mape",
+            "msle",
+            "divergence",
+            "kld",
+            "logcosh",
+            "distance",
+            "deviation",
+            "drop",
+        ),
     ),
     "max": (
         *("acc", "accuracy", "auc", "precision", "recall", "f1", "fbeta", "iou", "jaccard"),

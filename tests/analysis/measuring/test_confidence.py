@@ -37,7 +37,7 @@ def test_samples_of_weight_0_do_not_count(function):
     def weigh(y, p, weights):
         return function(y, p), weights
 
-    metric = Metric("error", True, weigh, True, 3 * kept)
+    metric = Metric("error", True, weigh, 3 * kept)
     found = paired_drop(metric, labels, before, after)
     plain = Metric("error", True, function)
     expected = paired_drop(plain, labels[:200], before[:200], after[:200])
@@ -53,7 +53,7 @@ def test_unequal_weights_count_as_fewer_samples():
         return accuracy(y, p), weights
 
     bounds = [
-        paired_drop(Metric("accuracy", False, weigh, True, weights), labels, same, same).bound
+        paired_drop(Metric("accuracy", False, weigh, weights), labels, same, same).bound
         for weights in (np.ones(400), np.linspace(0, 1, 400), np.eye(400)[0])
     ]
     assert bounds[0] < bounds[1] < bounds[2]
@@ -70,7 +70,7 @@ def test_a_weighted_metric_of_all_samples_is_resampled_with_its_weights():
     def rmse(y, p, weights):
         return float(np.sqrt(np.sum(weights * (y - p) ** 2) / np.sum(weights)))
 
-    drop = paired_drop(Metric("rmse", True, rmse, True, kept), labels, good, bad)
+    drop = paired_drop(Metric("rmse", True, rmse, kept), labels, good, bad)
     first = slice(200)
     expected = [rmse(labels[first], outputs[first], kept[first]) for outputs in (good, bad)]
     assert drop.mean == pytest.approx(expected[1] - expected[0])

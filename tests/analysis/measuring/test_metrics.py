@@ -242,3 +242,34 @@ def test_a_mode_turns_the_drop_round():
     drops = [{row.target: row.drop for row in table.rows} for table in tables]
     assert drops[0] == pytest.approx(drops[1], rel=1e-4)
     assert drops[0] == pytest.approx({name: -drop for name, drop in drops[2].items()}, rel=1e-4)
+
+
+@pytest.mark.parametrize("argument", ["metrics", "weighted_metrics", None])
+@pytest.mark.parametrize("metric", ["accuracy", keras.metrics.SparseCategoricalAccuracy])
+def test_padded_steps_do_not_count(argument, metric):
+    keras.utils.set_random_seed(0)
+    tokens = RNG.integers(1, 9, (40, 6)).astype("int32")
+    lengths = RNG.integers(1, 7, 40)
+    tokens[np.arange(6) >= lengths[:, None]] = 0
+    labels = tokens % 3
+    inputs = keras.Input((6,), dtype="int32")
+    hidden = layers.Embedding(9, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.LSTM(4, return_sequences=True)(hidden)))
+    model.compile(
+        "sgd",
+        SPARSE,
+        **(
+            {}
+            if argument is None
+            else {argument: [keras.metrics.get(metric) if isinstance(metric, type) else metric]}
+        ),
+    )
+    weights = np.arange(240, dtype="float32").reshape(40, 6)
+    found = tfc.evaluate_file(model, model, (tokens, labels, weights))
+    right = model.predict(tokens, verbose=0).argmax(-1) == labels
+    counted = (tokens != 0) * (weights if argument == "weighted_metrics" else 1)
+    assert found == pytest.approx(np.sum(right * counted) / np.sum(counted))
+    assert found != pytest.approx(right.mean(), abs=1e-3)
+    if argument is not None:
+        evaluated = model.evaluate(tokens, labels, sample_weight=weights, verbose=0)
+        assert found == pytest.approx(evaluated[1], abs=1e-6)

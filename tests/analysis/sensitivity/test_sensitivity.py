@@ -186,6 +186,28 @@ def test_a_metric_and_its_drop():
     assert table.origin["baseline"] == "1"
 
 
+def test_a_file_belongs_to_one_metric(tmp_path):
+    model, x = residual_net(), images()
+    labels = model.predict(x, verbose=0).argmax(-1)
+    path = tmp_path / "rows.json"
+
+    def measure(factor, mode="max"):
+        return tfc.sensitivity(
+            model,
+            (x, labels),
+            options=["sparsity=0.8"],
+            metric=lambda y, p: factor * (p.argmax(-1) == y),
+            mode=mode,
+            path=path,
+            verbose=0,
+        )
+
+    assert measure(1.0).to_rows() == measure(1.0).to_rows()
+    for other in ({"factor": 2.0}, {"factor": 1.0, "mode": "min"}):
+        with pytest.raises(ValueError, match="rows of the same code of the metric"):
+            measure(**other)
+
+
 def test_wrong_arguments():
     model, x = residual_net(), images(4)
     with pytest.raises(ValueError, match="Expected labels"):

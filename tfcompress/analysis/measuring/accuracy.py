@@ -42,17 +42,19 @@ def right(labels: Any, predictions: Any) -> np.ndarray:
     return (found == y).reshape(len(p), -1)
 
 
-def default_accuracy(model: keras.Model) -> Callable[[Any, Any], np.ndarray]:
-    """Accuracy for a model that was compiled without a metric.
-
-    It refuses labels that are not one class of each sample, where no loss says that they are.
+def class_check(model: keras.Model) -> Callable[[Any, Any], None]:
+    """What refuses to take accuracy of a model that was compiled without a metric.
 
     Args:
         model: The functional model.
+
+    Returns:
+        A function of labels and predictions. It refuses labels that are not one class of each
+        sample, where no loss says that they are.
     """
     has_entropy = any("entropy" in (name or "") for name in loss_names(model))
 
-    def compute(labels: Any, predictions: Any) -> np.ndarray:
+    def check(labels: Any, predictions: Any) -> None:
         y, p = _one_of_each(labels, predictions)
         several = p.ndim > 1 and p.shape[-1] > 1
         is_numeric = np.issubdtype(y.dtype, np.number) or y.dtype == bool
@@ -70,9 +72,8 @@ def default_accuracy(model: keras.Model) -> Callable[[Any, Any], np.ndarray]:
                 f"shape {y.shape} for outputs of shape {p.shape}. Pass metric=, such as 'mae', or "
                 "keras.metrics.BinaryAccuracy(...) where a sample has several classes."
             )
-        return accuracy(labels, predictions)
 
-    return compute
+    return check
 
 
 def _one_of_each(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ def evaluate_file(
     functional = functional_as_compiled(model, data)
     held = read_samples(data, functional)
     # Nothing is compared: which values are better does not matter.
-    found = resolve_metric(metric, functional, mode="max").of(held)
+    found = resolve_metric(metric, functional, mode="max").of(held, functional)
     if file is model:
         outputs = predict(functional, held)
     elif isinstance(file, keras.Model):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from tfcompress.export.runtime.runner import Runner
 from tfcompress.export.steps.prepare import output_names
 from tfcompress.export.tflite import export_tflite
 from tfcompress.model.graph import Graph, input_structure
+from tfcompress.model.keras_private import padding_mask
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 
 
@@ -85,12 +87,36 @@ def run_file(path: str | os.PathLike, model: keras.Model, samples: Samples) -> A
 
 def predict(model: keras.Model, samples: Samples, batch_size: int = 128) -> Any:
     """The flat outputs of a functional Keras model: an array, or a list of arrays."""
+    outputs = _run(model, samples, batch_size, lambda tensors: tensors)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def masks_of_outputs(
+    model: keras.Model, samples: Samples, batch_size: int = 128
+) -> list[np.ndarray]:
+    """The padding mask of each flat output, `(n, steps)`; of one that has none, ones, `(n,)`."""
+
+    def mask(tensor: tf.Tensor) -> tf.Tensor:
+        found = padding_mask(tensor)
+        return tf.ones(tf.shape(tensor)[:1], bool) if found is None else found
+
+    return _run(model, samples, batch_size, lambda tensors: [mask(each) for each in tensors])
+
+
+def _run(
+    model: keras.Model,
+    samples: Samples,
+    batch_size: int,
+    read: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+) -> list[np.ndarray]:
+    """What is read of the flat outputs, batch by batch."""
     inputs = input_structure(model)
     values = tree.flatten(inputs)
     signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in values]
 
     def call(*arrays: tf.Tensor) -> list[tf.Tensor]:
-        return tree.flatten(model(tree.pack_sequence_as(inputs, arrays), training=False))
+        outputs = model(tree.pack_sequence_as(inputs, arrays), training=False)
+        return read(tree.flatten(outputs))
 
     # One trace for all sizes of batches: `predict` has one for each, and a search of many models
     # makes TensorFlow warn of them.
@@ -103,5 +129,4 @@ def predict(model: keras.Model, samples: Samples, batch_size: int = 128) -> Any:
     for start in range(0, len(samples), batch_size):
         found = run(*(tf.constant(array[start : start + batch_size]) for array in arrays))
         parts.append([np.asarray(output) for output in found])
-    outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return outputs[0] if len(outputs) == 1 else outputs
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -12,8 +12,11 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.analysis.measuring.accuracy import accuracy, right
+from tfcompress.analysis.measuring.files import masks_of_outputs
+from tfcompress.analysis.measuring.samples import Samples
 from tfcompress.model.compilation import by_output, output_keys
-from tfcompress.model.keras_private import compile_arguments, mean_function
+from tfcompress.model.graph import output_structure
+from tfcompress.model.keras_private import compile_arguments, mean_function, padding_mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,14 +84,13 @@ def of_keras(metric: Compiled, model: keras.Model) -> Callable[..., Any]:
     def compute(labels: Any, predictions: Any, weights: Any = None) -> Any:
         y = _part(labels, index, keys, "labels")
         p = tree.flatten(predictions)[index]
-        w = None if weights is None else _part(weights, index, keys, "sample weights")
         if function is right:
-            return _reduced(right(y, p), w)
+            return _reduced(right(y, p), weights)
         y, p = _tensor(y), _tensor(p)
         try:
             if function is not None:
-                return _reduced(np.asarray(function(y, p), np.float64), w)
-            return _result(identifier, y, p, w)
+                return _reduced(np.asarray(function(y, p), np.float64), weights)
+            return _result(identifier, y, p, weights)
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
                 f"Expected labels that the metric {_name(identifier)!r} can compare with the "
@@ -97,6 +99,34 @@ def of_keras(metric: Compiled, model: keras.Model) -> Callable[..., Any]:
             ) from error
 
     return compute
+
+
+def weigher(
+    metric: Compiled, model: keras.Model
+) -> Callable[[Samples, keras.Model], np.ndarray | None] | None:
+    """What gives the weights of samples for a metric as Keras has them; `None` for nothing.
+
+    These are the sample weights, of a weighted metric, and the padding mask that the output has,
+    of a metric that is a mean.
+    """
+    keys, index, weighted = output_keys(model), metric.output, metric.weighted
+    symbol = tree.flatten(output_structure(model))[index]
+    is_masked = padding_mask(symbol) is not None and _function(metric.identifier) is not None
+    if not weighted and not is_masked:
+        return None
+
+    def weigh(samples: Samples, model: keras.Model) -> np.ndarray | None:
+        found = None
+        if weighted and samples.weights is not None:
+            found = _part(samples.weights, index, keys, "sample weights").astype(np.float64)
+        if is_masked:
+            mask = masks_of_outputs(model, samples)[index].astype(np.float64)
+            if found is None:
+                return mask
+            found = found.reshape(*found.shape, *[1] * (mask.ndim - found.ndim)) * mask
+        return found
+
+    return weigh
 
 
 def _name(identifier: Any) -> str:
@@ -156,7 +186,6 @@ def _reduced(values: np.ndarray, weights: np.ndarray | None) -> Any:
         return values
     if weights is None:
         return values.reshape(len(values), -1).mean(1)
-    weights = np.asarray(weights, np.float64)
     if weights.ndim > values.ndim and weights.shape[-1] == 1:
         weights = weights[..., 0]
     values = values.mean(tuple(range(min(weights.ndim, values.ndim), values.ndim)))

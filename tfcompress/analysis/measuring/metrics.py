@@ -10,8 +10,13 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfcompress.analysis.measuring.accuracy import accuracy, default_accuracy
-from tfcompress.analysis.measuring.keras_metrics import Compiled, compiled_metrics, of_keras
+from tfcompress.analysis.measuring.accuracy import accuracy, class_check
+from tfcompress.analysis.measuring.keras_metrics import (
+    Compiled,
+    compiled_metrics,
+    of_keras,
+    weigher,
+)
 from tfcompress.analysis.measuring.samples import Samples
 from tfcompress.model.compilation import output_keys
 from tfcompress.model.directions import direction_of
@@ -29,33 +34,37 @@ class Metric:
     Attributes:
         name: What it is called.
         minimized: Whether less is better.
-        function: `function(labels, predictions)`: one number, or one per sample. Of a weighted
-            metric `function(labels, predictions, weights)`.
-        weighted: Whether sample weights count, as in `weighted_metrics` of Keras.
-        weights: Those of the samples, in the structure that the data has them in.
+        function: `function(labels, predictions)`: one number, or one per sample. With weights
+            `function(labels, predictions, weights)`: one number, or `(values, weights)` per sample.
+        weights: What samples, or positions in them, count; `None` where all count alike.
+        weigh: `weigh(samples, model)` gives the weights; `None` where samples have none.
     """
 
     name: str
     minimized: bool
     function: Callable[..., Any]
-    weighted: bool = False
-    weights: Any = None
+    weights: np.ndarray | None = None
+    weigh: Callable[[Samples, keras.Model], np.ndarray | None] | None = None
 
-    def of(self, samples: Samples) -> Metric:
+    def of(self, samples: Samples, model: keras.Model) -> Metric:
         """The metric of samples: with their weights, where these count.
+
+        Args:
+            samples: Samples with labels.
+            model: The functional model that they are for.
 
         Raises:
             ValueError: Samples without labels, which every metric needs.
         """
         check_labels(samples.labels, self)
-        return dataclasses.replace(self, weights=samples.weights if self.weighted else None)
+        weights = None if self.weigh is None else self.weigh(samples, model)
+        return dataclasses.replace(self, weights=weights, weigh=None)
 
     def of_rows(self, rows: np.ndarray) -> Metric:
         """The metric of some of the samples."""
         if self.weights is None:
             return self
-        weights = tree.map_structure(lambda array: np.asarray(array)[rows], self.weights)
-        return dataclasses.replace(self, weights=weights)
+        return dataclasses.replace(self, weights=self.weights[rows])
 
     def value(self, labels: Any, predictions: Any) -> float:
         """The metric of predictions."""
@@ -112,7 +121,7 @@ def resolve_metric(metric: MetricLike, model: keras.Model, mode: Mode = "auto") 
         return metric
     known = compiled_metrics(model)
     if metric is None and not known:
-        return Metric("accuracy", mode == "min", default_accuracy(model))
+        return _default(model, mode)
     chosen = known[0] if metric is None else None
     if isinstance(metric, str):
         chosen = next((each for each in known if each.name == metric), None)
@@ -124,14 +133,26 @@ def resolve_metric(metric: MetricLike, model: keras.Model, mode: Mode = "auto") 
         chosen = Compiled(metric.name, metric)
     if chosen is not None:
         minimized = _is_minimized(chosen.identifier, chosen.name, mode)
-        return Metric(chosen.name, minimized, of_keras(chosen, model), chosen.weighted)
-    if callable(metric):
+        return Metric(chosen.name, minimized, of_keras(chosen, model), None, weigher(chosen, model))
+    if callable(metric) and not isinstance(metric, type):
         name = getattr(metric, "__name__", type(metric).__name__)
         return Metric(name, _is_minimized(metric, name, mode), metric)
     raise TypeError(
         "Expected `metric` to be None, a name, a keras.metrics.Metric or a function "
         f"(labels, predictions). Received: {metric!r} of type {type(metric).__name__}."
     )
+
+
+def _default(model: keras.Model, mode: Mode) -> Metric:
+    """Accuracy, of labels that are classes."""
+    plain = Compiled("accuracy", accuracy)
+    check, function = class_check(model), of_keras(plain, model)
+
+    def compute(labels: Any, predictions: Any, weights: Any = None) -> Any:
+        check(labels, predictions)
+        return function(labels, predictions, weights)
+
+    return Metric(plain.name, mode == "min", compute, None, weigher(plain, model))
 
 
 def check_labels(labels: Any, metric: Metric) -> None:
@@ -144,7 +165,7 @@ def check_labels(labels: Any, metric: Metric) -> None:
 
 
 def _by_name(name: str, known: list[Compiled]) -> Any:
-    if name in ("accuracy", "acc"):
+    if name.lower() in ("accuracy", "acc"):
         return accuracy
     try:
         found = keras.metrics.get(name)

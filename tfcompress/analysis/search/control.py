@@ -149,7 +149,7 @@ def accuracy_control(
     check_repeatable(calibration_data, "calibration_data")
     model = functional_as_compiled(model, calibration_data)
     held = read_samples(validation, model)
-    found = resolve_metric(metric, model, mode).of(held)
+    found = resolve_metric(metric, model, mode).of(held, model)
     check_finite(held, "validation")
     scored = read_samples(calibration_data, model, _COMPARED)
     check_other_samples(held, scored, "calibration_data")

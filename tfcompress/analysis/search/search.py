@@ -11,6 +11,7 @@ import keras
 
 from tfcompress.analysis.costs.budgets import Budget, as_budgets
 from tfcompress.analysis.measuring.files import predict
+from tfcompress.analysis.measuring.identity import identity_of
 from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import read_samples
 from tfcompress.analysis.options.assignment import Assignment
@@ -26,7 +27,6 @@ from tfcompress.analysis.search.arguments import (
     compiled_loss,
 )
 from tfcompress.analysis.search.front import Point, knee, undominated
-from tfcompress.analysis.search.identity import identity_of
 from tfcompress.analysis.search.predicted import Predictions
 from tfcompress.analysis.search.result import Candidate, SearchResult
 from tfcompress.analysis.search.state import State
@@ -149,7 +149,7 @@ def search(
     chosen = parse_options(("int8", *parse_options(options)))
     model = functional_as_compiled(model, train)
     held = read_samples(validation, model)
-    found = resolve_metric(metric, model, mode).of(held)
+    found = resolve_metric(metric, model, mode).of(held, model)
     scored = read_samples(train, model, samples)
     check_other_samples(held, scored, "train")
     reference = predict(model, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Container, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.analysis.measuring.identity import identity_of
 from tfcompress.analysis.measuring.measures import NAMES, divergence, output_kinds
 from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import Samples, read_samples
@@ -78,7 +80,8 @@ def sensitivity(
         TypeError: Not a Keras model, or data that cannot be read.
         ValueError: A model without a layer that an option applies to, a `metric` without labels,
             data that do not fit, a `path` with rows of another model or other data, or `mode` is
-            `"auto"`, and neither class nor name of the metric tells.
+            `"auto"`, and neither class nor name of the metric tells, or a `path` and a metric that
+            cannot be told from another one, for it holds more than code, plain values and arrays.
 
     Example:
         >>> model = keras.Sequential(
@@ -93,7 +96,7 @@ def sensitivity(
     model = functional_as_compiled(model, data)
     check_functional(model)
     held = read_samples(data, model, samples)
-    found = None if metric is None else resolve_metric(metric, model, mode).of(held)
+    found = None if metric is None else resolve_metric(metric, model, mode).of(held, model)
     changes = Changes(model, chosen)
     if not changes.candidates:
         raise ValueError(
@@ -105,6 +108,10 @@ def sensitivity(
         "data": held.checksum,
         "metric": "" if found is None else found.name,
     }
+    if found is not None and path is not None:
+        # Its name alone does not tell a metric from another one.
+        found_again = dataclasses.replace(found, name="")
+        origin["code of the metric"] = identity_of(found_again, "metric")
     known = _known_rows(path, origin)
     return _measure(changes, held, found, origin, known, max_measured, path, verbose)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
+from tfcompress.analysis.measuring.identity import identity_of
 from tfcompress.analysis.measuring.metrics import resolve_metric
-from tfcompress.analysis.search.identity import identity_of
 
 SCALE = 2.0
 
