@@ -165,6 +165,22 @@ def test_rows_are_saved_and_continued(measured, tmp_path, monkeypatch):
         tfc.Sensitivity.load(path)
 
 
+def test_rows_are_those_of_the_same_names(tmp_path):
+    def table(name):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        h = layers.Dense(8, activation="relu", name=name)(inputs)
+        model = keras.Model(inputs, layers.Dense(3, name="logits")(h))
+        x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+        path = tmp_path / "rows.json"
+        return tfc.sensitivity(model, x, options=["int8"], path=path, verbose=0)
+
+    assert table("hidden").to_rows() == table("hidden").to_rows()
+    # The same model otherwise: its rows could not be found by their names.
+    with pytest.raises(ValueError, match="rows of the same names of layers"):
+        table("hidden_1")
+
+
 def test_a_pre_screen_orders_what_is_not_measured(measured):
     model, table = measured
     part = tfc.sensitivity(model, images(), options=OPTIONS, max_measured=6, verbose=0)

@@ -23,6 +23,7 @@ from tfcompress.analysis.sensitivity.table import Row, Sensitivity, read_table
 from tfcompress.distillation.checksum import checksum_of_teacher
 from tfcompress.model.compilation import functional_as_compiled
 from tfcompress.model.graph import check_functional
+from tfcompress.model.paths import graph_paths
 from tfcompress.model.progress import Progress, Verbosity
 
 
@@ -103,8 +104,11 @@ def sensitivity(
             f"Expected a model with layers that {', '.join(map(str, chosen))} apply to. Received: "
             f"{model.name!r}, in which there is none. Skipped: {changes.skipped}."
         )
+    paths = graph_paths(changes.graph)
     origin = {
         "model": str(checksum_of_teacher(model)),
+        # Rows are named by them, and a model that is built again gets other ones from Keras.
+        "names of layers": ", ".join(p for op, p in paths.items() if getattr(op, "weights", ())),
         "data": held.checksum,
         "metric": "" if found is None else found.name,
     }
@@ -206,7 +210,7 @@ def _known_rows(path: Any, origin: dict[str, str]) -> dict[tuple[str, str], Row]
         if table.origin.get(what) != wanted:
             raise ValueError(
                 f"Expected {os.fspath(path)!r} to hold rows of the same {what}. Received: rows of "
-                f"another one (checksums differ). Give another path, or remove the file."
+                "other ones. Give another path, or remove the file."
             )
     return {(row.target, row.option): row for row in table.rows if row.measured}
 
