@@ -11,7 +11,9 @@ import tensorflow as tf
 from keras import tree
 
 from tfcompress.analysis.measuring.measures import Kind
-from tfcompress.distillation import Distiller, LogitsDistillation
+from tfcompress.analysis.recipes.objective import objective_of, trains_itself
+from tfcompress.distillation import Distiller
+from tfcompress.model.batches import line_up
 from tfcompress.model.graph import input_structure
 
 
@@ -34,9 +36,10 @@ def finetune(
 ) -> None:
     """Trains a model, by default by Adam, with a learning rate that falls by half a cosine.
 
-    The loss is the teacher's compiled one; of a teacher that is not compiled, cross-entropy where
-    its outputs are class scores. With `distill` the KL divergence of class scores from the
-    teacher's is added to it.
+    The loss of each output and its weight are those that the teacher was compiled with; of a
+    teacher that is not compiled, cross-entropy where its output is class scores. With `distill`
+    the distance of each output from the teacher's is added, with the same weight; see
+    `Objective.lessons`. A model of a class with a train step of its own is trained by that alone.
 
     Args:
         model: The model to train.
@@ -48,35 +51,33 @@ def finetune(
         batch_size: Of arrays.
         distill: Whether the teacher takes part.
         distillation: `"temperature"`, `"weight"` of the teacher and `"labels"`, the weight of the
-            compiled loss; 1 each by default.
+            compiled loss; 1 each by default. With `"labels"` 0 the data needs none.
         optimizer: Learning rate, or its schedule → the optimizer.
         learning_rate_schedule: `"cosine"`, which ends at 0, or `"constant"`.
         callbacks: For `fit`.
         seed: Of the order of samples.
         verbose: As for `fit`.
-
-    Raises:
-        ValueError: The model is not compiled, and its outputs do not tell the loss.
     """
     if epochs < 1:
         return
     keras.utils.set_random_seed(seed)
     batches, steps = training_batches(data, model, batch_size, seed)
-    classes = all(kind in ("logits", "probabilities") for kind in kinds)
+    objective = objective_of(teacher, kinds)
     student = model
-    if distill and classes:
-        given = {"temperature": 1.0, "weight": 1.0, "labels": 1.0, **(distillation or {})}
+    given = {"temperature": 1.0, "weight": 1.0, "labels": 1.0, **(distillation or {})}
+    lessons = objective.lessons(given["temperature"]) if distill else []
+    if lessons and not trains_itself(model):
         student = Distiller(
             teacher,
             model,
-            LogitsDistillation(given["temperature"]),
-            loss_weights=[given["weight"]],
+            [loss for loss, _ in lessons],
+            loss_weights=[given["weight"] * weight for _, weight in lessons],
             student_loss_weight=given["labels"],
         )
     rate: Any = learning_rate
     if steps is not None and learning_rate_schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    student.compile(optimizer(rate), loss=_loss(teacher, kinds))
+    student.compile(optimizer(rate), **objective.compile_arguments(model))
     # Keras warns where a dataset, which has an order of its own, is asked to be shuffled.
     order = {} if isinstance(batches, keras.utils.PyDataset) else {"shuffle": False}
     student.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=verbose, **order)
@@ -86,38 +87,65 @@ def training_batches(
     data: Any, model: keras.Model, batch_size: int, seed: int = 0
 ) -> tuple[Any, int | None]:
     """`(data for fit, steps of an epoch)`; arrays are shuffled, and cast in batches."""
-    if not _is_arrays(data):
+    inputs = input_structure(model)
+    specs = tree.flatten(inputs)
+    samples = _all_samples(data, len(specs))
+    if samples is None:
+        data = _Batches(data) if isinstance(data, list) else data
         length = getattr(data, "__len__", None)
         try:
             return data, int(length()) if length is not None else None
         except TypeError:
             return data, None
-    specs = input_structure(model)
 
-    def cast(x: Any, *rest: Any) -> tuple:
-        arrays = [
-            tf.cast(a, s.dtype) for a, s in zip(tree.flatten(x), tree.flatten(specs), strict=True)
-        ]
-        return (tree.pack_sequence_as(x, arrays), *rest)
+    def cast(x: tuple, *rest: Any) -> tuple:
+        arrays = [tf.cast(a, s.dtype) for a, s in zip(x, specs, strict=True)]
+        return (_as_tuples(tree.pack_sequence_as(inputs, arrays)), *rest)
 
-    count = len(tree.flatten(data)[0])
+    x, *rest = samples
+    columns = tuple(line_up(x, inputs))
+    count = len(columns[0])
     size = min(batch_size, count)
-    arrays = tree.map_structure(np.asarray, data)
-    batches = tf.data.Dataset.from_tensor_slices(arrays).shuffle(count, seed=seed)
+    given = (columns, *(part for part in rest if part is not None))
+    arrays = tree.map_structure(np.asarray, given)
+    batches = tf.data.Dataset.from_tensor_slices(_as_tuples(arrays)).shuffle(count, seed=seed)
     return batches.batch(size, drop_remainder=True).map(cast).prefetch(2), count // size
 
 
-def _is_arrays(data: Any) -> bool:
-    return isinstance(data, tuple) and all(hasattr(leaf, "shape") for leaf in tree.flatten(data))
+def _as_tuples(value: Any) -> Any:
+    """A structure with tuples for lists, which TensorFlow takes for one tensor."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _loss(teacher: keras.Model, kinds: Sequence[Kind]) -> Any:
-    loss = getattr(teacher, "loss", None)
-    if loss is not None:
-        return loss
-    if len(kinds) == 1 and kinds[0] in ("logits", "probabilities"):
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=kinds[0] == "logits")
-    raise ValueError(
-        "Expected a compiled model, whose loss candidates are trained with. Received: a model that "
-        f"is not compiled, with outputs {list(kinds)}. Call model.compile(...) first."
-    )
+class _Batches(keras.utils.PyDataset):
+    """A list of batches, which the `fit` of Keras does not take."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return _as_tuples(self._batches[index])
+
+
+def _all_samples(data: Any, count: int) -> tuple | None:
+    """Data that are arrays as `(x, ...)`; `None` for batches.
+
+    Args:
+        data: Training data.
+        count: How many inputs the model has.
+    """
+    if isinstance(data, tuple):
+        return data if _are_arrays(data) else None
+    is_inputs = isinstance(data, list) and len(data) == count > 1 and _are_arrays(data)
+    is_array = isinstance(data, np.ndarray | Mapping) or tf.is_tensor(data)
+    return (data,) if is_inputs or is_array else None
+
+
+def _are_arrays(data: Any) -> bool:
+    return all(part is None or hasattr(part, "shape") for part in tree.flatten(data))

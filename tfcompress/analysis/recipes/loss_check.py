@@ -12,42 +12,67 @@ import tensorflow as tf
 from keras import layers, tree
 
 from tfcompress.analysis.measuring.files import predict
-from tfcompress.analysis.measuring.measures import output_kinds
 from tfcompress.analysis.measuring.samples import Samples
+from tfcompress.analysis.recipes.objective import Objective, trains_itself
 from tfcompress.model.graph import output_structure
-from tfcompress.model.keras_private import compile_arguments
-from tfcompress.model.user_class import overridden_methods
 
 # Samples that the loss is computed of.
 _FEW = 32
 
 
-def check_training(model: keras.Model, samples: Samples) -> None:
-    """Refuses a float model whose loss is not known, or does not take the labels.
+def check_training(
+    model: keras.Model,
+    objective: Objective,
+    samples: Samples,
+    distillation: Mapping[str, float] | None = None,
+) -> None:
+    """Refuses a training that lacks something, or whose loss does not take the labels.
 
     Args:
-        model: The float model, functional; one with a train step of its own is not checked.
+        model: The float model, functional; the loss of one with a train step of its own is not
+            checked.
+        objective: What it is trained to.
         samples: Training samples.
+        distillation: The settings of a teacher that was asked for, or `None`.
 
     Raises:
-        ValueError: Neither a loss nor class scores, or labels that the loss does not take.
+        ValueError: No loss, no labels or labels that the loss does not take, or a teacher that
+            could not act.
     """
-    if {"train_step", "compute_loss"} & set(overridden_methods(type(model))):
+    if distillation is not None:
+        _check_teacher(model, objective, distillation)
+    if trains_itself(model) or (distillation is not None and distillation.get("labels") == 0):
         return
-    few = Samples(*(_first(part) for part in (samples.inputs, samples.labels)))
-    outputs = predict(model, few)
-    kinds = output_kinds(model, tree.flatten(outputs))
-    given = compile_arguments(model)
-    loss = given.get("loss")
-    if loss is None and len(kinds) == 1 and kinds[0] in ("logits", "probabilities"):
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=kinds[0] == "logits")
-    if loss is None:
+    if objective.is_silent:
         raise ValueError(
             "Expected a compiled model, whose loss candidates are trained with. Received: a model "
-            f"that is not compiled, with outputs {list(kinds)}. Call model.compile(...) first."
+            f"that is not compiled, with outputs {list(objective.kinds)}. Call model.compile(...) "
+            "first."
         )
-    arguments = {"loss": loss, "loss_weights": given.get("loss_weights")}
-    check_loss(model, arguments, few.labels, outputs)
+    if samples.labels is None:
+        raise ValueError(
+            "Expected `train` with labels: data as (x, y), or batches of them. Received: inputs "
+            "alone, by which nothing but {'distill': {'labels': 0}} trains."
+        )
+    few = Samples(*(_first(part) for part in (samples.inputs, samples.labels)))
+    check_loss(model, objective.compile_arguments(model), few.labels, predict(model, few))
+
+
+def _check_teacher(
+    model: keras.Model, objective: Objective, distillation: Mapping[str, float]
+) -> None:
+    if trains_itself(model):
+        raise ValueError(
+            "Expected a model that is trained by the fit of Keras, for 'distill' has a train step "
+            f"of its own. Received: {type(model).__name__}, with its own "
+            "train_step or compute_loss. Leave 'distill' out."
+        )
+    is_scored = any(kind != "values" for kind in objective.kinds)
+    if "temperature" in distillation and not is_scored:
+        raise ValueError(
+            "Expected 'temperature' of 'distill' with a model of class scores. Received: outputs "
+            f"that hold {list(objective.kinds)}, which are taught by their loss."
+        )
 
 
 def check_loss(model: keras.Model, loss: Mapping[str, Any], labels: Any, outputs: Any) -> None:

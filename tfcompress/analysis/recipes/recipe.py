@@ -43,7 +43,9 @@ class Recipe:
     - `"regularize"`: `l1`, `l2`;
     - `"cluster"`: `num_clusters`;
     - `"quantize"`: `default` and `layers`, names of schemes; null leaves a layer in float;
-    - `"distill"`: `temperature`, `weight`, and `labels`, the weight of the compiled loss;
+    - `"distill"`: `temperature` of class scores, `weight` of the teacher, and `labels`, the weight
+      of the compiled loss; class scores and probabilities are taught by the KL divergence, values
+      by their compiled loss or the squared error, each output with its loss weight;
     - `"train"`: `epochs`, `learning_rate`, `learning_rate_schedule` (`"cosine"`, the default, or
       `"constant"`), `batch_size`, `seed`; `optimizer`, such as `"SGD"` or `{"SGD": {"momentum":
       0.9}}`, by default Adam; `callbacks`, a list such as `["TerminateOnNaN", {"EarlyStopping":
@@ -152,8 +154,10 @@ class Recipe:
         """Follows the stages.
 
         Args:
-            model: A built float model; it is left untouched. It is the teacher of `"distill"`.
-            train: `(x, y)` as arrays, or batches as for `fit`.
+            model: A built float model; it is left untouched. It is the teacher of `"distill"`, and
+                compiled with the loss and the loss weights of every training.
+            train: `(x, y)` as arrays, or batches as for `fit`; several inputs or outputs as lists,
+                tuples or dicts. With `"labels"` 0 in every `"distill"` the inputs are enough.
             verbose: As for `fit`.
 
         Returns:
@@ -161,7 +165,8 @@ class Recipe:
             `.keras` file, and the report of its export holds it.
 
         Raises:
-            ValueError: A layer that the model does not have, or data that do not fit.
+            ValueError: A layer that the model does not have, data that do not fit, or a training
+                that lacks a loss or labels.
         """
         with warnings.catch_warnings():
             # Ranges are those of a model whose training has not begun.

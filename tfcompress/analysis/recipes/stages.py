@@ -16,14 +16,16 @@ from tfcompress.analysis.measuring.samples import Samples, read_samples
 from tfcompress.analysis.options.assignment import layers_by_path, pruned
 from tfcompress.analysis.options.widths import Widths
 from tfcompress.analysis.recipes.finetune import finetune, training_batches
+from tfcompress.analysis.recipes.loss_check import check_training
 from tfcompress.analysis.recipes.named import SCHEDULES, make_callback, make_optimizer
+from tfcompress.analysis.recipes.objective import objective_of
 from tfcompress.analysis.recipes.zeros import Zeros
 from tfcompress.factorization import factorize
 from tfcompress.model.batches import check_repeatable
+from tfcompress.model.compilation import functional_as_compiled
 from tfcompress.model.flat import flat_copy, flat_names
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.lookup import near_names
-from tfcompress.model.subclassed import functional_for
 from tfcompress.pruning.regularization.callback import Regularization
 from tfcompress.pruning.structure import shrink
 from tfcompress.pruning.structure.options import WidthOptions
@@ -54,7 +56,7 @@ def run_stages(
         verbose: As for `fit`.
     """
     check_repeatable(train, "train")
-    teacher = functional_for(model, train)
+    teacher = functional_as_compiled(model, train)
     held = read_samples(train, teacher, calibration_samples)
     kinds = [next(iter(stage)) for stage in stages]
     _try_training([stage["train"] for stage in stages if "train" in stage])
@@ -214,6 +216,8 @@ class _Run:
         callbacks: Sequence[Any] = (),
         **settings: Any,
     ) -> None:
+        objective = objective_of(self.teacher, self.kinds)
+        check_training(self.teacher, objective, self.held, self.distillation)
         if self.zeros.last_step:
             self._check_steps(epochs, settings)
         acting = [*self.callbacks, *self.zeros.callbacks(self.model, int(self.verbose > 0))]

@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import tree
 
 from tfcompress.analysis.costs.budgets import Budget, as_budgets
 from tfcompress.analysis.measuring.files import predict
 from tfcompress.analysis.measuring.identity import identity_of
+from tfcompress.analysis.measuring.measures import output_kinds
 from tfcompress.analysis.measuring.metrics import MetricLike, Mode, resolve_metric
 from tfcompress.analysis.measuring.samples import read_samples
 from tfcompress.analysis.options.assignment import Assignment
 from tfcompress.analysis.options.options import parse_options
 from tfcompress.analysis.recipes.loss_check import check_training
+from tfcompress.analysis.recipes.objective import objective_of, trains_itself
 from tfcompress.analysis.recipes.recipe import Recipe, recipe_of
 from tfcompress.analysis.search.arguments import (
     check_arguments,
@@ -104,7 +107,8 @@ def search(
         trials: Most candidates that are trained.
         learning_rate: Of Adam, at the beginning; it falls to 0 by half a cosine.
         batch_size: Of arrays.
-        distill: Whether the float model teaches (for class scores).
+        distill: Whether the float model teaches, each output by a distance of its kind. A model of
+            a class with a train step or `compute_loss` of its own is trained by that alone.
         samples: Samples for sensitivities and for calibration.
         confidence: Of the bound, in (0.5, 1).
         packed: Whether larger kernels of convolutions of 4 and 2 bits are packed; see
@@ -155,8 +159,11 @@ def search(
     reference = predict(model, held)
     check_data(held, scored, found, reference)
     if epochs:
-        check_training(model, scored)
-    training = Training(train, epochs, learning_rate, batch_size, distill, seed)
+        kinds = output_kinds(model, tree.flatten(predict(model, scored)))
+        check_training(model, objective_of(model, kinds), scored)
+    # What does not take place stands in no recipe.
+    teaches = distill and not trains_itself(model)
+    training = Training(train, epochs, learning_rate, batch_size, teaches, seed)
     settings: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,
