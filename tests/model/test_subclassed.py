@@ -107,6 +107,58 @@ def test_it_is_quantized_and_exported_with_its_own_train_step(model, images, tmp
     assert not model.blocks[0].conv._inbound_nodes
 
 
+@keras.saving.register_keras_serializable("tests")
+class Weighing(keras.Model):
+    """Its `train_step` reads what its constructor has set."""
+
+    def __init__(self, beta=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.beta, self.total = beta, keras.metrics.Mean(name="total")
+        self.coder, self.decoder = layers.Dense(8, activation="relu"), layers.Dense(6)
+
+    def call(self, x):
+        return self.decoder(self.coder(x))
+
+    def train_step(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        with tf.GradientTape() as tape:
+            loss = self.beta * ops.mean(ops.square(self(x, training=True) - x))
+            loss += 0.01 * ops.sum(ops.square(self.coder.kernel))
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self.total.update_state(loss)
+        return {"total": self.total.result()}
+
+    def get_config(self):
+        return {**super().get_config(), "beta": self.beta}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tfc.as_functional, lambda net, x: tfc.quantize(net, calibration_data=x)],
+    ids=["functional", "quantized"],
+)
+def test_a_copy_that_was_saved_trains_on_with_its_own_train_step(make, tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    net = Weighing(beta=0.3)
+    net(x)
+    copy = make(net, x)
+    copy.compile("sgd")
+    copy.fit(x, verbose=0)
+    copy.save(tmp_path / "copy.keras")
+    loaded = keras.models.load_model(tmp_path / "copy.keras")
+    assert (loaded.beta, loaded.total.name) == (0.3, "total")
+    assert loaded.coder is loaded.get_layer(copy.coder.name)
+    both = []
+    for model in (copy, loaded):
+        model.compile("sgd")
+        both.append(model.fit(x, shuffle=False, verbose=0).history["total"])
+    assert both[0] == pytest.approx(both[1], rel=1e-6)
+    # And once more.
+    loaded.save(tmp_path / "again.keras")
+    assert keras.models.load_model(tmp_path / "again.keras").beta == 0.3
+
+
 def test_techniques_read_it_as_its_functional_twin(model, images):
     twin = tfc.as_functional(model)
     assert sorted(names(twin)) == ["conv", "dense", "norm", "score", "stem"]

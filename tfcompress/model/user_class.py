@@ -173,8 +173,18 @@ def functional_class(cls: type) -> type:
     def __init__(self: Any, inputs: Any, outputs: Any, name: str | None = None, **kw: Any) -> None:
         functional.__init__(self, inputs, outputs, name=name, **kw)
 
+    def get_config(self: Any) -> dict[str, Any]:
+        return {**functional.get_config(self), **saved_attributes(self)}
+
+    def from_config(cls: Any, config: dict[str, Any], custom_objects: Any = None) -> keras.Model:
+        plain, attributes = split_attributes(config)
+        make = functional.from_config.__func__
+        model = make(cls, plain, custom_objects=custom_objects)
+        restore_attributes(model, attributes)
+        return model
+
     members: dict[str, Any] = {n: getattr(functional, n) for n in _OF_CALL}
-    members["from_config"] = classmethod(functional.from_config.__func__)
+    members.update(get_config=get_config, from_config=classmethod(from_config))
     members.update(__init__=__init__, __module__=__name__, __doc__=cls.__doc__, subclassed=cls)
     made = type(f"Functional{cls.__name__}", (cls, functional), members)
     return keras.saving.register_keras_serializable("tfcompress.subclassed")(made)
@@ -191,20 +201,75 @@ def give_attributes(model: keras.Model, copy: keras.Model) -> None:
 
     Metrics are made anew; a layer becomes the copy's layer of that name.
     """
-    known = set(vars(copy)) | set(vars(_Empty())) | _COMPILED
     there = {layer.name: layer for layer in all_layers(copy)[1:]}
-    for name, value in list(vars(model).items()):
+    layers = {}
+    for name, value in _own_attributes(model, copy).items():
+        if isinstance(value, keras.Layer):
+            value = there.get(value.name)
+            if value is None:
+                continue
+            layers[name] = value.name
+        setattr(copy, name, value)
+    given = getattr(model, "_attributes", None)
+    config = _constructor_config(model) if given is None else given()["config"]
+    # Behind a function: Keras would track its dicts.
+    copy._attributes = lambda: {"config": config, "layers": layers}
+
+
+def saved_attributes(copy: keras.Model) -> dict[str, Any]:
+    """What the config of a functional copy holds, beside its graph, to have its attributes again.
+
+    Empty for other models, and where the subclassed model has no config.
+    """
+    given = getattr(copy, "_attributes", None)
+    return {} if given is None or given()["config"] is None else {_ATTRIBUTES: given()}
+
+
+def split_attributes(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A config without what `saved_attributes` put in, and that."""
+    return {k: v for k, v in config.items() if k != _ATTRIBUTES}, config.get(_ATTRIBUTES)
+
+
+def restore_attributes(copy: keras.Model, attributes: dict[str, Any] | None) -> None:
+    """Gives a functional copy that was loaded what the constructor of its user's class sets."""
+    if attributes is None:
+        return
+    config, layers = attributes["config"], attributes["layers"]
+    model = type(copy).subclassed.from_config(keras.saving.deserialize_keras_object(config))
+    there = {layer.name: layer for layer in all_layers(copy)[1:]}
+    for name, value in _own_attributes(model, copy).items():
+        if not isinstance(value, keras.Layer):
+            setattr(copy, name, value)
+    for name, layer in layers.items():
+        if layer in there:
+            setattr(copy, name, there[layer])
+    copy._attributes = lambda: attributes
+
+
+_ATTRIBUTES = "subclassed_attributes"
+
+
+def _constructor_config(model: keras.Model) -> Any:
+    """The config of a subclassed model; `None` where its class has none."""
+    try:
+        return keras.saving.serialize_keras_object(model.get_config())
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def _own_attributes(model: keras.Model, copy: keras.Model) -> dict[str, Any]:
+    """Attributes that a subclassed model has and a copy lacks; metrics are made anew."""
+    known = set(vars(copy)) | set(vars(_Empty())) | _COMPILED | {"_attributes"}
+    found = {}
+    for name, value in vars(model).items():
         if name in known or isinstance(value, keras.Variable):
             continue
         if isinstance(value, keras.Metric):
             value = type(value).from_config(value.get_config())
-        elif isinstance(value, keras.Layer):
-            value = there.get(value.name)
-            if value is None:
-                continue
-        elif _holds_layers(value):
+        elif not isinstance(value, keras.Layer) and _holds_layers(value):
             continue
-        setattr(copy, name, value)
+        found[name] = value
+    return found
 
 
 class _Empty(keras.Model):

@@ -16,7 +16,13 @@ from tfcompress.model.keras_private import standard_inputs
 from tfcompress.model.looped import LoopedGraph, can_loop
 from tfcompress.model.rewrite import HasMetadata
 from tfcompress.model.training import PrebuiltTrainingVariables
-from tfcompress.model.user_class import defines_call, functional_class
+from tfcompress.model.user_class import (
+    defines_call,
+    functional_class,
+    restore_attributes,
+    saved_attributes,
+    split_attributes,
+)
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.original import Original
 from tfcompress.quantization.placement.plan import Plan
@@ -103,11 +109,12 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         named = getattr(self.keras_class, "subclassed", self.keras_class)
         own["keras_class"] = keras.saving.get_registered_name(named)
         own["class_arguments"] = save(dict(self._class_arguments))
+        own.update(saved_attributes(self))
         return {**_functional(type(self)).get_config(self), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
-        config = dict(config)
+        config, attributes = split_attributes(config)
         name = config.pop("keras_class", None)
         if name is None:
             return super().from_config(config, custom_objects=custom_objects)
@@ -122,7 +129,9 @@ class QuantizedModel(HasMetadata, PrebuiltTrainingVariables, keras.Model):
         arguments = keras.saving.deserialize_keras_object(config.pop("class_arguments"))
         mixed = quantized_class(found)
         make = _functional(mixed).from_config.__func__
-        return make(mixed, {**config, **arguments}, custom_objects=custom_objects)
+        model = make(mixed, {**config, **arguments}, custom_objects=custom_objects)
+        restore_attributes(model, attributes)
+        return model
 
     def export(self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any) -> None:
         """As of any Keras model; a `.tflite` is written by `tfcompress.export_tflite`.
