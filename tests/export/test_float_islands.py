@@ -231,3 +231,24 @@ def test_constants_left_in_float_keep_their_values(images, tmp_path):
     expected = quantized.predict(images, verbose=0)
     assert np.mean(np.abs(outputs - expected) < step / 2) >= _AGREEMENT
     assert len(names) == 4
+
+
+class Guided(layers.Layer):
+    """Reads its second tensor in training alone, as the sampling of a variational autoencoder."""
+
+    def call(self, x, guide, training=None):
+        noise = keras.random.normal(keras.ops.shape(x)) if training else 0.0
+        return x + keras.ops.exp(guide) * noise if training else x
+
+
+def test_what_a_layer_in_float_reads_in_training_alone_is_not_in_the_file(images, tmp_path):
+    image = keras.Input((8, 8, 4), name="image")
+    mean = layers.Conv2D(4, 3, name="mean")(image)
+    deviation = layers.Conv2D(4, 3, name="deviation")(image)
+    outputs = layers.Conv2D(3, 3, name="last")(Guided(name="guided")(mean, deviation))
+    quantized = tfc.quantize(keras.Model(image, outputs), calibration_data=images)
+    assert set(quantized.plan.float_layers) == {"guided"}
+    report = tfc.export_tflite(quantized, tmp_path / "model.tflite", allow_float=True)
+    assert report.agreement >= _AGREEMENT
+    file = tfc.inspect_tflite(tmp_path / "model.tflite")
+    assert file.op_counts["CONV_2D"] == 2

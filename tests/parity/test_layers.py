@@ -217,3 +217,12 @@ def test_integers_of_the_file_are_the_outputs_of_the_model(names, check_parity):
         if p.equal < 0.99 or p.largest > CASES[name][1] or p.samples < 200 or p.distinct < 64
     }
     assert not wrong
+
+
+def test_an_input_that_is_an_output_is_rounded_to_its_codes(check_parity):
+    """As of an autoencoder that gives the image beside its reconstruction."""
+    image = keras.Input((8, 8, 1), name="image")
+    again = layers.Conv2D(1, 3, padding="same", name="again")(image)
+    parities, report = check_parity(keras.Model(image, {"image": image, "again": again}))
+    assert not report.float_tensors
+    assert {name: p.equal for name, p in parities.items()} == {"image": 1.0, "again": 1.0}

@@ -101,6 +101,7 @@ def lower(
         with keras.StatelessScope([(v, tf.constant(x)) for v, x in walker.variables]):
             outputs = graph.run(feed, walker.call)
         flat = tree.flatten(outputs)
+        walker.marks.free_unread(flat)
         return {
             name: tf.identity(tf.cast(y, tf.float32) if y.dtype.is_floating else y, name=name)
             for name, y in zip(output_names, flat, strict=True)

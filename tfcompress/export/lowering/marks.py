@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcompress.export.flatbuffer.planned import PlannedTensor, mark_range
+from tfcompress.export.flatbuffer.planned import Kind, PlannedTensor, mark_range
 
+_MARK = "FakeQuantWithMinMaxArgs"
 # What these give depends on the shape of their input alone, which is known.
 _OF_SHAPES = ("OnesLike", "Rank", "Shape", "Size", "ZerosLike")
 
@@ -70,6 +71,26 @@ class Marks:
             else:
                 known[op.name] = all(known[each.name] for each in given)
         return known[tensor.op.name]
+
+    def free_unread(self, outputs: list[tf.Tensor]) -> None:
+        """Plans no codes for tensors that no output depends on, which the converter drops.
+
+        Such is what a layer in float reads in training alone.
+
+        Args:
+            outputs: Those of the graph that is traced.
+        """
+        read, pending = set(), [tensor.op for tensor in outputs]
+        while pending:
+            op = pending.pop()
+            if op.name not in read:
+                read.add(op.name)
+                pending += [tensor.op for tensor in op.inputs]
+        marks = (op for op in outputs[0].graph.get_operations() if op.type == _MARK)
+        lows = {op.get_attr("min"): op.name in read for op in marks}
+        for number, tensor in enumerate(self.planned, 1):
+            if not lows.get(mark_range(number)[0], True):
+                self.planned[number - 1] = dataclasses.replace(tensor, kind=Kind.FLOAT)
 
     def _unique(self, name: str) -> str:
         """The name, with a number where another tensor has it."""
