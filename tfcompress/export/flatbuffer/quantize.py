@@ -180,6 +180,12 @@ class _Rewriting:
             have = parameters(self.graph.tensors[self.coded.codes[source]])
             if have == _parameters(tensor):
                 self.coded.codes[result] = self.coded.codes[source]
+            elif tensor.kind is Kind.COMPUTED:
+                raise PlanError(
+                    f"Expected an operator that computes {tensor.layer!r}, as planned. Received: "
+                    "none, as the converter has left out what it found to change nothing. Leave "
+                    "the layer out of the model."
+                )
             elif tensor.num_bits != 8:
                 raise PlanError(
                     f"Expected one scale of what {tensor.layer!r} reads in 16 bits. Received: two."

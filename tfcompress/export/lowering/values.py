@@ -9,6 +9,7 @@ import keras
 from tfcompress.model.graph import Graph, Node, Value
 from tfcompress.quantization.fake_quant.quantizers import FakeQuantize
 from tfcompress.quantization.fake_quant.rescaled_input import RescaledInput
+from tfcompress.quantization.operators.clipping import ClipTo
 from tfcompress.quantization.operators.registry import Role, keeps_codes, role
 from tfcompress.quantization.placement.keep_float import KeepFloat
 
@@ -50,6 +51,8 @@ def is_never_negative(value: Value) -> bool:
     node = value.node
     if node is None:
         return False
+    if isinstance(node.operation, ClipTo):
+        return node.operation.low is not None and node.operation.low >= 0
     if role(node.operation) is Role.RELU:
         return True
     activation = getattr(node.operation, "activation", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,11 @@ from tfcompress.model.kernels import has_bias
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.fake_quant.weights import FakeQuantizeWeights
 from tfcompress.quantization.operators.channel_affine import FoldedAffine
+from tfcompress.quantization.operators.constant_operands import MultiplyArray
+from tfcompress.quantization.operators.constants import AddConstant, MultiplyConstant
 from tfcompress.quantization.operators.registry import Role, keras_class, role
+from tfcompress.quantization.operators.runtime_arithmetic import addend_scale, factor_scale
+from tfcompress.quantization.operators.trained_sum import AddWeight
 from tfcompress.quantization.placement.upstream import upstream_quantizer
 
 #: XNNPACK multiplies an int32 sum by (unit of the sum) / (output scale), which must be smaller. A
@@ -77,7 +82,8 @@ def extreme_operands(model: keras.Model) -> list[str]:
         model: A quantized model; layers without known ranges are passed over.
     """
     found = {}
-    for node, ratio, name in _operand_ratios(Graph.from_model(model)):
+    graph = Graph.from_model(model)
+    for node, ratio, name in itertools.chain(_operand_ratios(graph), _constant_ratios(graph)):
         if ratio >= LARGEST_RATIO and node.name not in found:
             found[node.name] = (
                 f"{node.name}: one step of {name} is {ratio:.3g} steps of its output, whose range "
@@ -121,7 +127,6 @@ def _operand_ratios(graph: Graph) -> Iterator[tuple[Node, float, str]]:
     """Yields `(call, ratio of scales, what the operand is)` of sums, differences and products."""
     for node in graph.nodes:
         kind = keras_class(node.operation).__name__
-        # The scale of a constant operand follows from the constant, and its ratio is ordinary.
         if role(node.operation) is not Role.ARITHMETIC or kind not in SMALLEST_RATIO:
             continue
         output = _output_quantizer(graph, node)
@@ -135,6 +140,37 @@ def _operand_ratios(graph: Graph) -> Iterator[tuple[Node, float, str]]:
             continue
         for value, one in zip(node.inputs, given, strict=True):
             yield node, one / scale, f"its input from {_origin(value)!r}"
+
+
+def _constant_ratios(graph: Graph) -> Iterator[tuple[Node, float, str]]:
+    """Yields the same of sums and products of a tensor and a constant."""
+    for node in graph.nodes:
+        constant = _constant(node.operation)
+        if constant is None:
+            continue
+        is_sum, own = constant
+        output, operand = _output_quantizer(graph, node), upstream_quantizer(node.inputs[0].spec)
+        if output is None or operand is None or not float(output.scale.numpy()) > 0:
+            continue
+        scale, given = (float(quantizer.scale.numpy()) for quantizer in (output, operand))
+        if is_sum:
+            yield node, given / scale, f"its input from {_origin(node.inputs[0])!r}"
+            yield node, own / scale, "its constant"
+        else:
+            yield node, given * own / scale, "the product of its input and its constant"
+
+
+def _constant(operation: Any) -> tuple[bool, float] | None:
+    """Whether a constant is added, and its scale; `None` for another operation."""
+    if isinstance(operation, AddConstant):
+        return True, float(addend_scale(operation.value))
+    if isinstance(operation, AddWeight):
+        return True, float(addend_scale(np.asarray(operation.rounded())))
+    if isinstance(operation, MultiplyConstant):
+        return False, float(factor_scale(operation.value))
+    if isinstance(operation, MultiplyArray):
+        return False, float(factor_scale(operation.on_grid()))
+    return None
 
 
 def _output_quantizer(graph: Graph, node: Node) -> TensorQuantizer | None:

@@ -19,7 +19,10 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.int16_arithmetic import sum_codes
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
-from tfcompress.quantization.operators.constant_operands import as_constant_layer
+from tfcompress.quantization.operators.constant_operands import (
+    as_constant_layer,
+    changes_nothing,
+)
 from tfcompress.quantization.operators.constants import plus, times
 from tfcompress.quantization.operators.masked_sums import masked_sum
 from tfcompress.quantization.operators.per_channel import as_rescaling
@@ -197,9 +200,13 @@ def _is_plain_sum(node: Node) -> bool:
 def _with_number(b: Builder, node: Node, cls: type[keras.Layer]) -> Value | None:
     """x + number, x − number and x · number, which round as the runtime does."""
     numbers = [a for a in node.args if isinstance(a, (int, float))]
-    if len(node.args) != 2 or len(numbers) != 1 or not node.inputs[0].is_float or not numbers[0]:
+    if len(node.args) != 2 or len(numbers) != 1 or not node.inputs[0].is_float:
         return None
     number = float(numbers[0])
+    if changes_nothing(node, cls.__name__, number, isinstance(node.args[0], Value)):
+        return b.call(lambda n: layers.Identity(name=n), "", node.inputs[0], variant="same")
+    if not number:
+        return None
     if cls is layers.Multiply:
         return b.call(times(number), "", node.inputs[0], variant=str(number))
     if cls is layers.Subtract:

@@ -20,6 +20,7 @@ from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.elementwise import ElementwiseFunction
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.free_ranges import with_room_for
 from tfcompress.quantization.operators.masked_scores import masked_scores
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.placement.upstream import upstream_quantizer
@@ -284,7 +285,7 @@ def choose(b: Builder, mask: Value, branches: list[Any], shape: tuple) -> Value 
         return None
     value = constants[0] if constants[0].size > 1 else float(constants[0].ravel()[0])
     return masked_scores(b, x, value, mask, filled) or b.call(
-        lambda n: FillIf(value, filled, name=n), "", x, mask
+        lambda n: FillIf(value, filled, name=n), "", with_room_for(b, x, value), mask
     )
 
 

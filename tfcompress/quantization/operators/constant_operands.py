@@ -96,6 +96,8 @@ def as_constant_layer(b: Builder, node: Node) -> Value | None:
         return None
     x, values, is_first = call
     kind = type(node.operation).__name__
+    if changes_nothing(node, kind, values, is_first):
+        return b.call(lambda n: keras.layers.Identity(name=n), "", x)
     factor = {"Multiply": values, "Divide": None, "TrueDivide": None}.get(kind, 0)
     if factor is None and is_first and np.all(values):
         factor = 1 / values
@@ -108,6 +110,22 @@ def as_constant_layer(b: Builder, node: Node) -> Value | None:
         kind, values = "Add", -values
     make = _made(node, kind, x, values, is_first)
     return None if make is None else b.call(make, "", x)
+
+
+def changes_nothing(node: Node, kind: str, values: Any, is_first: bool) -> bool:
+    """Whether a constant operand leaves the tensor as it is, which the converter makes of it.
+
+    Args:
+        node: The call on a tensor and a constant.
+        kind: Class name of its operation.
+        values: The constant.
+        is_first: Whether the tensor is the first operand.
+    """
+    neutral = {"Add": 0.0, "Multiply": 1.0}.get(kind)
+    if is_first:
+        neutral = {"Subtract": 0.0, "Divide": 1.0, "TrueDivide": 1.0}.get(kind, neutral)
+    is_neutral = neutral is not None and bool(np.all(np.asarray(values) == neutral))
+    return is_neutral and node.inputs[0].shape == node.output.shape
 
 
 def _call_on_array(node: Node) -> tuple[Value, np.ndarray, bool] | None:

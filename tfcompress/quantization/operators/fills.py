@@ -13,6 +13,7 @@ from keras import ops
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.comparisons import choose
+from tfcompress.quantization.operators.free_ranges import with_room_for
 from tfcompress.quantization.operators.masked_scores import masked_scores
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.samples import SAMPLES
@@ -81,7 +82,8 @@ def _pad(b: Builder, node: Node) -> Value | None:
     if number is None or number == 0 or node.operation.mode != "constant":
         return None
     paddings = _paddings(node)[1:]
-    return b.call(lambda n: PadWith(paddings, number, name=n), "", node.inputs[0])
+    x = with_room_for(b, node.inputs[0], number)
+    return b.call(lambda n: PadWith(paddings, number, name=n), "", x)
 
 
 def _paddings(node: Node) -> list:
@@ -118,7 +120,7 @@ def _where(b: Builder, node: Node) -> Value | None:
         return None
     kept = np.asarray(mask, bool) if is_first else ~np.asarray(mask, bool)
     return masked_scores(b, x, value, kept, False) or b.call(
-        lambda n: FillWhere(kept, value, name=n), "", x
+        lambda n: FillWhere(kept, value, name=n), "", with_room_for(b, x, value)
     )
 
 

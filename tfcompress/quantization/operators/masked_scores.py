@@ -21,6 +21,7 @@ from tfcompress.model.linking import Linked, Links
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.forms import LoweredCall
+from tfcompress.quantization.operators.free_ranges import with_room_for
 from tfcompress.quantization.operators.products import MASKED
 from tfcompress.quantization.operators.registry import (
     OperatorSpec,
@@ -135,6 +136,7 @@ def masked_scores(b: Builder, x: Value, value: Any, mask: Any, filled: bool) -> 
     is_far = np.size(value) == 1 and float(np.ravel(value)[0]) <= FAR
     if not is_far or not is_ignored(b, b.node.output):
         return None
+    x = with_room_for(b, x, FAR)
     if not isinstance(mask, Value):
         return b.call(lambda n: MaskScores(filled, mask, name=n), "", x)
     return b.call(lambda n: MaskScores(filled, name=n), "", x, mask)

@@ -16,6 +16,7 @@ from tfcompress.quantization.operators.builder import Builder
 from tfcompress.quantization.operators.comparisons import MaskValues
 from tfcompress.quantization.operators.constant_operands import is_array
 from tfcompress.quantization.operators.constants import AddConstant, MultiplyConstant
+from tfcompress.quantization.operators.free_ranges import with_room_for
 from tfcompress.quantization.operators.masked_scores import FAR, MaskScores, is_ignored, moves
 
 
@@ -42,6 +43,7 @@ def masked_sum(b: Builder, node: Node) -> Value | None:
             mask, filled = found
             for step in path:
                 mask = _moved(b, step, mask)
+            scores = with_room_for(b, scores, FAR)
             return b.call(functools.partial(_mask_scores, filled), "", scores, mask)
     return None
 
@@ -79,6 +81,7 @@ def _constant_bias(b: Builder, node: Node, sign: float) -> Value | None:
     values, x = sign * np.asarray(bias[0], np.float32), node.inputs[0]
     if x.shape != node.output.shape or not np.all((values == 0) | (values <= FAR)):
         return None
+    x = with_room_for(b, x, FAR)
     return b.call(lambda n: MaskScores(mask=values == 0, name=n), "", x)
 
 

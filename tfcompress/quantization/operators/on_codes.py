@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.linking import Linked, Links
+from tfcompress.quantization.fake_quant.requantize import requantized_steps
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
 from tfcompress.quantization.operators.runtime_arithmetic import factor_scale
 from tfcompress.quantization.placement.upstream import upstream_quantizer
@@ -36,6 +37,11 @@ class Call:
 
 def product_with(values: np.ndarray | float, call: Call) -> tf.Tensor:
     """The product with constants, in the codes and the scale that the file holds of them."""
+    if np.all(np.asarray(values) == 1):
+        # The converter leaves such a product out.
+        return call.rounding.round_by(
+            lambda new: requantized_steps(call.inputs, call.scale, new), call.outputs
+        )
     step = factor_scale(values)
     codes = np.round(np.asarray(values, np.float32) / step)
     return call.rounding.round_sum(tf.round(call.inputs / call.scale) * codes, call.scale * step)

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.model.linking import Linked, Links
-from tfcompress.quantization.fake_quant.affine import affine_parameters, fake_quantize
+from tfcompress.quantization.fake_quant.affine import affine_parameters, code_range, fake_quantize
 from tfcompress.quantization.fake_quant.tensor_quantizer import TensorQuantizer
+from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.forms import LoweredCall
 from tfcompress.quantization.operators.registry import OperatorSpec, Role, register
 from tfcompress.quantization.operators.runtime_arithmetic import sum_with_constant
@@ -85,9 +86,13 @@ class AddWeight(Linked, keras.layers.Layer):
         known = scale > 0
         scale = tf.where(known, scale, 1.0)
         codes = tf.round(x / scale)
-        exact = quantizer.round_by(
+        total = quantizer.round_by(
             lambda step: sum_with_constant(codes, scale, weight, step), outputs
         )
+        # Zeros, which the converter would leave out, become an identity kernel (`_lower`).
+        largest = code_range(8)[1]
+        same = quantizer.round_sum(codes * largest, scale * np.float32(1 / largest))
+        exact = tf.where(tf.reduce_all(weight == 0), same, total)
         return outputs + tf.stop_gradient(tf.where(known, exact, outputs) - outputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -108,8 +113,12 @@ class AddWeight(Linked, keras.layers.Layer):
 
 
 def _lower(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
-    """A sum with int8 constants."""
-    return x + tf.constant(call.constants[0]) if call.reads_codes else None
+    """A sum with int8 constants; an identity kernel for zeros."""
+    if not call.reads_codes:
+        return None
+    if not np.any(call.constants[0]):
+        return forms.channel_affine(x, np.float32(1.0), None)
+    return x + tf.constant(call.constants[0])
 
 
 def fits(addend: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

@@ -107,7 +107,9 @@ class Planner(Decisions):
             if rounds is None:
                 readers = graph.consumers(value)
                 only = [r for r in readers if self._reads_codes(r, needs) or self._is_int8(r)]
-                if len(only) == len(readers) and not graph.is_output(value):
+                # What a layer in float gives stays an output in float; an input has codes.
+                stays = graph.is_output(value) and value.node is not None
+                if len(only) == len(readers) and not stays:
                     only = None
             result = graph.insert_after(value, self.quantizers[value], only=only)
             if rounds is not None:
