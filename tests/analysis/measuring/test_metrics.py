@@ -221,6 +221,22 @@ def test_what_is_no_metric_of_the_data_is_refused_before_any_work(monkeypatch, m
         tfc.search(model, (X[:48], CLASSES[:48]), held, metric=metric, max_drop=0.1, verbose=0)
 
 
+@pytest.mark.parametrize("weights", [np.zeros(48), np.linspace(-1, 1, 48), np.full(48, np.nan)])
+def test_weights_of_no_mean_are_refused_before_any_work(monkeypatch, weights):
+    def work(*args, **options):
+        raise AssertionError("the sensitivities were measured first")
+
+    monkeypatch.setattr("tfcompress.analysis.search.control.sensitivity", work)
+    model = net(4)
+    model.compile("sgd", SPARSE, weighted_metrics=["accuracy"])
+    held = (X[48:], CLASSES[48:], weights.astype("float32"))
+    with pytest.raises(ValueError, match="sample weights >= 0, some of them above 0"):
+        tfc.accuracy_control(model, held, calibration_data=X[:48], verbose=0)
+    # No plain metric reads them.
+    model.compile("sgd", SPARSE, metrics=["accuracy"])
+    assert 0 <= tfc.evaluate_file(model, model, held) <= 1
+
+
 def test_the_mode_decides_where_nothing_else_tells():
     model = net(4)
     model.compile("sgd", "mse", metrics=[keras.metrics.KLDivergence()])

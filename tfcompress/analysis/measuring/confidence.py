@@ -86,8 +86,6 @@ def paired_drop(
 def _mean_and_bound(
     differences: np.ndarray, weights: np.ndarray, confidence: float
 ) -> tuple[float, float]:
-    if not np.sum(weights) > 0:
-        raise ValueError("Expected sample weights of a positive sum. Received: 0.")
     shares = weights / np.sum(weights)
     mean, count = float(np.sum(shares * differences)), 1 / float(np.sum(np.square(shares)))
     z = statistics.NormalDist().inv_cdf(confidence)

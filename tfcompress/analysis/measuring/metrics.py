@@ -54,10 +54,16 @@ class Metric:
             model: The functional model that they are for.
 
         Raises:
-            ValueError: Samples without labels, which every metric needs.
+            ValueError: Samples without labels, which every metric needs, or weights that no mean
+                can be taken with.
         """
         check_labels(samples.labels, self)
         weights = None if self.weigh is None else self.weigh(samples, model)
+        if weights is not None and not (np.all(weights >= 0) and np.sum(weights) > 0):
+            raise ValueError(
+                f"Expected sample weights >= 0, some of them above 0, for {self.name!r}. "
+                f"Received: weights from {np.min(weights):g} to {np.max(weights):g}."
+            )
         return dataclasses.replace(self, weights=weights, weigh=None)
 
     def of_rows(self, rows: np.ndarray) -> Metric:
