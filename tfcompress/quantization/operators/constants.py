@@ -89,7 +89,7 @@ def scalar_argument(node: Node) -> float | None:
 def _divide(b: Builder, node: Node) -> Value | None:
     """x / number → x · (1 / number), x / y → x · (1 / y), number / y as a table."""
     number = scalar_argument(node)
-    if number == 1:
+    if number == 1 and node.inputs[0].is_float:
         return b.call(lambda n: keras.layers.Identity(name=n), "", node.inputs[0])
     if number:
         return b.call(times(1.0 / number), "", node.inputs[0])
