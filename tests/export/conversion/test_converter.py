@@ -175,12 +175,18 @@ def test_a_worker_is_replaced_before_its_leaks_grow(monkeypatch, tmp_path):
         "import json\n"
         "while line:\n"
         "    job = json.loads(line)\n"
-        "    open(job['output'], 'wb').write(str(os.getpid()).encode())\n"
+        "    if 'output' in job:\n"
+        "        open(job['output'], 'wb').write(str(os.getpid()).encode())\n"
         "    print(json.dumps({'ok': True, 'number': job['number']}), flush=True)\n"
         "    line = sys.stdin.readline()\n",
     )
     monkeypatch.setattr(module, "_JOBS_PER_WORKER", 2)
+    processes = []
     with Converter() as converter:
-        processes = [converter.convert({"a": lowered()}) for _ in range(4)]
+        for _ in range(4):
+            processes.append(converter.convert({"a": lowered()}))
+            # The one that has converted a file loads it, too.
+            converter.check_loads(b"a file", "a")
+            assert converter._worker.process.pid == int(processes[-1])
     assert processes[0] == processes[1] != processes[2] == processes[3]
     assert sys.executable

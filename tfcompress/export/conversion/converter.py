@@ -49,13 +49,18 @@ class Converter:
     def start(self) -> WorkerProcess:
         """Starts the worker, which imports TensorFlow meanwhile; returns the one there is.
 
-        A worker that has converted `_JOBS_PER_WORKER` models is replaced here.
+        A worker that has converted `_JOBS_PER_WORKER` models is replaced here: before a conversion,
+        and not between it and what is still to be done with its file.
 
         Raises:
             ValueError: There is no folder for temporary files.
         """
         if self._jobs >= _JOBS_PER_WORKER:
             self.close()
+        return self._running()
+
+    def _running(self) -> WorkerProcess:
+        """The worker, whatever it has converted."""
         # One that an exception has interrupted is closed.
         if self._worker is None or self._worker.closed:
             self._worker, self._jobs = WorkerProcess(worker.__file__), 0
@@ -79,6 +84,7 @@ class Converter:
             ConversionError: With the converter's own message, or the signal that ended it; or the
                 temporary folder is full.
         """
+        self.start()
         with self._folder() as folder:
             output = folder / "model.tflite"
             job = {
@@ -138,7 +144,7 @@ class Converter:
     @contextlib.contextmanager
     def _folder(self) -> Iterator[pathlib.Path]:
         """A folder for one job, inside that of the worker."""
-        folder = self.start().folder / "job"
+        folder = self._running().folder / "job"
         folder.mkdir()
         try:
             yield folder
@@ -147,7 +153,7 @@ class Converter:
 
     def _run(self, job: dict, crash: str) -> str | None:
         """Hands a job to the worker; returns the text of an exception that it raised."""
-        running = self.start()
+        running = self._running()
         answer = running.run(job)
         if answer is None:
             ended = running.close()
