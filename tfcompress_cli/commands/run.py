@@ -66,11 +66,6 @@ def run(options: argparse.Namespace) -> Output:
     folder = output_folder(options.out, _FILES)
     shape = sample_shape(model)
     given, test = (samples_for(options, shape, part) for part in ("train", "test"))
-    if given.y is None and "train" in kinds:
-        raise ValueError(
-            "Expected labels in the data, for the stage 'train' of the recipe. Received: "
-            f"{str(options.data)!r} with samples alone. Store them as y_train (or y)."
-        )
     train, validation = split(given)
     has_test = test.y is not None and is_other(test, given)
     kind, held = ("test", test) if has_test else ("validation", validation)

@@ -69,3 +69,10 @@ def test_sensitivities_of_several_logits(max_measured):
     assert table.measure == "KL divergence of yes and no of the sigmoid"
     rows = {row.option: row.divergence for row in table.rows}
     assert 0 < rows["int8"] < rows["int2"]
+
+
+def test_probabilities_in_bfloat16_are_probabilities():
+    third = 0.33398438
+    outputs = np.full((4, 3), third, np.float32)
+    assert abs(outputs[0].sum() - 1) > 1e-3
+    assert output_kinds(net(3, "softmax"), [outputs]) == ["probabilities"]
