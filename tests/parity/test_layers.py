@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import tfcompress as tfc
+
 
 def stem(x, filters=8, activation="relu"):
     """What real networks have in front of any layer: a convolution with batch norm."""
@@ -226,3 +228,19 @@ def test_an_input_that_is_an_output_is_rounded_to_its_codes(check_parity):
     parities, report = check_parity(keras.Model(image, {"image": image, "again": again}))
     assert not report.float_tensors
     assert {name: p.equal for name, p in parities.items()} == {"image": 1.0, "again": 1.0}
+
+
+@pytest.mark.parametrize("given", ["array", "batches"])
+def test_a_model_of_one_sample_at_a_time(given, tmp_path):
+    """Its reshape would make one sample of a batch."""
+    x = np.random.default_rng(0).normal(size=(16, 10, 4)).astype(np.float32)
+    inputs = keras.Input((10, 4), batch_size=1)
+    y = layers.Conv1D(3, 3, activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(ops.reshape(y, (1, -1))))
+    data = x if given == "array" else [x[i : i + 1] for i in range(16)]
+    quantized = tfc.quantize(model, calibration_data=data)
+    quantized.compile("sgd", "mse")
+    quantized.fit(x, np.zeros((16, 2)), batch_size=1, verbose=0)
+    report = tfc.export_tflite(quantized, tmp_path / "m.tflite", verify_data=data)
+    assert report.agreement == 1.0
+    assert not report.float_tensors

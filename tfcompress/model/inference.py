@@ -99,6 +99,28 @@ def most_values(graph: Graph) -> int:
     return max(1, most)
 
 
+def rows_at_a_time(graph: Graph, values: int) -> int:
+    """How many samples `run` takes at a time.
+
+    Args:
+        graph: The graph of the model.
+        values: The most numbers to hold, if more than one sample is taken.
+
+    Returns:
+        At least 1; the batch size of a model whose inputs have a fixed one.
+    """
+    return fixed_batch_size(graph.flat_inputs) or max(1, values // most_values(graph))
+
+
+def fixed_batch_size(inputs: Sequence[Any]) -> int | None:
+    """The batch size that the inputs of a model have; `None` where it takes any.
+
+    Args:
+        inputs: The flat inputs, each with its `shape`.
+    """
+    return next((x.shape[0] for x in inputs if x.shape and x.shape[0]), None)
+
+
 def split(batch: Any, size: int) -> Iterator[Any]:
     """Cuts a batch, a structure of arrays of one length, into batches of at most `size`."""
     length = len(tree.flatten(batch)[0])

@@ -13,6 +13,7 @@ from keras import tree
 from tfcompress.export.runtime.codes import TensorInfo
 from tfcompress.export.runtime.runner import Runner
 from tfcompress.model.graph import Graph, input_structure
+from tfcompress.model.inference import fixed_batch_size
 
 # Values of all tensors of an eager batch together, which stay in memory until its end: half a GB.
 _EAGER_VALUES = 128 * 2**20
@@ -78,11 +79,12 @@ def run_model(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     few batches run eagerly, as large as memory allows; only many are worth a trace.
     """
     count = len(inputs[0])
-    batch_size = max(1, _EAGER_VALUES // values_per_sample(model))
+    fixed = fixed_batch_size(model.inputs)
+    batch_size = fixed or max(1, _EAGER_VALUES // values_per_sample(model))
     structure = input_structure(model)
     if count > _EAGER_BATCHES * batch_size:
         # All batches of one size: for a smaller last one TensorFlow would trace the model again.
-        batch_size = min(_TRACED_BATCH, count)
+        batch_size = fixed or min(_TRACED_BATCH, count)
         missing = -count % batch_size
         padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in inputs]
         structured = tree.pack_sequence_as(structure, padded)

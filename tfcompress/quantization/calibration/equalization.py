@@ -150,7 +150,7 @@ def _measure_ceilings(graph: Graph, pairs: Sequence[_Pair], batches: Sequence[An
             largest[node] = np.maximum(largest.get(node, found), found)
         return outputs
 
-    rows = max(1, _HELD_VALUES // inference.most_values(graph))
+    rows = inference.rows_at_a_time(graph, _HELD_VALUES)
     for batch in batches:
         for part in inference.split(batch, rows):
             inference.run(graph, part, call)

@@ -35,7 +35,7 @@ def float_outputs(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.n
     sizes = sum(inference.size(value) for value in graph.flat_outputs)
     most = max(1, min(_MOST_SAMPLES, _MOST_VALUES // max(1, sizes)))
     batch = tree.pack_sequence_as(input_structure(model), [x[:most] for x in inputs])
-    rows = max(1, min(_BATCH, _HELD_VALUES // inference.most_values(graph)))
+    rows = min(_BATCH, inference.rows_at_a_time(graph, _HELD_VALUES))
     parts = [inference.run(graph, part) for part in inference.split(batch, rows)]
     return [
         np.concatenate([np.asarray(y).astype(np.float32) for y in outputs])

@@ -88,7 +88,7 @@ def calibrate(
     wanted = quantizers if only is None else only
     graph = Graph.from_model(model)
     outputs = _output_quantizers(graph)
-    most = max(1, _HELD_VALUES // inference.most_values(graph))
+    most = inference.rows_at_a_time(graph, _HELD_VALUES)
     parts = [part for batch in batches for part in inference.split(batch, most)]
     collectors = {
         q: _Collector(q, len(parts), keeps=q.rounds_input or q in outputs)
