@@ -143,3 +143,20 @@ def test_a_step_that_is_hundreds_of_steps_behind_it_is_refused(tmp_path, kind):
         quantized = tfc.quantize(model, calibration_data=x)
     with pytest.raises(ValueError, match=r"steps of its output, whose range is far too narrow"):
         tfc.export_tflite(quantized, tmp_path / "m.tflite")
+
+
+def test_a_relu_with_a_ceiling_in_a_wider_range(tmp_path):
+    """What it joins reaches further, so that rounding does not hold the ceiling."""
+    inputs = keras.Input(SHAPE)
+    outputs = {}
+    for ceiling in (1.0, 4.0):
+        x = layers.Dense(6, kernel_initializer=keras.initializers.Orthogonal(3.0))(inputs)
+        relu, fused = layers.ReLU(ceiling), layers.ReLU(ceiling)(layers.Dense(6)(x))
+        joins = {
+            "chosen": ops.where(x > 0.3, relu(x), x),
+            "joined": ops.concatenate([x, relu(x)], -1),
+            "fused": ops.concatenate([x, fused], -1),
+            "alone": relu(x[:, 1:]),
+        }
+        outputs |= {f"{name}_{ceiling:g}": join for name, join in joins.items()}
+    check_equal(exported(outputs, inputs, tmp_path)[0])

@@ -97,6 +97,10 @@ ACROSS = [
     lambda x: ops.stack([x, -1.0 * x]),
     lambda x: ops.concatenate([x, -1.0 * x], axis=0),
     lambda x: ops.reshape(x, (-1, 2)),
+    lambda x: layers.Concatenate(axis=0)([x, -1.0 * x]),
+    lambda x: ops.softmax(x, axis=0),
+    lambda x: ops.log_softmax(x, axis=-4),
+    lambda x: layers.Softmax(axis=0)(x),
 ]
 
 

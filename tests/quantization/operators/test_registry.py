@@ -116,5 +116,5 @@ def test_what_is_not_registered_is_unknown():
 def test_an_activation_layer_is_what_its_function_is():
     for layer in (layers.ReLU(), layers.Activation("relu"), layers.Lambda(keras.activations.relu)):
         assert operator_of(layer) is operator_of(layers.ReLU())
-    assert operator_of(layers.ReLU(threshold=1.0)) is TABLE
+    assert operator_of(layers.ReLU(threshold=1.0)).role is TABLE.role
     assert operator_of(layers.Lambda(keras.activations.relu, arguments={"max_value": 1})) is UNKNOWN

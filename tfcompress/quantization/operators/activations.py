@@ -5,6 +5,7 @@ With some of their options these are tables, too.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from keras import activations, layers, ops
 from tfcompress.model.graph import Node, Value
 from tfcompress.quantization.operators import forms
 from tfcompress.quantization.operators.builder import Builder
+from tfcompress.quantization.operators.clipping import clipped
 from tfcompress.quantization.operators.constants import plus, times
 from tfcompress.quantization.operators.elementwise import TABLE, as_table
 from tfcompress.quantization.operators.forms import LoweredCall
@@ -28,6 +30,7 @@ from tfcompress.quantization.operators.registry import (
     register_operation,
 )
 from tfcompress.quantization.operators.requantized import Requantized, standalone_relu
+from tfcompress.quantization.operators.samples import along_axis
 
 # --- layers that apply a function ---------------------------------------------------------------
 
@@ -37,12 +40,26 @@ def _relu_function(layer: Any) -> Callable | None:
         return None
     if layer.negative_slope:
         return activations.leaky_relu
+    if layer.max_value not in (None, 6):
+        return None
     return activations.relu6 if layer.max_value == 6 else activations.relu
+
+
+def _relu_otherwise(b: Builder, node: Node) -> Value | None:
+    """A ReLU with a ceiling other than 6 is a clip; with a threshold or a slope, a table."""
+    layer = node.operation
+    if layer.threshold or layer.negative_slope or layer.max_value <= 0:
+        return as_table(b, node)
+    return clipped(b, node.inputs[0], 0.0, float(layer.max_value))
 
 
 def _softmax_function(layer: layers.Softmax) -> Callable | None:
     several = isinstance(layer.axis, (list, tuple)) and len(layer.axis) > 1
     return None if several else activations.softmax
+
+
+def _axis_reason(node: Node) -> str | None:
+    return along_axis("axis")(node) if hasattr(node.operation, "axis") else None
 
 
 def _softmax_over_axes(b: Builder, node: Node) -> Value | None:
@@ -72,7 +89,9 @@ def _lambda_function(layer: layers.Lambda) -> Callable | None:
 
 
 register(layers.Activation, spec=OperatorSpec(function=lambda layer: layer.activation))
-_RELU = OperatorSpec(function=_relu_function, otherwise=TABLE)
+_RELU = OperatorSpec(
+    function=_relu_function, otherwise=dataclasses.replace(TABLE, decompose=_relu_otherwise)
+)
 register(layers.ReLU, spec=_RELU)
 # `keras.activations.relu` of a symbolic tensor.
 register_operation("ReLU", _RELU)
@@ -87,21 +106,10 @@ register(layers.Softmax, spec=OperatorSpec(function=_softmax_function, otherwise
 def _lower_relu(call: LoweredCall, x: tf.Tensor) -> tf.Tensor | None:
     """An identity 1×1 depthwise convolution with a fused ReLU, where no operator is before it."""
     name = activation_of(call.operation)
-    if not _ends_at_ceiling(call):
-        return None
     if call.reads_codes:
         return forms.channel_affine(x, np.float32(1.0), None, name)
     # Fused into the operation before it.
     return tf.nn.relu(x) if name == "relu" else None
-
-
-def _ends_at_ceiling(call: LoweredCall) -> bool:
-    """Whether a ReLU's ceiling is none, 6, or cut off by the range that it is rounded to."""
-    ceiling = getattr(call.operation, "max_value", None)
-    if ceiling is None or ceiling == 6:
-        return True
-    ranges = call.output_ranges
-    return ranges is not None and all(high <= ceiling * (1 + 1e-6) for _, high in ranges)
 
 
 register(activations.linear, spec=OperatorSpec(role=Role.MOVE, activation="linear", int16=True))
@@ -126,7 +134,12 @@ for _name, _range in {
     register(
         getattr(activations, _name),
         getattr(ops, _name),
-        spec=OperatorSpec(role=Role.FIXED, activation=_name, fixed_range=_range),
+        spec=OperatorSpec(
+            role=Role.FIXED,
+            activation=_name,
+            fixed_range=_range,
+            call_reason=_axis_reason if "softmax" in _name else None,
+        ),
     )
 
 # --- several ops --------------------------------------------------------------------------------

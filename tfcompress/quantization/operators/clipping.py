@@ -95,10 +95,11 @@ def _clip(b: Builder, node: Node) -> Value | None:
     low, high = _bounds(node)
     if low is None and high is None:
         return None
-    return _clipped(b, node.inputs[0], low, high)
+    return clipped(b, node.inputs[0], low, high)
 
 
-def _clipped(b: Builder, x: Value, low: float | None, high: float | None) -> Value:
+def clipped(b: Builder, x: Value, low: float | None, high: float | None) -> Value:
+    """A tensor held between two numbers: a ReLU or ReLU6, where it is one."""
     variant = f"{low}_{high}"
     if low == 0 and high in (None, 6.0):
         return b.call(lambda n: layers.ReLU(high, name=n), "", x, variant=variant)
@@ -123,7 +124,7 @@ def with_number(is_maximum: bool) -> Callable[[Builder, Node], Value | None]:
             return None
         number = float(np.ravel(numbers[0])[0])
         low, high = (number, None) if is_maximum else (None, number)
-        return _clipped(b, node.inputs[0], low, high)
+        return clipped(b, node.inputs[0], low, high)
 
     return rule
 

@@ -41,7 +41,10 @@ def _hstack_reason(node: Node) -> str | None:
     return _constant_operand(node.args[0]) or samples_reason(node)
 
 
-register(layers.Concatenate, spec=OperatorSpec(role=Role.JOIN, int16=True))
+register(
+    layers.Concatenate,
+    spec=OperatorSpec(role=Role.JOIN, call_reason=along_axis("axis"), int16=True),
+)
 register(layers.Maximum, layers.Minimum, spec=OperatorSpec(role=Role.JOIN, decompose=chain))
 register(
     ops.concatenate,
