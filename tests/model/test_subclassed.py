@@ -159,6 +159,29 @@ def test_a_copy_that_was_saved_trains_on_with_its_own_train_step(make, tmp_path)
     assert keras.models.load_model(tmp_path / "again.keras").beta == 0.3
 
 
+@keras.saving.register_keras_serializable("tests")
+class Demanding(Weighing):
+    """Keras cannot make it by its config."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+
+    def get_config(self):
+        return {}
+
+
+def test_a_class_that_its_config_does_not_make_is_loaded_with_a_warning(tmp_path):
+    x = np.ones((8, 6), "float32")
+    net = Demanding(source="here")
+    net(x)
+    quantized = tfc.quantize(net, calibration_data=x + np.eye(8, 6, dtype="float32"))
+    quantized.save(tmp_path / "q.keras")
+    with pytest.warns(UserWarning, match=r"Demanding has none of the attributes.*get_config"):
+        loaded = keras.models.load_model(tmp_path / "q.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), quantized.predict(x, verbose=0))
+
+
 def test_techniques_read_it_as_its_functional_twin(model, images):
     twin = tfc.as_functional(model)
     assert sorted(names(twin)) == ["conv", "dense", "norm", "score", "stem"]

@@ -235,7 +235,10 @@ def restore_attributes(copy: keras.Model, attributes: dict[str, Any] | None) -> 
     if attributes is None:
         return
     config, layers = attributes["config"], attributes["layers"]
-    model = type(copy).subclassed.from_config(keras.saving.deserialize_keras_object(config))
+    copy._attributes = lambda: attributes
+    model = _constructed(type(copy).subclassed, keras.saving.deserialize_keras_object(config))
+    if model is None:
+        return
     there = {layer.name: layer for layer in all_layers(copy)[1:]}
     for name, value in _own_attributes(model, copy).items():
         if not isinstance(value, keras.Layer):
@@ -243,7 +246,27 @@ def restore_attributes(copy: keras.Model, attributes: dict[str, Any] | None) -> 
     for name, layer in layers.items():
         if layer in there:
             setattr(copy, name, there[layer])
-    copy._attributes = lambda: attributes
+
+
+def _constructed(cls: Any, config: dict[str, Any]) -> keras.Model | None:
+    """A subclassed model by its config; `None`, with a warning, where that does not make one."""
+    parameters = inspect.signature(cls.__init__).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    # Keras adds them for a class without a `get_config`, whatever its constructor takes.
+    added = () if takes_any else ("name", "trainable", "dtype")
+    config = {k: v for k, v in config.items() if k in parameters or k not in added}
+    try:
+        return cls.from_config(config)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(
+            f"The copy of {cls.__name__} has none of the attributes that the constructor of its "
+            f"class sets, for the class cannot be made by its config ({reason}). Define its "
+            "get_config before a copy of it is saved, or set them before a training that reads "
+            "them.",
+            stacklevel=2,
+        )
+        return None
 
 
 _ATTRIBUTES = "subclassed_attributes"

@@ -18,6 +18,7 @@ from tfcompress.analysis.options.widths import Widths
 from tfcompress.model.graph import Graph
 from tfcompress.model.kernels import iterate_layers, layer_kernels
 from tfcompress.model.paths import graph_paths
+from tfcompress.model.rewrite import rebuild_like
 from tfcompress.quantization.config import QuantizationConfig
 from tfcompress.quantization.quantize import quantize
 from tfcompress.quantization.quantized_model import QuantizedModel
@@ -98,9 +99,13 @@ class Assignment:
 
 
 def pruned(model: keras.Model, shares: Mapping[str, float]) -> keras.Model:
-    """A copy of a model without the smallest weights of each layer, by path → share of zeros."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    """An uncompiled copy without the smallest weights of each layer, by path → share of zeros.
+
+    Args:
+        model: A functional model that calls no other models; it is left untouched.
+        shares: Path → share.
+    """
+    copy = rebuild_like(model, Graph.from_model(model))
     set_zeros(copy, shares)
     return copy
 

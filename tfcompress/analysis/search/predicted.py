@@ -189,7 +189,7 @@ class Predictions:
             ]
         return (
             f"Expected a budget that can be met. Received: {'; '.join(parts)}. Allow more, or give "
-            "more options, such as 'channels=0.25' or 'sparsity=0.9'."
+            "more options, such as 'channels=0.25' ('sparsity=0.9' lowers bytes alone)."
         )
 
     def nearest_miss(self, files: Sequence[Costs]) -> str:

@@ -26,6 +26,8 @@ from tfcompress.analysis.search.front import Point
 from tfcompress.analysis.search.predicted import Predictions
 from tfcompress.analysis.search.result import Candidate
 from tfcompress.analysis.search.state import State
+from tfcompress.model.compilation import compiled_as
+from tfcompress.model.user_class import user_class
 from tfcompress.quantization.quantized_model import QuantizedModel
 
 
@@ -149,7 +151,11 @@ class Trials:
         if key not in self._models:
             file = self.state.file(f"{key}.keras")
             assert file is not None
-            self._models[key] = keras.models.load_model(file)
+            own = user_class(self.original.model)
+            known = {} if own is None else {keras.saving.get_registered_name(own): own}
+            # A loss of the user's own need not be registered, so it is not loaded.
+            model = keras.models.load_model(file, custom_objects=known, compile=False)
+            self._models[key] = compiled_as(self.original.model, model)
             # Its budgets may be those of an earlier call in the same folder.
             self._models[key].recipe = self.recipe(candidate.point.assignment).to_dict()
         return self._models[key]
